@@ -1,0 +1,374 @@
+//! `list`: who is alive, by the registry's own clock.
+//!
+//! Reads the whole bucket in one scan. JSON is written as it arrives, in the
+//! order of revisions, so that memory does not grow with the bucket; the table
+//! is sorted, and keeps one short row an instance.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use crate::cli::ListOptions;
+use crate::connection::{Connector, Settings};
+use crate::duration::words;
+use crate::error::{Failure, Kind};
+use crate::fitness::Unfit;
+use crate::instance::{self, Record, format_time};
+use crate::kv::Bucket;
+use crate::registry::{Entry, Registry, RegistryClock, RegistryError, Scan};
+use crate::staleness::{self, Reason, Ttl, clock_skew, judge};
+use crate::table;
+
+/// Unreadable entries that the text names; the rest is counted.
+const UNREADABLE_SHOWN: usize = 20;
+
+/// Writes the list to `out`.
+pub fn run(
+    options: &ListOptions,
+    settings: Settings,
+    bucket: Bucket,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let connector = Connector::new(settings);
+    let mut registry = Registry::connected(connector, bucket)?;
+    let info = registry.info()?;
+    let Some(info) = info else {
+        let unfit = Unfit::NoBucket(registry.bucket().clone());
+        return Err(RegistryError::Unfit(unfit).into());
+    };
+    let mut scan = Scan::begin(&mut registry, &info)?;
+    let clock = registry.clock().ok_or_else(no_clock)?;
+
+    let mut summary = Summary::default();
+    let mut view = View::begin(options, registry.bucket(), clock, out)?;
+    while let Some(entry) = scan.next(&mut registry, true)? {
+        if let Some(shown) = summary.take(entry, options, clock) {
+            view.add(&shown)?;
+        }
+    }
+    scan.end(&mut registry);
+    view.end(&summary, registry.bucket())
+}
+
+/// A registry whose server does not say what time it is.
+pub fn no_clock() -> Failure {
+    Failure::new(
+        Kind::Unavailable,
+        "the server does not tell its time (no ts in its replies)",
+    )
+}
+
+/// A clean result, or standard output cannot be written to.
+pub fn written(result: io::Result<()>) -> Result<(), Failure> {
+    result.map_err(|error| {
+        Failure::new(Kind::Incomplete, "cannot write to standard output").with_source(error)
+    })
+}
+
+/// One instance with the verdict on it.
+struct Shown {
+    entry: Entry,
+    record: Record,
+    reasons: Vec<Reason>,
+    skew: Option<time::Duration>,
+    now: OffsetDateTime,
+}
+
+impl Shown {
+    fn stale(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+
+    fn reason_words(&self) -> Vec<&'static str> {
+        let mut words: Vec<_> = self.reasons.iter().map(|reason| reason.as_str()).collect();
+        if self.skew.is_some() {
+            words.push("clock-skew");
+        }
+        words
+    }
+}
+
+/// What is counted beside what is shown.
+#[derive(Default)]
+struct Summary {
+    hidden: BTreeMap<Reason, usize>,
+    hidden_entries: usize,
+    unreadable: Vec<UnreadableEntry>,
+}
+
+/// An entry that cannot be read, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnreadableEntry {
+    /// Its key.
+    pub key: String,
+    /// Its revision.
+    pub revision: u64,
+    /// The reason, in words.
+    pub why: String,
+}
+
+/// An instance record out of an entry. `None` for what is no instance: a
+/// delete marker, a service definition.
+pub fn read_instance(entry: &Entry) -> Option<Result<Record, UnreadableEntry>> {
+    if entry.deleted || !instance::is_instance_key(&entry.key) {
+        return None;
+    }
+    let unreadable = |why: String| UnreadableEntry {
+        key: entry.key.clone(),
+        revision: entry.revision,
+        why,
+    };
+    if let Some(why) = entry.poison {
+        return Some(Err(unreadable(why.to_owned())));
+    }
+    if !instance::key_is_safe(&entry.key) {
+        return Some(Err(unreadable("its key is not valid".to_owned())));
+    }
+    Some(instance::read(&entry.key, &entry.value).map_err(|why| unreadable(why.to_string())))
+}
+
+impl Summary {
+    /// The entry, if it is to be shown; otherwise it is counted.
+    fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
+        let record = match read_instance(&entry)? {
+            Ok(record) => record,
+            Err(unreadable) => {
+                self.unreadable.push(unreadable);
+                return None;
+            }
+        };
+        let wanted = options.service.as_ref();
+        if wanted.is_some_and(|service| service.as_str() != record.service_name) {
+            return None;
+        }
+        let now = clock.now();
+        let reasons = judge(&record, &entry.stored, now, options.stale_after);
+        let hiding: Vec<_> = reasons.iter().filter(|reason| reason.hides()).collect();
+        if !options.all && !hiding.is_empty() {
+            self.hidden_entries += 1;
+            for reason in hiding {
+                *self.hidden.entry(*reason).or_default() += 1;
+            }
+            return None;
+        }
+        Some(Shown {
+            skew: clock_skew(&record, &entry.stored),
+            entry,
+            record,
+            reasons,
+            now,
+        })
+    }
+}
+
+/// Where the answer goes, and in which form.
+enum View<'a> {
+    Json {
+        out: &'a mut dyn Write,
+        first: bool,
+    },
+    Table {
+        out: &'a mut dyn Write,
+        all: bool,
+        rows: Vec<Vec<String>>,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonInstance<'a> {
+    key: &'a str,
+    revision: u64,
+    service_name: &'a str,
+    instance_id: &'a str,
+    version: &'a str,
+    status: &'a str,
+    last_heartbeat: String,
+    sticky_active_group: Option<&'a str>,
+    metadata: &'a Map<String, Value>,
+    age_seconds: f64,
+    ttl_seconds: Option<f64>,
+    stale: bool,
+    reasons: Vec<&'static str>,
+}
+
+impl<'a> View<'a> {
+    fn begin(
+        options: &ListOptions,
+        bucket: &Bucket,
+        clock: RegistryClock,
+        out: &'a mut dyn Write,
+    ) -> Result<View<'a>, Failure> {
+        if !options.json {
+            let (all, rows) = (options.all, Vec::new());
+            return Ok(View::Table { out, all, rows });
+        }
+        let now = format_time(clock.now());
+        written(write!(
+            out,
+            "{{\"schema\":1,\"bucket\":\"{bucket}\",\"serverTime\":\"{now}\",\"instances\":["
+        ))?;
+        Ok(View::Json { out, first: true })
+    }
+
+    fn add(&mut self, shown: &Shown) -> Result<(), Failure> {
+        match self {
+            View::Json { out, first } => {
+                let comma = if *first { "" } else { "," };
+                *first = false;
+                let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
+                written(json.and_then(|json| write!(out, "{comma}{json}")))
+            }
+            View::Table { all, rows, .. } => {
+                rows.push(shown.as_row(*all));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(self, summary: &Summary, bucket: &Bucket) -> Result<(), Failure> {
+        match self {
+            View::Json { out, .. } => {
+                let unreadable =
+                    serde_json::to_string(&summary.unreadable).map_err(io::Error::from);
+                written(unreadable.and_then(|unreadable| {
+                    writeln!(
+                        out,
+                        "],\"hidden\":{{\"stale\":{},\"unreadable\":{}}},\"unreadable\":{unreadable}}}",
+                        summary.hidden_entries,
+                        summary.unreadable.len()
+                    )?;
+                    out.flush()
+                }))
+            }
+            View::Table { out, all, rows } => written(write_table(out, all, rows, summary, bucket)),
+        }
+    }
+}
+
+impl Shown {
+    fn as_json(&self) -> JsonInstance<'_> {
+        let record = &self.record;
+        JsonInstance {
+            key: &self.entry.key,
+            revision: self.entry.revision,
+            service_name: &record.service_name,
+            instance_id: &record.instance_id,
+            version: &record.version,
+            status: record.status.as_str(),
+            last_heartbeat: format_time(record.last_heartbeat),
+            sticky_active_group: record.sticky_active_group.as_deref(),
+            metadata: &record.metadata,
+            age_seconds: milliseconds(staleness::age(record, self.now).as_seconds_f64()),
+            ttl_seconds: match self.entry.stored.ttl {
+                Ttl::After(ttl) => Some(ttl.as_secs_f64()),
+                Ttl::Never => None,
+            },
+            stale: self.stale(),
+            reasons: self.reason_words(),
+        }
+    }
+
+    fn as_row(&self, all: bool) -> Vec<String> {
+        let record = &self.record;
+        let age = staleness::age(record, self.now);
+        let left = staleness::ttl_left(&self.entry.stored, self.now);
+        let mut row = vec![
+            record.service_name.clone(),
+            record.instance_id.clone(),
+            record.version.clone(),
+            record.status.as_str().to_owned(),
+            signed_words(age),
+            left.map_or("never expires".into(), signed_words),
+        ];
+        if all {
+            let mut reasons: Vec<String> = self.reasons.iter().map(Reason::to_string).collect();
+            if let Some(skew) = self.skew {
+                reasons.push(format!("clock-skew {:+.1} s", skew.as_seconds_f64()));
+            }
+            row.push(reasons.join(" "));
+        }
+        row
+    }
+}
+
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+fn signed_words(duration: time::Duration) -> String {
+    let sign = if duration.is_negative() { "-" } else { "" };
+    let size: Duration = duration.unsigned_abs();
+    format!("{sign}{}", words(size))
+}
+
+fn write_table(
+    out: &mut dyn Write,
+    all: bool,
+    mut rows: Vec<Vec<String>>,
+    summary: &Summary,
+    bucket: &Bucket,
+) -> io::Result<()> {
+    rows.sort();
+    let mut header = vec![
+        "SERVICE", "INSTANCE", "VERSION", "STATUS", "AGE", "TTL LEFT",
+    ];
+    let mut right = vec![false, false, false, false, true, true];
+    if all {
+        header.push("STALE");
+        right.push(false);
+    }
+    if rows.is_empty() {
+        writeln!(out, "no instances in bucket {bucket}")?;
+    } else {
+        out.write_all(table::render(&header, &rows, &right).as_bytes())?;
+    }
+    for entry in summary.unreadable.iter().take(UNREADABLE_SHOWN) {
+        let (key, why) = (table::printable(&entry.key), table::printable(&entry.why));
+        writeln!(
+            out,
+            "unreadable: {key} (revision {}): {why}",
+            entry.revision
+        )?;
+    }
+    writeln!(out, "{}", summary.line(rows.len(), all))?;
+    out.flush()
+}
+
+impl Summary {
+    /// `3 instances; hidden: 2 stale (heartbeat-too-old 2, expired 1); 1 unreadable`
+    fn line(&self, shown: usize, all: bool) -> String {
+        let mut line = match shown {
+            1 => "1 instance".to_owned(),
+            count => format!("{count} instances"),
+        };
+        if self.hidden_entries > 0 {
+            let why: Vec<_> = self
+                .hidden
+                .iter()
+                .map(|(r, count)| format!("{r} {count}"))
+                .collect();
+            line.push_str(&format!(
+                "; hidden: {} stale ({}), shown by --all",
+                self.hidden_entries,
+                why.join(", ")
+            ));
+        } else if !all {
+            line.push_str("; nothing hidden");
+        }
+        match self.unreadable.len() {
+            0 => {}
+            count if count > UNREADABLE_SHOWN => {
+                line.push_str(&format!(
+                    "; {count} unreadable, the first {UNREADABLE_SHOWN} named"
+                ));
+            }
+            count => line.push_str(&format!("; {count} unreadable")),
+        }
+        line
+    }
+}

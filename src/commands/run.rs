@@ -1,0 +1,617 @@
+//! `run`: speaks for one instance until it is told to stop.
+//!
+//! One thread: it waits on signals until the schedule says to act, and beats.
+//! A session that does not acknowledge one heartbeat is given up; its
+//! successor registers anew. What a restart cannot cure ends the agent before
+//! this begins; nothing that NATS does ever ends it.
+
+// The loop reads the clocks.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::cli::RunOptions;
+use crate::connection::{Connector, RequestError, Settings};
+use crate::duration::{as_setting, words};
+use crate::error::{Failure, Kind};
+use crate::fitness::{self, Unfit};
+use crate::instance::{self, Record, Status, instance_key};
+use crate::kv::{self, ApiError, Bucket, Put, ReplyError, StreamInfo};
+use crate::registry::{Entry, Registry, RegistryError};
+use crate::schedule::{Outcome, Schedule};
+use crate::signals::Signals;
+use crate::staleness::Ttl;
+
+/// Our clock is trusted up to this difference from the registry's.
+const CLOCK_TRUST: Duration = Duration::from_secs(1);
+/// The registry's clock is asked for again after this time.
+const CLOCK_KEPT: Duration = Duration::from_secs(600);
+/// A conflict is resolved by reading and writing again, so often in a row.
+const CONFLICT_ROUNDS: u32 = 4;
+/// Stamps of heartbeats whose fate is unknown; older ones cannot be stored any
+/// more, since each carries the revision that it follows.
+const STAMPS_KEPT: usize = 32;
+/// Heartbeats without a conflict after which a twin is taken to be gone.
+const TWIN_GONE_AFTER: u32 = 3;
+/// A session that ended sooner is not replaced at once.
+const SHORT_SESSION: Duration = Duration::from_secs(1);
+/// A suspend shorter than this changes nothing.
+const SUSPEND_NOTICED: Duration = Duration::from_secs(1);
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(
+    options: RunOptions,
+    settings: Settings,
+    bucket: Bucket,
+    host: &str,
+) -> Result<(), Failure> {
+    for warning in &options.warnings {
+        warn!("{warning}");
+    }
+    let mut signals = Signals::take(true).map_err(|error| {
+        Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+    })?;
+    settings.check_files()?;
+    let connector = Connector::new(settings).with_signals(signals.stop_check(), signals.waker());
+    let mut agent = Agent::new(options, Registry::new(connector, bucket), host);
+    let mut schedule = Schedule::new(agent.options.interval, seed());
+
+    let start = Instant::now();
+    let mut slept = Slept::new();
+    let mut due = Duration::ZERO;
+    while !signals.stopped() {
+        let now = start.elapsed();
+        let hangup = signals.take_hangup();
+        if slept.passed() {
+            info!("the host was suspended: heartbeat at once");
+            agent.registry.disconnect();
+            due = now;
+        } else if hangup {
+            debug!("SIGHUP: heartbeat at once");
+            due = now;
+        } else if agent.wants_a_new_session() {
+            due = due.min(agent.earliest_session(now));
+        }
+        if now < due {
+            signals.wait(due - now);
+            continue;
+        }
+        let outcome = agent.beat();
+        due = schedule.next(now, start.elapsed(), outcome);
+    }
+    agent.stop();
+    Ok(())
+}
+
+/// Differs from agent to agent, without a source of randomness of our own.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Notices that the host slept: the boot clock goes on meanwhile, the
+/// monotonic clock does not.
+struct Slept {
+    ahead: Duration,
+}
+
+impl Slept {
+    fn new() -> Slept {
+        Slept {
+            ahead: Self::ahead(),
+        }
+    }
+
+    fn passed(&mut self) -> bool {
+        let ahead = Self::ahead();
+        let slept = ahead.saturating_sub(self.ahead) > SUSPEND_NOTICED;
+        self.ahead = ahead;
+        slept
+    }
+
+    fn ahead() -> Duration {
+        use rustix::time::{ClockId, clock_gettime};
+        let at = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        at(ClockId::Boottime).saturating_sub(at(ClockId::Monotonic))
+    }
+}
+
+/// What stands under our own key.
+enum Own {
+    /// Nothing, or what was read.
+    Seen(Option<Entry>),
+    /// We may not look, or looking ends the session.
+    Unknown,
+}
+
+struct Agent {
+    options: RunOptions,
+    registry: Registry,
+    key: String,
+    /// What does not change from one heartbeat to the next.
+    record: Record,
+    /// Our last acknowledged revision, on the session that there is.
+    revision: Option<u64>,
+    /// When the session registered, since `started`.
+    registered_at: Duration,
+    /// An acknowledgement was seen at all: there may be an entry of ours.
+    ever_registered: bool,
+    /// Reading our own key ended a session: somebody stored a record there
+    /// that the client library cannot decode.
+    unsafe_to_read: bool,
+    /// `lastHeartbeat` of what we sent and may find again.
+    stamps: Vec<String>,
+    outage: Option<Outage>,
+    twin: Option<Twin>,
+    started: Instant,
+}
+
+/// The registry is out of reach, or refuses.
+struct Outage {
+    since: Instant,
+    said: HashSet<String>,
+}
+
+/// Somebody else writes our entry.
+struct Twin {
+    who: String,
+    quiet_beats: u32,
+}
+
+impl Agent {
+    fn new(options: RunOptions, registry: Registry, host: &str) -> Agent {
+        let mut metadata = serde_json::Map::new();
+        for (key, value) in &options.metadata {
+            metadata.insert(key.clone(), Value::from(value.as_str()));
+        }
+        metadata.insert("host".into(), Value::from(host));
+        metadata.insert("pid".into(), Value::from(std::process::id().to_string()));
+        let record = Record {
+            service_name: options.service.as_str().to_owned(),
+            instance_id: options.instance.as_str().to_owned(),
+            version: options.version.as_str().to_owned(),
+            status: if options.standby {
+                Status::Standby
+            } else {
+                Status::Active
+            },
+            last_heartbeat: OffsetDateTime::UNIX_EPOCH,
+            sticky_active_group: options.group.clone(),
+            metadata,
+        };
+        Agent {
+            key: instance_key(&options.service, &options.instance),
+            options,
+            registry,
+            record,
+            revision: None,
+            registered_at: Duration::ZERO,
+            ever_registered: false,
+            unsafe_to_read: false,
+            stamps: Vec::new(),
+            outage: None,
+            twin: None,
+            started: Instant::now(),
+        }
+    }
+
+    /// `orders-api/host-1`, as the log names it.
+    fn name(&self) -> String {
+        format!("{}/{}", self.options.service, self.options.instance)
+    }
+
+    /// The session has ended by itself, or its server is going.
+    fn wants_a_new_session(&self) -> bool {
+        let lame = self
+            .registry
+            .session()
+            .is_some_and(|session| session.is_lame_duck());
+        self.revision.is_some() && (lame || self.registry.session().is_none())
+    }
+
+    /// A server that ends each session at once is not asked in a tight loop.
+    fn earliest_session(&self, now: Duration) -> Duration {
+        let age = self.started.elapsed().saturating_sub(self.registered_at);
+        now + SHORT_SESSION.saturating_sub(age)
+    }
+
+    /// One heartbeat, or one attempt to register.
+    fn beat(&mut self) -> Outcome {
+        let session = self.registry.session();
+        let lame_duck = session.is_some_and(|session| session.is_lame_duck());
+        match self.revision {
+            Some(_) if lame_duck => {
+                info!("the server is shutting down (lame-duck mode): moving to another");
+                self.revision = None;
+            }
+            Some(_) if session.is_none() => {
+                self.revision = None;
+                let error = RequestError::Lost(String::new());
+                self.lost(RegistryError::Request("heartbeat", error));
+            }
+            Some(revision) => {
+                return match self.heartbeat(revision) {
+                    Ok(()) => Outcome::Acknowledged,
+                    Err(error) => {
+                        self.revision = None;
+                        self.registry.disconnect();
+                        self.lost(error);
+                        Outcome::SessionLost
+                    }
+                };
+            }
+            None => {}
+        }
+        match self.register() {
+            Ok(revision) => {
+                self.registered(revision);
+                Outcome::Registered
+            }
+            Err(RegistryError::Connect(crate::connection::ConnectError::Stopped)) => {
+                Outcome::NotServed
+            }
+            Err(error) => {
+                self.registry.disconnect();
+                self.lost(error);
+                Outcome::NotServed
+            }
+        }
+    }
+
+    fn heartbeat(&mut self, revision: u64) -> Result<(), RegistryError> {
+        if self
+            .registry
+            .clock()
+            .is_none_or(|clock| clock.age() > CLOCK_KEPT)
+        {
+            self.registry.fit_info()?;
+        }
+        let revision = self.write(Some(revision), false)?;
+        self.revision = Some(revision);
+        if let Some(twin) = &mut self.twin {
+            twin.quiet_beats += 1;
+            if twin.quiet_beats > TWIN_GONE_AFTER {
+                info!(
+                    "{}: {} writes this entry no more",
+                    self.name(),
+                    self.twin_name()
+                );
+                self.twin = None;
+            }
+        }
+        debug!(
+            "heartbeat of {} acknowledged, revision {revision}",
+            self.name()
+        );
+        Ok(())
+    }
+
+    /// Registers on a fresh session.
+    fn register(&mut self) -> Result<u64, RegistryError> {
+        let limit = self.registry.timeout();
+        self.registry.connect(limit)?;
+        let info = match self.registry.fit_info() {
+            Err(RegistryError::Unfit(Unfit::NoBucket(_))) => self.create_bucket()?,
+            info => info?,
+        };
+        let own = self.read_own()?;
+        let (expected, immortal_below) = match &own {
+            Own::Seen(Some(entry)) => (
+                entry.revision,
+                entry.stored.ttl == Ttl::Never && !entry.deleted,
+            ),
+            Own::Seen(None) => (0, false),
+            // A refusal will tell the revision; what lies there may have no TTL.
+            Own::Unknown => (0, true),
+        };
+        // With more than one revision a key, the one below comes back when the
+        // newest expires.
+        let rollup = info.history() != 1 && info.flag("allow_rollup_hdrs");
+        let mut revision = self.write(Some(expected), rollup)?;
+        if immortal_below && revision != 1 {
+            // A crash of the server can bring back what was replaced last:
+            // let that be a value that expires (nats-server #8505).
+            revision = self.write(Some(revision), false)?;
+        }
+        Ok(revision)
+    }
+
+    fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
+        const DOING: &str = "creating the bucket";
+        let bucket = self.registry.bucket().clone();
+        let request = kv::create_bucket(&bucket, 1, kv::Storage::File, None);
+        match self.registry.configure(DOING, &request) {
+            Ok(info) => {
+                let connected = self.registry.server().map_or("", |server| &server.version);
+                fitness::judge_bucket(&bucket, &info, connected).map_err(RegistryError::Unfit)?;
+                info!("created bucket {bucket}");
+                Ok(info)
+            }
+            // Another agent was quicker, with other settings.
+            Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
+                self.registry.fit_info()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What stands under our own key, if we may know.
+    fn read_own(&mut self) -> Result<Own, RegistryError> {
+        if self.unsafe_to_read {
+            return Ok(Own::Unknown);
+        }
+        match self.registry.get(&self.key) {
+            Ok(found) => Ok(Own::Seen(found)),
+            Err(error) if error.denied().is_some() => {
+                debug!("{error}: twins cannot be told apart");
+                Ok(Own::Unknown)
+            }
+            Err(error) => {
+                if matches!(error, RegistryError::Request(_, RequestError::Lost(_))) {
+                    self.unsafe_to_read = true;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes one heartbeat over `expected`. Where something else stands
+    /// there, finds out what, and takes its turn.
+    fn write(&mut self, expected: Option<u64>, rollup: bool) -> Result<u64, RegistryError> {
+        let mut expected = expected;
+        let mut round = 0;
+        loop {
+            round += 1;
+            let stamp = self.stamp();
+            self.record.last_heartbeat = stamp;
+            let put = Put {
+                key: &self.key,
+                value: self.record.to_json(),
+                ttl: self.options.ttl,
+                expected,
+                rollup,
+            };
+            let error = match self.registry.put(put) {
+                Ok(revision) => {
+                    self.stamps.clear();
+                    self.remember(stamp);
+                    self.unsafe_to_read = false;
+                    return Ok(revision);
+                }
+                Err(error) => error,
+            };
+            self.remember(stamp);
+            let Some(last) = conflict(&error) else {
+                return Err(error);
+            };
+            if round == CONFLICT_ROUNDS {
+                return Err(error);
+            }
+            expected = Some(match self.read_own()? {
+                Own::Seen(found) => self.resolve(found),
+                Own::Unknown => last.ok_or(error)?,
+            });
+        }
+    }
+
+    /// The revision to follow, after a conflict.
+    fn resolve(&mut self, found: Option<Entry>) -> u64 {
+        let registered = self.revision.is_some();
+        let Some(entry) = found else {
+            if registered {
+                info!(
+                    "{}: the entry was gone (expired or removed): registering again",
+                    self.name()
+                );
+            }
+            return 0;
+        };
+        if entry.deleted {
+            if registered {
+                info!(
+                    "{}: the entry was deleted by somebody: registering again",
+                    self.name()
+                );
+            }
+        } else if registered && !self.wrote(&entry) {
+            let who = writer(&self.key, &entry.value);
+            let news = self.twin.as_ref().is_none_or(|twin| twin.who != who);
+            self.twin = Some(Twin {
+                who,
+                quiet_beats: 0,
+            });
+            if news {
+                warn!(
+                    "{}: {} writes this entry too; both take turns. Give one of them another --instance",
+                    self.name(),
+                    self.twin_name()
+                );
+            }
+        }
+        entry.revision
+    }
+
+    fn twin_name(&self) -> String {
+        self.twin
+            .as_ref()
+            .map_or(String::new(), |twin| twin.who.clone())
+    }
+
+    fn wrote(&self, entry: &Entry) -> bool {
+        let Ok(record) = instance::read(&self.key, &entry.value) else {
+            return false;
+        };
+        let stamp = instance::format_time(record.last_heartbeat);
+        record.metadata == self.record.metadata && self.stamps.contains(&stamp)
+    }
+
+    fn remember(&mut self, stamp: OffsetDateTime) {
+        if self.stamps.len() == STAMPS_KEPT {
+            self.stamps.remove(0);
+        }
+        self.stamps.push(instance::format_time(stamp));
+    }
+
+    /// Our own time, or the registry's where ours is off.
+    fn stamp(&self) -> OffsetDateTime {
+        let own = OffsetDateTime::now_utc();
+        match self.registry.clock().map(|clock| clock.now()) {
+            Some(registry) if (own - registry).unsigned_abs() > CLOCK_TRUST => registry,
+            _ => own,
+        }
+    }
+
+    fn registered(&mut self, revision: u64) {
+        self.revision = Some(revision);
+        self.registered_at = self.started.elapsed();
+        let Some(session) = self.registry.session() else {
+            return;
+        };
+        let at = format!("{} ({})", session.address, session.server.server_name);
+        match self.outage.take() {
+            Some(outage) if self.ever_registered => info!(
+                "restored {} at {at} after {}, revision {revision}",
+                self.name(),
+                words(outage.since.elapsed())
+            ),
+            None if self.ever_registered => {
+                info!("registered {} at {at}, revision {revision}", self.name());
+            }
+            _ => info!(
+                "registered {} in bucket {} at {at}, revision {revision}: TTL {}, heartbeat every {}",
+                self.name(),
+                self.registry.bucket(),
+                as_setting(self.options.ttl),
+                as_setting(self.options.interval)
+            ),
+        }
+        self.ever_registered = true;
+        if let Some(clock) = self.registry.clock() {
+            let off = OffsetDateTime::now_utc() - clock.now();
+            if off.unsigned_abs() > CLOCK_TRUST {
+                warn!(
+                    "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
+                    off.as_seconds_f64()
+                );
+            }
+        }
+    }
+
+    /// Says each cause of an outage once.
+    fn lost(&mut self, error: RegistryError) {
+        let failure = Failure::from(error);
+        let cause = failure.chain();
+        let name = self.name();
+        let (first, outage) = match &mut self.outage {
+            Some(outage) => (false, outage),
+            none => (
+                true,
+                none.insert(Outage {
+                    since: Instant::now(),
+                    said: HashSet::new(),
+                }),
+            ),
+        };
+        if !outage.said.insert(cause.clone()) {
+            debug!("{name}: {cause}");
+            return;
+        }
+        let hint = failure
+            .hint()
+            .map_or(String::new(), |hint| format!("; hint: {hint}"));
+        match (first, self.ever_registered) {
+            (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
+            (true, false) => {
+                warn!("cannot register {name}: {cause}; trying again until it works{hint}")
+            }
+            (false, _) => warn!("still without registry, {name}: {cause}{hint}"),
+        }
+    }
+
+    /// Takes our entry out of the registry, if that can be done within the
+    /// time limit; otherwise its TTL does it.
+    fn stop(&mut self) {
+        if !self.ever_registered {
+            info!("stopped {} before it was registered", self.name());
+            return;
+        }
+        let began = Instant::now();
+        // What was under way when the stop came has had the first half.
+        self.registry.end_within(self.registry.timeout() / 2);
+        match self.deregister() {
+            Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),
+            Ok(false) => info!("stopped {}: its entry is not ours any more", self.name()),
+            Err(error) => warn!(
+                "stopped {} without deregistering: {}; its entry expires within {}",
+                self.name(),
+                Failure::from(error).chain(),
+                as_setting(self.options.ttl)
+            ),
+        }
+    }
+
+    fn deregister(&mut self) -> Result<bool, RegistryError> {
+        let mut known = self.revision.filter(|_| self.registry.session().is_some());
+        let mut round = 0;
+        loop {
+            round += 1;
+            if self.registry.session().is_none() {
+                let limit = self.registry.timeout();
+                self.registry.connect(limit)?;
+            }
+            let revision = match known.take() {
+                Some(revision) => revision,
+                None => match self.read_own()? {
+                    Own::Seen(Some(entry)) if !entry.deleted && self.wrote(&entry) => {
+                        entry.revision
+                    }
+                    Own::Seen(_) | Own::Unknown => return Ok(false),
+                },
+            };
+            match self.registry.deregister(&self.key, revision) {
+                Ok(()) => return Ok(true),
+                Err(error) if round < CONFLICT_ROUNDS => {
+                    debug!("deregistering, round {round}: {error}");
+                    if conflict(&error).is_none() {
+                        self.registry.disconnect();
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether a refusal means that another revision stands there; with its
+/// number where the server tells it.
+fn conflict(error: &RegistryError) -> Option<Option<u64>> {
+    match error {
+        RegistryError::Reply(_, ReplyError::Api(api))
+            if matches!(
+                api.err_code,
+                ApiError::WRONG_LAST | ApiError::WRONG_LAST_CLUSTERED
+            ) =>
+        {
+            Some(kv::last_revision(api))
+        }
+        _ => None,
+    }
+}
+
+/// Who wrote a record, as far as it says: `another agent (host h, pid 1)`.
+fn writer(key: &str, value: &[u8]) -> String {
+    let Ok(record) = instance::read(key, value) else {
+        return "another program".into();
+    };
+    let said = |name: &str| match record.metadata.get(name) {
+        Some(Value::String(text)) => crate::table::printable(text),
+        Some(value @ Value::Number(_)) => value.to_string(),
+        _ => "unknown".into(),
+    };
+    format!("another agent (host {}, pid {})", said("host"), said("pid"))
+}

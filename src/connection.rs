@@ -1,0 +1,895 @@
+//! The NATS connection: the only file that knows the `nats` crate.
+//!
+//! A connection is a disposable *session*: bounded and verified before use,
+//! given up by its owner at the first unanswered request, never reconnected.
+//! The crate's own recovery waits for TCP, has no time limit and outlives its
+//! owner (CONTRACT section 5), so this file looks at a server with a socket of
+//! its own, lets the crate dial on a helper thread, waits for it no longer
+//! than the limit, and ends a session by `shutdown(2)` on its socket: that
+//! wakes the crate's reader, whose disconnect callback drops the crate's
+//! handles in the one order that ends both of its threads at once.
+
+// Every item of the crate is deprecated by its makers; the choice stands.
+#![allow(deprecated)]
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::HashSet;
+use std::error::Error as StdError;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::debug;
+use nats::header::HeaderMap;
+
+use crate::error::{Failure, Kind, plain};
+use crate::kv::Request;
+use crate::login::{Login, ReadLogin, Tls, check_tls_files, read_login};
+use crate::look::{Cause, ServerInfo, left, look};
+
+/// Helper threads that hang in a name look-up or a dial; one more is refused.
+const HELPERS_LIMIT: usize = 4;
+/// Servers taken from a cluster's gossip, at most.
+const DISCOVERED_LIMIT: usize = 32;
+/// How often a wait looks at what cannot wake it: `-ERR` on the side, a stop.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Errors on the side kept until somebody asks, the newest.
+const SIDE_ERRORS: usize = 16;
+
+/// How to reach NATS and as whom. `Debug` never shows a secret.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The servers to try, in this order; never empty.
+    pub servers: Vec<ServerAddress>,
+    /// Who we are.
+    pub login: Login,
+    /// Certificates.
+    pub tls: Tls,
+    /// Where replies arrive: a subject prefix without wildcards (`_INBOX`).
+    pub inbox_prefix: String,
+    /// Bounds each exchange with NATS, connecting included.
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// Whether the files that are named can be used. Each session reads them
+    /// anew; this finds at once what a restart cannot cure.
+    pub fn check_files(&self) -> Result<(), Failure> {
+        read_login(&self.login)?;
+        check_tls_files(&self.tls)
+    }
+}
+
+/// One server of the list, without its login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// `tls://` was asked for.
+    pub tls: bool,
+    /// Host name or address; IPv6 without brackets.
+    pub host: String,
+    /// Port, 4222 by default.
+    pub port: u16,
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why no session came about: each server that was tried, with its cause.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// A stop was asked for while connecting.
+    Stopped,
+    /// A file of ours cannot be used (exit 78).
+    Config(Failure),
+    /// No server of the list served.
+    Servers(Vec<(ServerAddress, Cause)>),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Stopped => f.write_str("stopped while connecting"),
+            ConnectError::Config(failure) => write!(f, "{}", failure.chain()),
+            ConnectError::Servers(tried) => {
+                for (index, (server, cause)) in tried.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { ", " };
+                    write!(f, "{comma}{server}: {cause}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl StdError for ConnectError {}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        let tried = match error {
+            ConnectError::Config(failure) => return failure,
+            ConnectError::Stopped => {
+                return Failure::new(Kind::Incomplete, error.to_string());
+            }
+            ConnectError::Servers(ref tried) => tried,
+        };
+        let refused = tried
+            .iter()
+            .find(|(_, cause)| matches!(cause, Cause::Login(_)));
+        let kind = if refused.is_some() {
+            Kind::Refused
+        } else {
+            Kind::Unavailable
+        };
+        let hint = refused.or(tried.last()).and_then(|(_, cause)| cause.hint());
+        let failure = Failure::new(kind, format!("no connection to NATS: {error}"));
+        match hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestError {
+    /// Nothing came within the limit. The session is in doubt.
+    TimedOut,
+    /// The session has ended; the server's last words, if any.
+    Lost(String),
+    /// The server does not let us; `publish to "..."` or `subscribe to "..."`.
+    Denied(String),
+    /// Nobody listens on that subject: no JetStream, no stream, no leader.
+    NoResponders,
+    /// The request itself cannot be sent.
+    Invalid(String),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::TimedOut => f.write_str("no answer in time"),
+            RequestError::Lost(why) if why.is_empty() => f.write_str("connection lost"),
+            RequestError::Lost(why) => write!(f, "connection lost: {why}"),
+            RequestError::Denied(what) => write!(f, "not permitted to {what}"),
+            RequestError::NoResponders => f.write_str("nobody answers there (503)"),
+            RequestError::Invalid(why) => f.write_str(why),
+        }
+    }
+}
+
+impl StdError for RequestError {}
+
+/// A message that arrived in the session's inbox.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The inbox subject of the request it answers; for a message delivered
+    /// by a consumer, the subject under which it is stored.
+    pub subject: String,
+    /// The reply subject; a consumer's deliveries carry `$JS.ACK...` here.
+    pub reply: Option<String>,
+    /// The payload.
+    pub data: Vec<u8>,
+    headers: Option<HeaderMap>,
+}
+
+impl Incoming {
+    /// All values of a header, in no order: the crate loses it.
+    pub fn header_values(&self, name: &str) -> Vec<&str> {
+        let Some(headers) = &self.headers else {
+            return Vec::new();
+        };
+        let found = headers.iter().find(|(key, _)| key.as_str() == name);
+        found.map_or_else(Vec::new, |(_, values)| {
+            values.iter().map(String::as_str).collect()
+        })
+    }
+
+    /// The status code of a message that is not data, such as 404 or 503.
+    pub fn status(&self) -> Option<u16> {
+        self.header_values("Status").first()?.trim().parse().ok()
+    }
+
+    /// The words beside the status code.
+    pub fn status_text(&self) -> String {
+        self.header_values("Description").join(" ")
+    }
+}
+
+/// Asked for during every wait; `true` means: come to an end.
+pub type StopCheck = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Opens sessions, one server after the other.
+pub struct Connector {
+    settings: Settings,
+    discovered: Vec<ServerAddress>,
+    next: usize,
+    helpers: Arc<AtomicUsize>,
+    stop: StopCheck,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Connector {
+    /// A connector that can be neither stopped nor wakes anybody.
+    pub fn new(settings: Settings) -> Connector {
+        Connector {
+            settings,
+            discovered: Vec::new(),
+            next: 0,
+            helpers: Arc::new(AtomicUsize::new(0)),
+            stop: Arc::new(|| false),
+            wake: Arc::new(|| ()),
+        }
+    }
+
+    /// `stop` is looked at during every wait of this connector and of its
+    /// sessions; `wake` is called when a session ends by itself or its server
+    /// announces that it is going. It runs on a thread of the crate.
+    pub fn with_signals(mut self, stop: StopCheck, wake: Arc<dyn Fn() + Send + Sync>) -> Connector {
+        self.stop = stop;
+        self.wake = wake;
+        self
+    }
+
+    /// How long each exchange may take.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Opens a session on the first server that serves, beginning behind the
+    /// one that served last, within `limit` altogether. The servers of the
+    /// list come first, then those that a cluster announced.
+    pub fn open(&mut self, limit: Duration) -> Result<Session, ConnectError> {
+        let deadline = Instant::now() + limit;
+        // Only a stop that comes meanwhile ends this: to deregister after one
+        // may take a fresh session.
+        let stopping = (self.stop)();
+        let login = Arc::new(read_login(&self.settings.login).map_err(ConnectError::Config)?);
+        check_tls_files(&self.settings.tls).map_err(ConnectError::Config)?;
+
+        let mut servers = self.settings.servers.clone();
+        let strangers = self.discovered.iter().filter(|s| !self.knows(s)).cloned();
+        servers.extend(strangers.collect::<Vec<_>>());
+        let start = self.next % servers.len();
+        servers.rotate_left(start);
+
+        let mut tried = Vec::new();
+        let count = servers.len();
+        for (index, server) in servers.into_iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            // Nobody may use up the time of those behind it.
+            let share = left / u32::try_from(count - index).unwrap_or(1);
+            match self.attempt(&server, &login, share, stopping) {
+                Ok(session) => {
+                    self.next = (start + index + 1) % count;
+                    self.discovered = discovered(&session.server, server.tls);
+                    return Ok(session);
+                }
+                Err(_) if !stopping && (self.stop)() => return Err(ConnectError::Stopped),
+                Err(cause) => tried.push((server, cause)),
+            }
+        }
+        // The order of the list and not that of the attempts, so that the same
+        // outage reads the same each time.
+        tried.sort_by_key(|(server, _): &(ServerAddress, Cause)| {
+            let listed = self.settings.servers.iter().position(|s| s == server);
+            listed.unwrap_or(usize::MAX)
+        });
+        Err(ConnectError::Servers(tried))
+    }
+
+    fn knows(&self, server: &ServerAddress) -> bool {
+        let same = |s: &&ServerAddress| s.host == server.host && s.port == server.port;
+        self.settings.servers.iter().find(same).is_some()
+    }
+
+    /// Looks and dials on a helper thread, and waits for it no longer than
+    /// `limit`.
+    fn attempt(
+        &self,
+        server: &ServerAddress,
+        login: &Arc<ReadLogin>,
+        limit: Duration,
+        stopping: bool,
+    ) -> Result<Session, Cause> {
+        if self.helpers.load(Ordering::SeqCst) >= HELPERS_LIMIT {
+            return Err(Cause::Other("earlier attempts still hang".into()));
+        }
+        let deadline = Instant::now() + limit;
+        let stage = Arc::new(Mutex::new(Stage::Looking));
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let attempt = Attempt {
+            server: server.clone(),
+            tls: self.settings.tls.clone(),
+            login: Arc::clone(login),
+            inbox_prefix: self.settings.inbox_prefix.clone(),
+            deadline,
+            stage: Arc::clone(&stage),
+            stop: Arc::clone(&self.stop),
+            wake: Arc::clone(&self.wake),
+        };
+        let counted = Counted::new(&self.helpers);
+        let helper = move || {
+            let _counted = counted;
+            // Where nobody waits any more the session ends by its `Drop`.
+            sender.send(attempt.run()).ok();
+        };
+        if let Err(error) = thread::Builder::new().name("connect".into()).spawn(helper) {
+            return Err(Cause::Other(format!("cannot start a thread: {error}")));
+        }
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(left.min(GLANCE)) {
+                Ok(outcome) => return outcome,
+                // The crate panics on hostile bytes; its `expect` then takes
+                // the helper with it.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Cause::NotNats("what it sends cannot be read".into()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if left.is_zero() || (!stopping && (self.stop)()) {
+                return Err(give_up(&stage));
+            }
+        }
+    }
+}
+
+/// One of the helper threads that are under way, however it ends.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Takes what a stuck helper waits for away from it.
+fn give_up(stage: &Mutex<Stage>) -> Cause {
+    let mut stage = lock(stage);
+    let cause = match &*stage {
+        Stage::Looking => Cause::Unanswered,
+        Stage::Waiting => Cause::Silent,
+        Stage::Dialling { known, tls } => {
+            for socket in new_sockets(known) {
+                socket.shutdown(Shutdown::Both).ok();
+            }
+            if *tls {
+                Cause::Tls("the handshake was not finished in time".into())
+            } else {
+                Cause::Silent
+            }
+        }
+    };
+    *stage = Stage::Waiting;
+    cause
+}
+
+/// The other members of a cluster, as its server announced them.
+fn discovered(server: &ServerInfo, tls: bool) -> Vec<ServerAddress> {
+    let mut found = Vec::new();
+    for url in server.connect_urls.iter().take(DISCOVERED_LIMIT) {
+        if let Some((host, port)) = url.rsplit_once(':')
+            && let Ok(port) = port.parse()
+        {
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            found.push(ServerAddress {
+                tls,
+                host: host.to_owned(),
+                port,
+            });
+        }
+    }
+    found
+}
+
+/// How far a helper has come, so that whoever waits can name what hangs.
+enum Stage {
+    /// Name look-up and TCP.
+    Looking,
+    /// TCP is there, the `INFO` line is not.
+    Waiting,
+    /// The crate is at work; `known` are the descriptors from before.
+    Dialling { known: HashSet<RawFd>, tls: bool },
+}
+
+/// One try at one server, on its helper thread.
+struct Attempt {
+    server: ServerAddress,
+    tls: Tls,
+    login: Arc<ReadLogin>,
+    inbox_prefix: String,
+    deadline: Instant,
+    stage: Arc<Mutex<Stage>>,
+    stop: StopCheck,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Attempt {
+    fn run(self) -> Result<Session, Cause> {
+        let waiting = || *lock(&self.stage) = Stage::Waiting;
+        let (info, address) = look(&self.server.host, self.server.port, self.deadline, waiting)?;
+        self.dial(info, address)
+    }
+
+    /// Lets the crate connect to the server that was looked at.
+    fn dial(&self, info: ServerInfo, address: SocketAddr) -> Result<Session, Cause> {
+        let tls = self.server.tls
+            || self.tls.ca.is_some()
+            || self.tls.client.is_some()
+            || info.tls_required;
+        let shared = Arc::new(Shared::new(Arc::clone(&self.wake)));
+        let options = self.options(tls, &shared)?;
+        // The certificate is checked against the host in the URL; without TLS
+        // the address that answered saves a second look-up.
+        let url = if tls {
+            format!("tls://{}", self.server)
+        } else {
+            format!("nats://{address}")
+        };
+
+        let known = open_descriptors();
+        *lock(&self.stage) = Stage::Dialling {
+            known: known.clone(),
+            tls,
+        };
+        left(self.deadline)?;
+        let connection = options
+            .connect(url.as_str())
+            .map_err(|e| cause_of(&e, tls))?;
+        let socket = new_sockets(&known).into_iter().find(|s| {
+            s.peer_addr()
+                .is_ok_and(|peer| peer.port() == self.server.port)
+        });
+        if let Some(socket) = &socket {
+            // A frozen peer fills the socket's buffer: bound what then blocks.
+            socket.set_write_timeout(Some(Duration::from_secs(5))).ok();
+        }
+
+        let unique = connection.new_inbox();
+        let unique = unique.rsplit('.').next().unwrap_or_default();
+        let inbox = format!("{}.{unique}", self.inbox_prefix);
+        let subscription = connection
+            .subscribe(&format!("{inbox}.*"))
+            .map_err(|error| Cause::Other(plain(&error)))?;
+        let receiver = subscription.receiver().clone();
+        shared.hold(connection, subscription);
+        Ok(Session {
+            receive: Box::new(move |limit| match receiver.recv_timeout(limit) {
+                Ok(message) => Arrival::Message(message),
+                Err(error) if error.is_timeout() => Arrival::Nothing,
+                Err(_) => Arrival::Ended,
+            }),
+            shared,
+            socket,
+            inbox,
+            next_token: 0,
+            tls,
+            stop: Arc::clone(&self.stop),
+            server: info,
+            address: self.server.clone(),
+        })
+    }
+
+    fn options(&self, tls: bool, shared: &Arc<Shared>) -> Result<nats::Options, Cause> {
+        let options = match &*self.login {
+            ReadLogin::None => nats::Options::new(),
+            ReadLogin::User(name, password) => nats::Options::with_user_pass(name, password),
+            ReadLogin::Token(token) => nats::Options::with_token(token),
+            ReadLogin::Creds(creds) => nats::Options::with_static_credentials(creds)
+                .map_err(|error| Cause::Login(plain(&error)))?,
+            ReadLogin::Nkey(seed) => {
+                let pair = nkeys::KeyPair::from_seed(seed)
+                    .map_err(|error| Cause::Login(error.to_string()))?;
+                let public = pair.public_key();
+                nats::Options::with_nkey(&public, move |nonce| pair.sign(nonce).unwrap_or_default())
+            }
+        };
+        let (errors, gone, closed, lame) = (
+            Arc::clone(shared),
+            Arc::clone(shared),
+            Arc::clone(shared),
+            Arc::clone(shared),
+        );
+        // The callbacks only store and wake: they must neither log nor call
+        // the crate, which holds its locks in some of them.
+        let mut options = options
+            .with_name("aegis-agent")
+            .max_reconnects(1)
+            .reconnect_buffer_size(0)
+            .reconnect_delay_callback(|_| Duration::ZERO)
+            .error_callback(move |error| errors.note(plain(&error)))
+            .disconnect_callback(move || gone.end())
+            .close_callback(move || closed.end())
+            .reconnect_callback(|| ())
+            .lame_duck_callback(move || lame.announce_lame_duck())
+            .tls_required(tls);
+        match (&self.tls.ca, tls) {
+            (Some(ca), _) => options = options.add_root_certificate(ca),
+            // Without a CA the system's roots are read, which takes time and
+            // memory, and fails where they are broken: name an empty one.
+            (None, false) => options = options.add_root_certificate("/dev/null"),
+            (None, true) => {}
+        }
+        if let Some((cert, key)) = &self.tls.client {
+            options = options.client_cert(cert, key);
+        }
+        Ok(options)
+    }
+}
+
+/// What the crate's threads and the session's owner share.
+struct Shared {
+    /// Dropped by `end` in this order: the connection first, which sets the
+    /// crate's shutdown flag, then the subscription, whose UNSUB wakes the
+    /// flusher, which sees the flag.
+    held: Mutex<Option<(nats::Connection, nats::Subscription)>>,
+    ended: AtomicBool,
+    lame_duck: AtomicBool,
+    errors: Mutex<Vec<String>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Shared {
+    fn new(wake: Arc<dyn Fn() + Send + Sync>) -> Shared {
+        Shared {
+            held: Mutex::new(None),
+            ended: AtomicBool::new(false),
+            lame_duck: AtomicBool::new(false),
+            errors: Mutex::new(Vec::new()),
+            wake,
+        }
+    }
+
+    fn hold(&self, connection: nats::Connection, subscription: nats::Subscription) {
+        *lock(&self.held) = Some((connection, subscription));
+        // The connection may have ended before it was stored.
+        if self.ended.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        let first = !self.ended.swap(true, Ordering::SeqCst);
+        let held = lock(&self.held).take();
+        if let Some((connection, subscription)) = held {
+            drop(connection);
+            drop(subscription);
+        }
+        if first {
+            (self.wake)();
+        }
+    }
+
+    fn note(&self, error: String) {
+        let mut errors = lock(&self.errors);
+        if errors.len() == SIDE_ERRORS {
+            errors.remove(0);
+        }
+        errors.push(error);
+    }
+
+    fn announce_lame_duck(&self) {
+        self.lame_duck.store(true, Ordering::SeqCst);
+        (self.wake)();
+    }
+}
+
+enum Arrival {
+    Message(nats::Message),
+    Nothing,
+    Ended,
+}
+
+/// One connection, from a verified server to the first doubt.
+///
+/// Dropping it ends the crate's threads, whatever state they are in.
+pub struct Session {
+    /// What the server said of itself.
+    pub server: ServerInfo,
+    /// Where it was reached.
+    pub address: ServerAddress,
+    receive: Box<dyn Fn(Duration) -> Arrival + Send>,
+    shared: Arc<Shared>,
+    socket: Option<TcpStream>,
+    inbox: String,
+    next_token: u64,
+    tls: bool,
+    stop: StopCheck,
+}
+
+impl Session {
+    /// Whether the connection is gone, as far as TCP knows.
+    pub fn has_ended(&self) -> bool {
+        self.shared.ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether the server announced that it is going.
+    pub fn is_lame_duck(&self) -> bool {
+        self.shared.lame_duck.load(Ordering::SeqCst)
+    }
+
+    /// A token that no other session has.
+    pub fn unique(&self) -> &str {
+        self.inbox.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether a stop was asked for.
+    pub fn stop_requested(&self) -> bool {
+        (self.stop)()
+    }
+
+    /// Sends a request and returns the inbox subject that its answer will
+    /// carry. Does not wait.
+    pub fn send(&mut self, request: &Request) -> Result<String, RequestError> {
+        validate(request)?;
+        self.next_token += 1;
+        let inbox = format!("{}.{}", self.inbox, self.next_token);
+        let mut headers = HeaderMap::new();
+        for (name, value) in &request.headers {
+            headers.insert(*name, value.as_str());
+        }
+        let headers = (!request.headers.is_empty()).then_some(&headers);
+        self.publish(&request.subject, Some(&inbox), headers, &request.payload)?;
+        Ok(inbox)
+    }
+
+    fn publish(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        headers: Option<&HeaderMap>,
+        payload: &[u8],
+    ) -> Result<(), RequestError> {
+        let held = lock(&self.shared.held);
+        let Some((connection, _)) = held.as_ref() else {
+            return Err(self.lost());
+        };
+        connection
+            .publish_with_reply_or_headers(subject, reply, headers, payload)
+            .map_err(|error| match self.lost() {
+                RequestError::Lost(why) if why.is_empty() => RequestError::Lost(plain(&error)),
+                lost => lost,
+            })
+    }
+
+    /// The next message in the inbox, whatever it answers.
+    ///
+    /// A refusal on the side is reported as [`RequestError::Denied`] as soon
+    /// as it is seen. A stop that comes during the wait halves what is left of
+    /// it, so that time remains to end in good order.
+    pub fn receive(&mut self, deadline: Instant) -> Result<Incoming, RequestError> {
+        let started = Instant::now();
+        let mut deadline = deadline;
+        let mut stopping = (self.stop)();
+        let mut nudge = self
+            .tls
+            .then(|| started + deadline.saturating_duration_since(started) / 2);
+        loop {
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            match (self.receive)(left.min(GLANCE)) {
+                Arrival::Message(message) => return Ok(incoming(message)),
+                Arrival::Ended => return Err(self.lost()),
+                Arrival::Nothing => {}
+            }
+            if let Some(denied) = self.take_refusal() {
+                return Err(denied);
+            }
+            if left.is_zero() {
+                return Err(RequestError::TimedOut);
+            }
+            if !stopping && (self.stop)() {
+                stopping = true;
+                deadline = now + left / 2;
+            }
+            if nudge.is_some_and(|at| now >= at) {
+                // With TLS a message can lie decrypted in the crate's buffer
+                // without anything to wake its reader; new bytes do.
+                nudge = None;
+                self.publish(&format!("{}.0", self.inbox), None, None, b"")?;
+            }
+        }
+    }
+
+    /// Sends a request and waits for its answer; answers to earlier requests
+    /// are dropped.
+    pub fn request(
+        &mut self,
+        request: &Request,
+        deadline: Instant,
+    ) -> Result<Incoming, RequestError> {
+        let inbox = self.send(request)?;
+        self.answer(&inbox, deadline)
+    }
+
+    /// Waits for the answer to a request that was sent before.
+    pub fn answer(&mut self, inbox: &str, deadline: Instant) -> Result<Incoming, RequestError> {
+        loop {
+            let message = self.receive(deadline)?;
+            if message.subject == inbox {
+                return match message.status() {
+                    Some(503) => Err(RequestError::NoResponders),
+                    _ => Ok(message),
+                };
+            }
+        }
+    }
+
+    /// The first refusal on the side since the last look, if it concerns a
+    /// request of ours.
+    fn take_refusal(&self) -> Option<RequestError> {
+        let mut errors = lock(&self.shared.errors);
+        let own = format!("\"{}.", self.inbox);
+        let found = errors.iter().enumerate().find_map(|(index, error)| {
+            let refused = refused_subject(error)?;
+            // The nudge of `receive` needs no permission.
+            (!(error.contains("Publish") && error.contains(&own))).then_some((index, refused))
+        });
+        let (index, refused) = found?;
+        errors.remove(index);
+        Some(RequestError::Denied(refused))
+    }
+
+    fn lost(&self) -> RequestError {
+        let errors = lock(&self.shared.errors);
+        RequestError::Lost(errors.last().cloned().unwrap_or_default())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        match &self.socket {
+            // The reader wakes and ends everything on its own thread, with
+            // none of the crate's locks held.
+            Some(socket) => {
+                socket.shutdown(Shutdown::Both).ok();
+            }
+            None => self.shared.end(),
+        }
+    }
+}
+
+/// Keeps what the crate does not check out of the wire: a space or a line
+/// break in a subject or a header injects commands.
+fn validate(request: &Request) -> Result<(), RequestError> {
+    let subject = &request.subject;
+    if subject.is_empty() || subject.bytes().any(|b| b <= b' ' || b == 0x7f) {
+        return Err(RequestError::Invalid(format!("not a subject: {subject:?}")));
+    }
+    for (name, value) in &request.headers {
+        if value.is_empty() || value.chars().any(char::is_control) {
+            return Err(RequestError::Invalid(format!(
+                "not a header value: {name}: {value:?}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn incoming(message: nats::Message) -> Incoming {
+    Incoming {
+        subject: message.subject.clone(),
+        reply: message.reply.clone(),
+        headers: message.headers.clone(),
+        data: message.data.clone(),
+    }
+}
+
+/// `publish to "x"` out of `Permissions Violation for Publish to "x"`.
+fn refused_subject(error: &str) -> Option<String> {
+    let rest = error.split("Permissions Violation for ").nth(1)?;
+    let rest = rest.trim_end_matches(['\'', '\r', '\n', ' ']);
+    let (verb, subject) = rest.split_once(" to ")?;
+    let verb = if verb.starts_with("Subscri") {
+        "subscribe"
+    } else {
+        "publish"
+    };
+    Some(format!("{verb} to {subject}"))
+}
+
+fn cause_of(error: &io::Error, tls: bool) -> Cause {
+    let text = plain(error);
+    let lower = text.to_lowercase();
+    let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    if is(&[
+        "authorization",
+        "authentication",
+        "user jwt",
+        "nkey",
+        "expired credentials",
+    ]) {
+        Cause::Login(server_words(&text))
+    } else if tls
+        && is(&[
+            "tls",
+            "certificate",
+            "handshake",
+            "invalid peer",
+            "dns name",
+            "alert",
+        ])
+    {
+        Cause::Tls(text)
+    } else {
+        Cause::Other(server_words(&text))
+    }
+}
+
+/// The server's own words out of the crate's `unexpected line while
+/// connecting: Err("...")`.
+fn server_words(text: &str) -> String {
+    match text.split_once("Err(\"") {
+        Some((_, rest)) => rest.trim_end_matches("\")").replace('\'', ""),
+        None => text.to_owned(),
+    }
+}
+
+/// The descriptors of this process. Empty where `/proc` is not mounted: then a
+/// session cannot be woken, and ends when its server next speaks.
+fn open_descriptors() -> HashSet<RawFd> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        debug!("/proc/self/fd cannot be read: stuck connections cannot be woken");
+        return HashSet::new();
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names
+        .filter_map(|name| name.to_str()?.parse().ok())
+        .collect()
+}
+
+/// Handles of our own to the TCP sockets that appeared since.
+#[allow(unsafe_code)]
+fn new_sockets(known: &HashSet<RawFd>) -> Vec<TcpStream> {
+    let mut sockets = Vec::new();
+    for fd in open_descriptors() {
+        let is_socket = fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|target| {
+            target
+                .as_os_str()
+                .as_encoded_bytes()
+                .starts_with(b"socket:")
+        });
+        if known.contains(&fd) || !is_socket {
+            continue;
+        }
+        // SAFETY: the descriptor was open a moment ago and is only duplicated;
+        // were it closed meanwhile, that fails with EBADF. The crate hands its
+        // socket out in no other way.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        if let Ok(owned) = borrowed.try_clone_to_owned() {
+            sockets.push(TcpStream::from(owned));
+        }
+    }
+    sockets
+}
+
+/// A lock whose holder panicked still guards good data here: each is a plain
+/// value replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

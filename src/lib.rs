@@ -1,0 +1,37 @@
+//! aegis-agent keeps a service registry in a NATS JetStream key-value bucket
+//! true. The table of contents; arrows point from the verbs downwards.
+
+/// Command line and environment into validated options.
+pub mod cli;
+/// One file per verb.
+pub mod commands;
+/// The NATS connection: the only file that knows the `nats` crate.
+pub mod connection;
+/// The `nats` CLI's context files.
+pub mod context;
+/// Durations as people, environment files and `Nats-TTL` headers write them.
+pub mod duration;
+/// What can go wrong, with exit codes and hints.
+pub mod error;
+/// Is this server, and is this bucket, fit for a registry?
+pub mod fitness;
+/// The instance record: its names, its key and its JSON.
+pub mod instance;
+/// JetStream key-value as bytes: requests out, replies in, error codes.
+pub mod kv;
+/// The log on stderr, and in the journal.
+pub mod logging;
+/// Who we are, towards NATS, and the files that say so.
+pub mod login;
+/// Look at a server before the nats crate dials it.
+pub mod look;
+/// The registry, spoken on a connection: register, read, remove.
+pub mod registry;
+/// When to act next: the heartbeat schedule.
+pub mod schedule;
+/// Signals as a wait with a deadline.
+pub mod signals;
+/// When is an entry stale, and why.
+pub mod staleness;
+/// Tables for people.
+pub mod table;

@@ -1,0 +1,210 @@
+//! Look, then dial: the `INFO` line of a server, read with a socket of our own.
+//!
+//! The `nats` crate has no time limit against a peer that is silent, panics
+//! on a line longer than its buffer, and hides what a stranger says. So it only
+//! ever meets a server that has been looked at: one that answers in time,
+//! speaks NATS and is not about to go.
+
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::error::plain;
+
+/// The longest line the crate can read: `proto.rs` has a buffer of 4096 bytes
+/// and panics behind it.
+const LONGEST_INFO: usize = 4096;
+/// A TCP connect that was not answered by then is tried again: the retry is
+/// sooner than the kernel's next SYN (after 1, 3, 7 s).
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a server says of itself before anybody logs in (its `INFO` line).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServerInfo {
+    /// Unique to the process of the server.
+    pub server_id: String,
+    /// The server's configured name, or its id.
+    pub server_name: String,
+    /// Version, such as `2.12.8` or `2.14.0-RC.1`.
+    pub version: String,
+    /// Name of the cluster, if it is in one.
+    pub cluster: Option<String>,
+    /// The server has JetStream, for whichever account.
+    pub jetstream: bool,
+    /// Largest payload in bytes.
+    pub max_payload: u64,
+    /// TLS is a must.
+    pub tls_required: bool,
+    /// In lame-duck mode: going away soon.
+    pub ldm: bool,
+    /// Other members of the cluster, as `host:port`.
+    pub connect_urls: Vec<String>,
+}
+
+/// Why one server did not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The name has no address.
+    Resolve(String),
+    /// TCP did not come about: refused, no route.
+    Tcp(String),
+    /// TCP was not answered within the limit.
+    Unanswered,
+    /// Connected, and then nothing.
+    Silent,
+    /// What answered does not speak NATS.
+    NotNats(String),
+    /// The server is about to go (lame-duck mode).
+    LameDuck,
+    /// The TLS handshake failed.
+    Tls(String),
+    /// Who we are was not accepted.
+    Login(String),
+    /// Anything else, in the words of the server or the crate.
+    Other(String),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Resolve(why) => write!(f, "name not found: {why}"),
+            Cause::Tcp(why) | Cause::Other(why) => f.write_str(why),
+            Cause::Unanswered => f.write_str("no answer (host down, or packets dropped)"),
+            Cause::Silent => f.write_str("connected, but the server stays silent"),
+            Cause::NotNats(seen) => write!(f, "not a NATS server: {seen}"),
+            Cause::LameDuck => f.write_str("the server is shutting down (lame-duck mode)"),
+            Cause::Tls(why) => write!(f, "TLS: {why}"),
+            Cause::Login(why) => write!(f, "login refused: {why}"),
+        }
+    }
+}
+
+impl Cause {
+    /// The next step, if there is one to name.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Cause::Resolve(_) => Some("check the host name in --nats-url (NATS_URL) and DNS"),
+            Cause::Tcp(_) | Cause::Unanswered => {
+                Some("is nats-server running there? check --nats-url (NATS_URL) and firewalls")
+            }
+            Cause::Silent => Some(
+                "the server may be frozen or overloaded; servers with tls handshake_first are not supported",
+            ),
+            Cause::NotNats(_) => Some("check the port in --nats-url (NATS_URL)"),
+            Cause::Tls(_) => {
+                Some("check --tlsca, --tlscert and --tlskey against the server's certificate")
+            }
+            Cause::Login(_) => Some(
+                "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
+            ),
+            Cause::LameDuck | Cause::Other(_) => None,
+        }
+    }
+}
+
+/// Reads the `INFO` line of a server, and returns it with the address that
+/// answered; calls `connected` when TCP has come about. Name look-ups have no
+/// limit: the caller must not wait for this without one.
+pub fn look(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+    connected: impl Fn(),
+) -> Result<(ServerInfo, SocketAddr), Cause> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| Cause::Resolve(plain(&error)))?
+        .collect();
+    let mut cause = Cause::Resolve("it has no address".into());
+    for address in addresses {
+        let limit = left(deadline)?.min(CONNECT_LIMIT);
+        let socket = match TcpStream::connect_timeout(&address, limit) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                cause = Cause::Unanswered;
+                continue;
+            }
+            Err(error) => {
+                cause = Cause::Tcp(plain(&error));
+                continue;
+            }
+        };
+        connected();
+        let line = read_info_line(socket, deadline)?;
+        let info = parse_info_line(&line)?;
+        if info.ldm {
+            return Err(Cause::LameDuck);
+        }
+        return Ok((info, address));
+    }
+    Err(cause)
+}
+
+/// What is left until a deadline.
+pub fn left(deadline: Instant) -> Result<Duration, Cause> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Cause::Unanswered);
+    }
+    Ok(left)
+}
+
+fn read_info_line(mut socket: TcpStream, deadline: Instant) -> Result<Vec<u8>, Cause> {
+    let mut line = Vec::with_capacity(1024);
+    let mut chunk = [0; 1024];
+    while !line.contains(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Cause::Silent);
+        }
+        socket.set_read_timeout(Some(left)).ok();
+        match socket.read(&mut chunk) {
+            Ok(0) if line.is_empty() => {
+                return Err(Cause::Other(
+                    "the server closed the connection at once".into(),
+                ));
+            }
+            Ok(0) => return Err(Cause::NotNats("it closed in the middle of a line".into())),
+            Ok(count) => line.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                return Err(Cause::Silent);
+            }
+            Err(error) => return Err(Cause::Tcp(plain(&error))),
+        }
+        if line.len() > LONGEST_INFO {
+            return Err(Cause::NotNats(format!(
+                "its first line is longer than {LONGEST_INFO} bytes"
+            )));
+        }
+    }
+    Ok(line)
+}
+
+fn parse_info_line(line: &[u8]) -> Result<ServerInfo, Cause> {
+    let text = String::from_utf8_lossy(line);
+    let text = text.lines().next().unwrap_or_default();
+    if let Some(words) = text.strip_prefix("-ERR") {
+        let words = words.trim().trim_matches('\'');
+        return Err(Cause::Other(format!("the server says: {}", excerpt(words))));
+    }
+    let json = text.strip_prefix("INFO").unwrap_or_default();
+    serde_json::from_str(json).map_err(|_| Cause::NotNats(format!("it says {:?}", excerpt(text))))
+}
+
+/// At most 60 characters of what a stranger sent.
+fn excerpt(text: &str) -> String {
+    text.chars().take(60).collect()
+}

@@ -1,0 +1,101 @@
+//! The program: parse, run the verb, print, exit code.
+
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use aegis_agent::cli::{self, Invocation, Parsed, Verb};
+use aegis_agent::commands;
+use aegis_agent::error::{Failure, Kind};
+use aegis_agent::logging;
+
+/// `check` says UNKNOWN where the other verbs say what is wrong with the call.
+const CHECK_UNKNOWN: u8 = 3;
+
+fn main() -> ExitCode {
+    keep_other_threads_quiet();
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let env = |name: &str| std::env::var_os(name);
+    match cli::parse(&args, &env, &host_name) {
+        Ok(Parsed::Print(text)) => match io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(74),
+            _ => ExitCode::SUCCESS,
+        },
+        Ok(Parsed::Run(invocation)) => {
+            let check = matches!(invocation.verb, Verb::Check(_));
+            let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
+            logging::start(invocation.verbose, in_journal(), times);
+            match run(invocation) {
+                Ok(code) => code,
+                Err(failure) => exit(&failure, check),
+            }
+        }
+        Err(error) => {
+            logging::start(false, in_journal(), false);
+            exit(&error.failure, error.verb_is_check)
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
+    let Invocation {
+        settings,
+        bucket,
+        verb,
+        ..
+    } = invocation;
+    let mut out = BufWriter::new(io::stdout().lock());
+    match verb {
+        Verb::Run(options) => {
+            let host = host_name().unwrap_or_default();
+            commands::run::run(options, settings, bucket, &host)?;
+        }
+        Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
+        Verb::Init(_) | Verb::Check(_) | Verb::Cleanup(_) => {
+            return Err(Failure::new(Kind::Usage, "not built yet"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what went wrong and what to do next, and chooses the exit code. A
+/// reader that went away (`list | head -1`) is no failure.
+fn exit(failure: &Failure, check: bool) -> ExitCode {
+    if failure.is_broken_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    log::error!(target: "aegis_agent", "{}", failure.chain());
+    if let Some(hint) = failure.hint() {
+        log::info!(target: "aegis_agent", "hint: {hint}");
+    }
+    ExitCode::from(if check {
+        CHECK_UNKNOWN
+    } else {
+        failure.exit_code()
+    })
+}
+
+/// The nats crate's reader panics on hostile bytes: that is a lost session,
+/// which the owner of the session reports.
+fn keep_other_threads_quiet() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() == Some("main") {
+            default(panic);
+        }
+    }));
+}
+
+fn host_name() -> Option<String> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().ok()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+fn in_journal() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some_and(|stream| !stream.is_empty())
+}
+
+fn is_terminal() -> bool {
+    use std::io::IsTerminal;
+    io::stderr().is_terminal()
+}

@@ -1,0 +1,192 @@
+//! Tables for people, and text from the bucket made safe to print.
+//!
+//! Anyone with write access to the bucket chooses what stands in a cell, so
+//! nothing in it reaches a terminal as a control sequence, and no cell can
+//! make every other row a megabyte wide. What goes into the columns is for
+//! the verbs to say. *Pure*.
+
+/// Longer cells are cut, with `…` at the end. The longest key of ours has 185
+/// characters.
+const WIDEST_CELL: usize = 200;
+
+/// Rows as text under a header, one line each: columns as wide as their
+/// widest cell (counted in characters), two spaces apart, no trailing white
+/// space. `right_aligned` says so per column and may be shorter. Cells are
+/// made [`printable`].
+pub fn render(header: &[&str], rows: &[Vec<String>], right_aligned: &[bool]) -> String {
+    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    let lines = std::iter::once(header.as_slice()).chain(rows.iter().map(Vec::as_slice));
+
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines.clone() {
+        for (column, cell) in line.iter().enumerate() {
+            let width = clipped(cell, WIDEST_CELL).chars().count();
+            match widths.get_mut(column) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+
+    let mut text = String::new();
+    let mut line_text = String::new();
+    for line in lines.filter(|line| !line.is_empty()) {
+        line_text.clear();
+        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            if column > 0 {
+                line_text.push_str("  ");
+            }
+            let cell = clipped(cell, WIDEST_CELL);
+            let is_right = right_aligned.get(column).copied().unwrap_or(false);
+            let padding = width.saturating_sub(cell.chars().count());
+            let (before, after) = if is_right { (padding, 0) } else { (0, padding) };
+            line_text.extend(std::iter::repeat_n(' ', before));
+            line_text.push_str(&cell);
+            line_text.extend(std::iter::repeat_n(' ', after));
+        }
+        text.push_str(line_text.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The text with control characters, line separators and marks that reorder
+/// text (U+202E and its kind) written as `\u{1b}`.
+pub fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unsafe(c) {
+            safe.extend(c.escape_unicode());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// The text [`printable`] and of at most `width` characters, with `…` at the
+/// end if some of it is missing.
+pub fn clipped(text: &str, width: usize) -> String {
+    // Cut before escaping too: a hostile text can be as large as a message.
+    let head: String = text.chars().take(width.saturating_add(1)).collect();
+    let safe = printable(&head);
+    if safe.chars().count() <= width {
+        return safe;
+    }
+    safe.chars()
+        .take(width.saturating_sub(1))
+        .chain(std::iter::once('…'))
+        .collect()
+}
+
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cells: &[&str]) -> Vec<String> {
+        cells.iter().map(|cell| (*cell).to_owned()).collect()
+    }
+
+    #[test]
+    fn columns_fit_their_widest_cell() {
+        let rows = [
+            row(&["orders-api", "host-1", "9.7 s"]),
+            row(&["web", "a", "850 ms"]),
+        ];
+        assert_eq!(
+            render(
+                &["SERVICE", "INSTANCE", "AGE"],
+                &rows,
+                &[false, false, true]
+            ),
+            "SERVICE     INSTANCE     AGE\n\
+             orders-api  host-1     9.7 s\n\
+             web         a         850 ms\n"
+        );
+    }
+
+    #[test]
+    fn width_is_counted_in_characters() {
+        let rows = [row(&["zürich", "x"]), row(&["rome", "y"])];
+        assert_eq!(
+            render(&["CITY", "Z"], &rows, &[]),
+            "CITY    Z\nzürich  x\nrome    y\n"
+        );
+    }
+
+    #[test]
+    fn no_line_ends_in_white_space() {
+        let rows = [row(&["a", "long"]), row(&["b", ""]), row(&["", ""])];
+        let text = render(&["X", "Y"], &rows, &[]);
+        assert_eq!(text, "X  Y\na  long\nb\n\n");
+    }
+
+    #[test]
+    fn a_header_alone_is_a_line_and_nothing_is_nothing() {
+        assert_eq!(render(&["A", "B"], &[], &[]), "A  B\n");
+        assert_eq!(render(&[], &[], &[]), "");
+    }
+
+    #[test]
+    fn rows_may_be_shorter_or_longer_than_the_header() {
+        let rows = [row(&["1"]), row(&["1", "2", "3"])];
+        assert_eq!(render(&["A", "B"], &rows, &[]), "A  B\n1\n1  2  3\n");
+    }
+
+    #[test]
+    fn no_escape_sequence_of_a_cell_reaches_the_terminal() {
+        let rows = [row(&["\u{1b}[2J\r\n\u{7f}\u{9b}", "ok"])];
+        assert_eq!(
+            render(&[], &rows, &[]),
+            "\\u{1b}[2J\\u{d}\\u{a}\\u{7f}\\u{9b}  ok\n"
+        );
+    }
+
+    #[test]
+    fn marks_that_reorder_text_are_written_out() {
+        for c in [
+            '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}',
+            '\u{2068}', '\u{2069}', '\u{200e}', '\u{200f}', '\u{61c}', '\u{2028}', '\u{2029}',
+        ] {
+            let expected = format!("a\\u{{{:x}}}b", u32::from(c));
+            assert_eq!(printable(&format!("a{c}b")), expected);
+        }
+    }
+
+    #[test]
+    fn ordinary_text_is_left_alone() {
+        for text in [
+            "",
+            "orders-api",
+            "naïve \u{1f980} 漢字",
+            "back\\slash \"q\"",
+        ] {
+            assert_eq!(printable(text), text);
+        }
+    }
+
+    #[test]
+    fn one_huge_cell_does_not_widen_the_table_beyond_bounds() {
+        let rows = [
+            row(&[&"x".repeat(1_000_000), "1"]),
+            row(&[&"\u{1b}".repeat(1_000_000), "2"]),
+            row(&[&"y".repeat(WIDEST_CELL), "3"]),
+        ];
+        let text = render(&[], &rows, &[]);
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines {
+            assert_eq!(line.chars().count(), WIDEST_CELL + 3);
+        }
+        assert!(lines[0].contains("x…  1"));
+        assert!(lines[1].contains("…  2"));
+        assert!(lines[2].contains("y  3"));
+    }
+}

@@ -1,0 +1,352 @@
+//! The built binary: started with a clean environment, its output captured
+//! with times, ended in `Drop`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{eventually, millis, scratch, secs, send_signal};
+
+/// How the binary is to be run.
+#[derive(Clone)]
+pub struct Invocation {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    within: Duration,
+}
+
+/// The binary with these arguments, and nothing in its environment but PATH
+/// and an empty HOME.
+pub fn aegis<A: AsRef<str>>(arguments: &[A]) -> Invocation {
+    Invocation {
+        arguments: arguments.iter().map(|a| a.as_ref().to_owned()).collect(),
+        environment: Vec::new(),
+        within: secs(20),
+    }
+}
+
+/// What a finished run left.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; the negated signal where one ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+    pub took: Duration,
+    /// The most memory it had resident, as seen by looking every millisecond.
+    pub peak_kib: u64,
+}
+
+impl Invocation {
+    pub fn env(mut self, name: &str, value: &str) -> Invocation {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Invocation {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// The time that `run` gives it; 20 s where nothing is said.
+    pub fn within(mut self, time: Duration) -> Invocation {
+        self.within = time;
+        self
+    }
+
+    pub fn command(&self) -> Command {
+        static HOME: OnceLock<std::path::PathBuf> = OnceLock::new();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aegis-agent"));
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", HOME.get_or_init(|| scratch("home")))
+            .envs(self.environment.iter().map(|(n, v)| (n, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn spawn(&self) -> Agent {
+        let started = Instant::now();
+        let mut child = self.command().spawn().expect("the binary starts");
+        let errors: Arc<Mutex<Vec<Line>>> = Arc::default();
+        let stderr = {
+            let (errors, pipe) = (errors.clone(), child.stderr.take().expect("piped"));
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(pipe);
+                let mut line = Vec::new();
+                while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                    let text = String::from_utf8_lossy(&line)
+                        .trim_end_matches('\n')
+                        .to_owned();
+                    let at = Instant::now();
+                    errors
+                        .lock()
+                        .expect("no panic while it was held")
+                        .push(Line { at, text });
+                    line.clear();
+                }
+            })
+        };
+        let stdout = {
+            let mut pipe = child.stdout.take().expect("piped");
+            std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                let _ = pipe.read_to_end(&mut bytes);
+                bytes
+            })
+        };
+        Agent {
+            arguments: self.arguments.join(" "),
+            started,
+            child,
+            errors,
+            stderr: Some(stderr),
+            stdout: Some(stdout),
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self) -> Output {
+        let mut agent = self.spawn();
+        let mut peak_kib = 0;
+        let start = agent.started;
+        let status = loop {
+            peak_kib = peak_kib.max(agent.status_kib("VmHWM").unwrap_or(0));
+            if let Some(status) = agent.child.try_wait().expect("waits for its own child") {
+                break status;
+            }
+            if start.elapsed() > self.within {
+                panic!(
+                    "`{}` does not end within {:?}",
+                    agent.arguments, self.within
+                );
+            }
+            std::thread::sleep(millis(1));
+        };
+        let took = start.elapsed();
+        let stdout = agent.finish_output();
+        Output {
+            code: code(status),
+            stdout,
+            stderr: agent.stderr(),
+            took,
+            peak_kib,
+        }
+    }
+}
+
+impl Output {
+    /// Fails with everything it printed unless it ended with `code`.
+    pub fn exits(self, code: i32) -> Output {
+        assert_eq!(self.code, code, "exit code of {self:#?}");
+        self
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}): {self:#?}"))
+    }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| -status.signal().unwrap_or(0))
+}
+
+/// One line of stderr, and when it was read.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub at: Instant,
+    pub text: String,
+}
+
+/// The binary, running.
+pub struct Agent {
+    arguments: String,
+    pub started: Instant,
+    child: Child,
+    errors: Arc<Mutex<Vec<Line>>>,
+    stderr: Option<JoinHandle<()>>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+}
+
+/// What a process uses, from /proc.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub resident_kib: u64,
+    pub anonymous_kib: u64,
+    pub peak_kib: u64,
+    pub threads: u64,
+    pub descriptors: usize,
+    pub cpu: Duration,
+    /// Context switches of the main thread.
+    pub voluntary: u64,
+    pub involuntary: u64,
+}
+
+impl Agent {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn lines(&self) -> Vec<Line> {
+        self.errors
+            .lock()
+            .expect("no panic while it was held")
+            .clone()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.lines()
+            .iter()
+            .map(|line| format!("{}\n", line.text))
+            .collect()
+    }
+
+    /// The lines of stderr that hold `text`.
+    pub fn lines_with(&self, text: &str) -> Vec<Line> {
+        self.lines()
+            .into_iter()
+            .filter(|line| line.text.contains(text))
+            .collect()
+    }
+
+    /// Waits for a line of stderr that holds `text`.
+    pub fn wait_for_line(&mut self, text: &str, within: Duration) -> Line {
+        self.wait_for_lines(text, 1, within).remove(0)
+    }
+
+    /// Waits until `count` lines hold `text`, and returns them.
+    pub fn wait_for_lines(&mut self, text: &str, count: usize, within: Duration) -> Vec<Line> {
+        eventually(within, &format!("{count} lines with {text:?}"), || {
+            let found = self.lines_with(text);
+            if found.len() >= count {
+                return Ok(found);
+            }
+            if let Some(status) = self.child.try_wait().expect("waits for its own child") {
+                // Its last words may still be on their way through the pipe.
+                self.finish_errors();
+                if self.lines_with(text).len() < count {
+                    panic!("it ended with {status} before it said {text:?}");
+                }
+            }
+            Err(format!("{} such lines", found.len()))
+        })
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("waits for its own child")
+            .is_none()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Waits for its end and returns the exit code.
+    pub fn wait_exit(&mut self, within: Duration) -> i32 {
+        let status = eventually(within, "the agent ends", || {
+            self.child
+                .try_wait()
+                .expect("waits for its own child")
+                .ok_or_else(|| "it runs".to_owned())
+        });
+        self.finish_errors();
+        code(status)
+    }
+
+    pub fn usage(&self) -> Usage {
+        let read = |file: &str| {
+            std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap_or_default()
+        };
+        let status = read("status");
+        let field = |name: &str| field(&status, name).unwrap_or(0);
+        let stat = read("stat");
+        // After the name in parentheses: state is field 3, utime 14, stime 15.
+        let words: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let ticks = |at: usize| {
+            words
+                .get(at - 3)
+                .and_then(|w| w.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        Usage {
+            resident_kib: field("VmRSS"),
+            anonymous_kib: field("RssAnon"),
+            peak_kib: field("VmHWM"),
+            threads: field("Threads"),
+            descriptors: std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+                .map_or(0, Iterator::count),
+            // Linux counts in hundredths of a second towards user space.
+            cpu: millis(10 * (ticks(14) + ticks(15))),
+            voluntary: field("voluntary_ctxt_switches"),
+            involuntary: field("nonvoluntary_ctxt_switches"),
+        }
+    }
+
+    fn status_kib(&self, name: &str) -> Option<u64> {
+        field(
+            &std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?,
+            name,
+        )
+    }
+
+    fn finish_errors(&mut self) {
+        if let Some(thread) = self.stderr.take() {
+            let _ = thread.join();
+        }
+    }
+
+    fn finish_output(&mut self) -> String {
+        self.finish_errors();
+        let bytes = self
+            .stdout
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    status.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?.strip_prefix(':')?;
+        rest.split_whitespace().next()?.parse().ok()
+    })
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let stdout = self.finish_output();
+            eprintln!("--- aegis-agent {}\n", self.arguments);
+            for line in self.lines() {
+                eprintln!(
+                    "{:>8.3} s {}",
+                    (line.at - self.started).as_secs_f64(),
+                    line.text
+                );
+            }
+            if !stdout.is_empty() {
+                eprintln!("--- its stdout:\n{stdout}");
+            }
+            eprintln!("---");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the tests stand on: real servers, the built binary, a proxy between
+//! them, and a NATS client of its own that shares no code with the program.
+//!
+//! Every wait has a deadline. A test that fails prints the logs of the servers
+//! and agents it still holds.
+
+pub mod agent;
+pub mod cluster;
+pub mod proxy;
+pub mod registry;
+pub mod server;
+pub mod time;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub const fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Looks every 10 ms until `look` has something, and gives it back; panics
+/// with the last complaint when `within` has passed.
+pub fn eventually<T>(
+    within: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
+    let start = Instant::now();
+    loop {
+        match look() {
+            Ok(seen) => return seen,
+            Err(why) if start.elapsed() > within => {
+                panic!("waited {within:?} for: {what}\nlast seen: {why}")
+            }
+            Err(_) => sleep(millis(10)),
+        }
+    }
+}
+
+/// Waits, to prove that nothing happens meanwhile.
+pub fn nothing_happens_for(time: Duration) {
+    sleep(time);
+}
+
+/// A fresh directory under target/tmp, for one guard's files.
+pub fn scratch(purpose: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("{purpose}-{}-{count}", std::process::id()));
+    std::fs::create_dir_all(&path).expect("a scratch directory");
+    path
+}
+
+/// Sends `signal` (`TERM`, `STOP`, ...) to a process of ours.
+pub fn send_signal(pid: u32, signal: &str) {
+    // The shell's own `kill` exists where the program `kill` does not.
+    let done = std::process::Command::new("sh")
+        .args(["-c", &format!("kill -s {signal} {pid}")])
+        .output()
+        .expect("sh runs");
+    assert!(
+        done.status.success(),
+        "kill -s {signal} {pid}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}
+
+/// A port of 127.0.0.1 that is free now. They lie below the range from which
+/// outgoing connections draw theirs, so that a server that is away for a while
+/// finds its port free when it comes back.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    let offset = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = (FIRST + offset.wrapping_add(step) % COUNT) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!(
+        "no free port on 127.0.0.1 between {FIRST} and {}",
+        FIRST + COUNT
+    );
+}

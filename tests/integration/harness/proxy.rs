@@ -1,0 +1,258 @@
+//! A TCP proxy between a client and a server that can hold, lose, delay and
+//! rewrite what passes, and cut or refuse connections.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{free_port, millis};
+
+/// What happens to the bytes of one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    Forward,
+    /// Nothing is read, nothing is lost: a black hole that can heal.
+    Hold,
+    /// Everything is read and thrown away.
+    Discard,
+}
+
+/// Which bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    ToClient,
+}
+
+type Rewrite = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
+struct State {
+    target: u16,
+    flow: [Mutex<Flow>; 2],
+    delay: Mutex<Duration>,
+    rewrite: Mutex<Option<Rewrite>>,
+    refuse: AtomicBool,
+    end: AtomicBool,
+    /// Raised by `cut`: connections of an earlier generation end.
+    generation: AtomicU64,
+    bytes: [AtomicU64; 2],
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    /// A proxy to this port of 127.0.0.1; nothing need listen there yet.
+    pub fn to(target: u16) -> Proxy {
+        let port = free_port();
+        let state = Arc::new(State {
+            target,
+            flow: [Mutex::new(Flow::Forward), Mutex::new(Flow::Forward)],
+            delay: Mutex::default(),
+            rewrite: Mutex::default(),
+            refuse: AtomicBool::new(false),
+            end: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            bytes: Default::default(),
+            accepted: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+        });
+        let listener = listen(port);
+        let shared = state.clone();
+        std::thread::spawn(move || accept(&shared, port, listener));
+        Proxy { port, state }
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Both directions.
+    pub fn set(&self, flow: Flow) {
+        self.set_one(Direction::ToServer, flow);
+        self.set_one(Direction::ToClient, flow);
+    }
+
+    pub fn set_one(&self, direction: Direction, flow: Flow) {
+        *lock(&self.state.flow[direction as usize]) = flow;
+    }
+
+    /// Holds each chunk of both directions back this long.
+    pub fn delay(&self, time: Duration) {
+        *lock(&self.state.delay) = time;
+    }
+
+    /// Passes what the server says through `rewrite`, chunk by chunk.
+    pub fn rewrite(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
+        *lock(&self.state.rewrite) = Some(Box::new(rewrite));
+    }
+
+    /// Ends all connections; new ones are taken.
+    pub fn cut(&self) {
+        self.state.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// With `true`, connecting is refused as where nothing listens; the
+    /// connections that stand are left alone.
+    pub fn refuse(&self, refuse: bool) {
+        self.state.refuse.store(refuse, Ordering::SeqCst);
+    }
+
+    /// Bytes passed on so far.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.state.bytes[direction as usize].load(Ordering::SeqCst)
+    }
+
+    /// Connections taken so far.
+    pub fn accepted(&self) -> usize {
+        self.state.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections that stand.
+    pub fn open(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.state.end.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn listen(port: u16) -> TcpListener {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the proxy's port is free");
+    listener
+        .set_nonblocking(true)
+        .expect("a listener that does not block");
+    listener
+}
+
+fn accept(state: &Arc<State>, port: u16, listener: TcpListener) {
+    let mut listener = Some(listener);
+    while !state.end.load(Ordering::SeqCst) {
+        if state.refuse.load(Ordering::SeqCst) {
+            listener = None;
+        }
+        match &listener {
+            Some(open) => match open.accept() {
+                Ok((client, _)) => connect(state, client),
+                Err(_) => std::thread::sleep(millis(2)),
+            },
+            None if state.refuse.load(Ordering::SeqCst) => std::thread::sleep(millis(2)),
+            None => listener = Some(listen(port)),
+        }
+    }
+}
+
+fn connect(state: &Arc<State>, client: TcpStream) {
+    state.accepted.fetch_add(1, Ordering::SeqCst);
+    // A server that is away: the client sees its connection end at once.
+    let Ok(server) = TcpStream::connect(("127.0.0.1", state.target)) else {
+        return;
+    };
+    state.open.fetch_add(1, Ordering::SeqCst);
+    let generation = state.generation.load(Ordering::SeqCst);
+    let ends = [&client, &server].map(|end| {
+        end.set_nonblocking(false).expect("blocks");
+        end.set_read_timeout(Some(millis(20)))
+            .expect("reads with a limit");
+        end.set_write_timeout(Some(millis(500)))
+            .expect("writes with a limit");
+        end.set_nodelay(true).expect("sends at once");
+        end.try_clone().expect("a second handle")
+    });
+    let [client_again, server_again] = ends;
+    let closer = state.clone();
+    let one = spawn_pump(state, Direction::ToServer, generation, client, server);
+    let other = spawn_pump(
+        state,
+        Direction::ToClient,
+        generation,
+        server_again,
+        client_again,
+    );
+    std::thread::spawn(move || {
+        let _ = one.join();
+        let _ = other.join();
+        closer.open.fetch_sub(1, Ordering::SeqCst);
+    });
+}
+
+fn spawn_pump(
+    state: &Arc<State>,
+    direction: Direction,
+    generation: u64,
+    from: TcpStream,
+    to: TcpStream,
+) -> std::thread::JoinHandle<()> {
+    let state = state.clone();
+    std::thread::spawn(move || {
+        pump(&state, direction, generation, &from, &to);
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    })
+}
+
+fn pump(
+    state: &State,
+    direction: Direction,
+    generation: u64,
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+) {
+    let current = || state.generation.load(Ordering::SeqCst) == generation;
+    let flow = || *lock(&state.flow[direction as usize]);
+    let mut chunk = [0; 16 * 1024];
+    while current() {
+        if flow() == Flow::Hold {
+            std::thread::sleep(millis(2));
+            continue;
+        }
+        let count = match from.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => count,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+            Err(_) => return,
+        };
+        let until = std::time::Instant::now() + *lock(&state.delay);
+        while current() && (flow() == Flow::Hold || std::time::Instant::now() < until) {
+            std::thread::sleep(millis(2));
+        }
+        if flow() == Flow::Discard {
+            continue;
+        }
+        let mut bytes = chunk[..count].to_vec();
+        if direction == Direction::ToClient
+            && let Some(rewrite) = &*lock(&state.rewrite)
+        {
+            bytes = rewrite(&bytes);
+        }
+        let mut sent = 0;
+        while sent < bytes.len() && current() {
+            match to.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return,
+            }
+        }
+        state.bytes[direction as usize].fetch_add(bytes.len() as u64, Ordering::SeqCst);
+    }
+}

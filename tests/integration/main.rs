@@ -1,0 +1,17 @@
+//! The built binary against real nats-server processes.
+
+// The walls are for src/: tests read clocks, wait, print and panic, and not
+// every piece of the harness is in use at every time.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stderr,
+    dead_code,
+    unreachable_pub
+)]
+
+mod harness;
+mod harness_works;
+mod list;
+mod run;
+mod usage;
