@@ -127,14 +127,8 @@ impl From<ConnectError> for Failure {
             }
             ConnectError::Servers(ref tried) => tried,
         };
-        let refused = tried
-            .iter()
-            .find(|(_, cause)| matches!(cause, Cause::Login(_)));
-        let kind = if refused.is_some() {
-            Kind::Refused
-        } else {
-            Kind::Unavailable
-        };
+        let refused = tried.iter().find(|(_, cause)| matches!(cause, Cause::Login(_)));
+        let kind = if refused.is_some() { Kind::Refused } else { Kind::Unavailable };
         let hint = refused.or(tried.last()).and_then(|(_, cause)| cause.hint());
         let failure = Failure::new(kind, format!("no connection to NATS: {error}"));
         match hint {
@@ -194,9 +188,7 @@ impl Incoming {
             return Vec::new();
         };
         let found = headers.iter().find(|(key, _)| key.as_str() == name);
-        found.map_or_else(Vec::new, |(_, values)| {
-            values.iter().map(String::as_str).collect()
-        })
+        found.map_or_else(Vec::new, |(_, values)| values.iter().map(String::as_str).collect())
     }
 
     /// The status code of a message that is not data, such as 404 or 503.
@@ -397,11 +389,7 @@ fn discovered(server: &ServerInfo, tls: bool) -> Vec<ServerAddress> {
             && let Ok(port) = port.parse()
         {
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            found.push(ServerAddress {
-                tls,
-                host: host.to_owned(),
-                port,
-            });
+            found.push(ServerAddress { tls, host: host.to_owned(), port });
         }
     }
     found
@@ -446,25 +434,15 @@ impl Attempt {
         let options = self.options(tls, &shared)?;
         // The certificate is checked against the host in the URL; without TLS
         // the address that answered saves a second look-up.
-        let url = if tls {
-            format!("tls://{}", self.server)
-        } else {
-            format!("nats://{address}")
-        };
+        let url = if tls { format!("tls://{}", self.server) } else { format!("nats://{address}") };
 
         let known = open_descriptors();
-        *lock(&self.stage) = Stage::Dialling {
-            known: known.clone(),
-            tls,
-        };
+        *lock(&self.stage) = Stage::Dialling { known: known.clone(), tls };
         left(self.deadline)?;
-        let connection = options
-            .connect(url.as_str())
-            .map_err(|e| cause_of(&e, tls))?;
-        let socket = new_sockets(&known).into_iter().find(|s| {
-            s.peer_addr()
-                .is_ok_and(|peer| peer.port() == self.server.port)
-        });
+        let connection = options.connect(url.as_str()).map_err(|e| cause_of(&e, tls))?;
+        let socket = new_sockets(&known)
+            .into_iter()
+            .find(|s| s.peer_addr().is_ok_and(|peer| peer.port() == self.server.port));
         if let Some(socket) = &socket {
             // A frozen peer fills the socket's buffer: bound what then blocks.
             socket.set_write_timeout(Some(Duration::from_secs(5))).ok();
@@ -509,12 +487,8 @@ impl Attempt {
                 nats::Options::with_nkey(&public, move |nonce| pair.sign(nonce).unwrap_or_default())
             }
         };
-        let (errors, gone, closed, lame) = (
-            Arc::clone(shared),
-            Arc::clone(shared),
-            Arc::clone(shared),
-            Arc::clone(shared),
-        );
+        let (errors, gone, closed, lame) =
+            (Arc::clone(shared), Arc::clone(shared), Arc::clone(shared), Arc::clone(shared));
         // The callbacks only store and wake: they must neither log nor call
         // the crate, which holds its locks in some of them.
         let mut options = options
@@ -669,12 +643,12 @@ impl Session {
         let Some((connection, _)) = held.as_ref() else {
             return Err(self.lost());
         };
-        connection
-            .publish_with_reply_or_headers(subject, reply, headers, payload)
-            .map_err(|error| match self.lost() {
+        connection.publish_with_reply_or_headers(subject, reply, headers, payload).map_err(
+            |error| match self.lost() {
                 RequestError::Lost(why) if why.is_empty() => RequestError::Lost(plain(&error)),
                 lost => lost,
-            })
+            },
+        )
     }
 
     /// The next message in the inbox, whatever it answers.
@@ -686,9 +660,7 @@ impl Session {
         let started = Instant::now();
         let mut deadline = deadline;
         let mut stopping = (self.stop)();
-        let mut nudge = self
-            .tls
-            .then(|| started + deadline.saturating_duration_since(started) / 2);
+        let mut nudge = self.tls.then(|| started + deadline.saturating_duration_since(started) / 2);
         loop {
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
@@ -783,20 +755,18 @@ fn validate(request: &Request) -> Result<(), RequestError> {
     }
     for (name, value) in &request.headers {
         if value.is_empty() || value.chars().any(char::is_control) {
-            return Err(RequestError::Invalid(format!(
-                "not a header value: {name}: {value:?}"
-            )));
+            return Err(RequestError::Invalid(format!("not a header value: {name}: {value:?}")));
         }
     }
     Ok(())
 }
 
-fn incoming(message: nats::Message) -> Incoming {
+fn incoming(mut message: nats::Message) -> Incoming {
     Incoming {
         subject: message.subject.clone(),
         reply: message.reply.clone(),
         headers: message.headers.clone(),
-        data: message.data.clone(),
+        data: std::mem::take(&mut message.data),
     }
 }
 
@@ -805,11 +775,7 @@ fn refused_subject(error: &str) -> Option<String> {
     let rest = error.split("Permissions Violation for ").nth(1)?;
     let rest = rest.trim_end_matches(['\'', '\r', '\n', ' ']);
     let (verb, subject) = rest.split_once(" to ")?;
-    let verb = if verb.starts_with("Subscri") {
-        "subscribe"
-    } else {
-        "publish"
-    };
+    let verb = if verb.starts_with("Subscri") { "subscribe" } else { "publish" };
     Some(format!("{verb} to {subject}"))
 }
 
@@ -817,24 +783,9 @@ fn cause_of(error: &io::Error, tls: bool) -> Cause {
     let text = plain(error);
     let lower = text.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if is(&[
-        "authorization",
-        "authentication",
-        "user jwt",
-        "nkey",
-        "expired credentials",
-    ]) {
+    if is(&["authorization", "authentication", "user jwt", "nkey", "expired credentials"]) {
         Cause::Login(server_words(&text))
-    } else if tls
-        && is(&[
-            "tls",
-            "certificate",
-            "handshake",
-            "invalid peer",
-            "dns name",
-            "alert",
-        ])
-    {
+    } else if tls && is(&["tls", "certificate", "handshake", "invalid peer", "dns name", "alert"]) {
         Cause::Tls(text)
     } else {
         Cause::Other(server_words(&text))
@@ -858,9 +809,7 @@ fn open_descriptors() -> HashSet<RawFd> {
         return HashSet::new();
     };
     let names = entries.flatten().map(|entry| entry.file_name());
-    names
-        .filter_map(|name| name.to_str()?.parse().ok())
-        .collect()
+    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
 }
 
 /// Handles of our own to the TCP sockets that appeared since.
@@ -868,12 +817,8 @@ fn open_descriptors() -> HashSet<RawFd> {
 fn new_sockets(known: &HashSet<RawFd>) -> Vec<TcpStream> {
     let mut sockets = Vec::new();
     for fd in open_descriptors() {
-        let is_socket = fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|target| {
-            target
-                .as_os_str()
-                .as_encoded_bytes()
-                .starts_with(b"socket:")
-        });
+        let is_socket = fs::read_link(format!("/proc/self/fd/{fd}"))
+            .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
         if known.contains(&fd) || !is_socket {
             continue;
         }

@@ -42,9 +42,7 @@ pub fn parse_go(text: &str) -> Result<Duration, ParseError> {
     let mut nanos: u128 = 0;
     loop {
         let (number, after) = Number::split_from(rest).ok_or(ParseError)?;
-        let unit_end = after
-            .find(|c: char| c == '.' || c.is_ascii_digit())
-            .unwrap_or(after.len());
+        let unit_end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, next) = after.split_at(unit_end);
         let unit_nanos = match unit {
             "h" => 3600 * NANOS_PER_SEC,
@@ -56,9 +54,7 @@ pub fn parse_go(text: &str) -> Result<Duration, ParseError> {
             "ns" => 1,
             _ => return Err(ParseError),
         };
-        nanos = nanos
-            .checked_add(number.times(unit_nanos))
-            .ok_or(ParseError)?;
+        nanos = nanos.checked_add(number.times(unit_nanos)).ok_or(ParseError)?;
         if next.is_empty() {
             return from_nanos(nanos);
         }
@@ -114,9 +110,7 @@ fn from_nanos(nanos: u128) -> Result<Duration, ParseError> {
     if nanos > LONGEST_NANOS {
         return Err(ParseError);
     }
-    u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| ParseError)
+    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| ParseError)
 }
 
 /// A decimal number without a sign: `whole + fraction / scale`.
@@ -140,11 +134,7 @@ impl Number {
         }
         // 18 digits fit a u64 and are finer than a nanosecond of an hour.
         let fraction = fraction.get(..18).unwrap_or(fraction);
-        let mut number = Number {
-            whole: 0,
-            fraction: 0,
-            scale: 1,
-        };
+        let mut number = Number { whole: 0, fraction: 0, scale: 1 };
         if !whole.is_empty() {
             number.whole = whole.parse().ok()?;
         }
@@ -162,9 +152,7 @@ impl Number {
 }
 
 fn split_digits(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     text.split_at(end)
 }
 

@@ -37,12 +37,7 @@ impl Failure {
     /// A failure of `kind`; `message` is lower-case, names the thing and has
     /// no full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-            hint: None,
-            source: None,
-        }
+        Failure { kind, message: message.into(), hint: None, source: None }
     }
 
     /// Adds the next step: a command or a setting.
@@ -80,10 +75,8 @@ impl Failure {
 
     /// Whether the cause is that nobody reads our output any more.
     pub fn is_broken_pipe(&self) -> bool {
-        let source = self
-            .source
-            .as_ref()
-            .and_then(|source| source.downcast_ref::<std::io::Error>());
+        let source =
+            self.source.as_ref().and_then(|source| source.downcast_ref::<std::io::Error>());
         source.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
@@ -130,10 +123,7 @@ mod tests {
         let cause = Failure::new(Kind::Config, "cannot read it")
             .with_source(std::io::Error::other("permission denied"));
         let failure = Failure::new(Kind::Refused, "login refused").with_source(cause);
-        assert_eq!(
-            failure.chain(),
-            "login refused: cannot read it: permission denied"
-        );
+        assert_eq!(failure.chain(), "login refused: cannot read it: permission denied");
         assert_eq!(failure.exit_code(), 77);
     }
 }

@@ -31,10 +31,7 @@ impl ServerVersion {
         let numbers = (parts.next()??, parts.next()??, parts.next()??);
         let lower = rest.to_ascii_lowercase();
         let pre = ["-rc", "-beta", "-alpha", "-preview", "-dev", "-pre"];
-        Some(ServerVersion {
-            numbers,
-            released: !pre.iter().any(|word| lower.starts_with(word)),
-        })
+        Some(ServerVersion { numbers, released: !pre.iter().any(|word| lower.starts_with(word)) })
     }
 
     /// Whether the server knows `Nats-TTL`.
@@ -95,10 +92,9 @@ impl fmt::Display for Unfit {
                  so entries would live for ever"
             ),
             Unfit::NoBucket(bucket) => write!(f, "bucket {bucket} does not exist"),
-            Unfit::NoFlag(bucket) => write!(
-                f,
-                "bucket {bucket} has no per-message TTL (allow_msg_ttl is off)"
-            ),
+            Unfit::NoFlag(bucket) => {
+                write!(f, "bucket {bucket} has no per-message TTL (allow_msg_ttl is off)")
+            }
             Unfit::NotABucket(bucket, why) => write!(f, "bucket {bucket} cannot be used: {why}"),
         }
     }
@@ -119,9 +115,7 @@ pub fn judge_server(version: &str) -> Result<(), Unfit> {
         // echo tells whether the flag was taken.
         None => Ok(()),
         Some(parsed) if parsed.has_ttl() => Ok(()),
-        Some(_) => Err(Unfit::TooOld {
-            version: version.to_owned(),
-        }),
+        Some(_) => Err(Unfit::TooOld { version: version.to_owned() }),
     }
 }
 
@@ -142,10 +136,7 @@ pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Resu
         })?,
     }
     if info.is_mirror {
-        return Err(Unfit::NotABucket(
-            bucket.clone(),
-            "it is a mirror of another stream",
-        ));
+        return Err(Unfit::NotABucket(bucket.clone(), "it is a mirror of another stream"));
     }
     if info.flag("sealed") {
         return Err(Unfit::NotABucket(bucket.clone(), "it is sealed"));
@@ -179,11 +170,7 @@ mod tests {
             ("2.11.4+build", (2, 11, 4), true),
         ] {
             let version = ServerVersion::parse(text).unwrap();
-            assert_eq!(
-                (version.numbers, version.released),
-                (numbers, released),
-                "{text}"
-            );
+            assert_eq!((version.numbers, version.released), (numbers, released), "{text}");
         }
         for text in ["", "2", "2.11", "latest", "2.x.1", "99999999999.1.1"] {
             assert_eq!(ServerVersion::parse(text), None, "{text}");

@@ -51,9 +51,7 @@ impl FromStr for ServiceName {
 
     fn from_str(text: &str) -> Result<ServiceName, InvalidName> {
         let fits = (3..=64).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && text.starts_with(|c: char| c.is_ascii_lowercase())
             && !text.ends_with('-');
         if fits {
@@ -72,15 +70,11 @@ impl FromStr for InstanceId {
 
     fn from_str(text: &str) -> Result<InstanceId, InvalidName> {
         let fits = (1..=100).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
         if fits {
             Ok(InstanceId(text.to_owned()))
         } else {
-            Err(InvalidName(
-                "an instance id has 1 to 100 of A-Z, a-z, 0-9, -, _ and =",
-            ))
+            Err(InvalidName("an instance id has 1 to 100 of A-Z, a-z, 0-9, -, _ and ="))
         }
     }
 }
@@ -97,9 +91,7 @@ impl FromStr for Version {
         if numbers_only && parts == 3 {
             Ok(Version(text.to_owned()))
         } else {
-            Err(InvalidName(
-                "a version is three numbers with dots, such as 1.4.2",
-            ))
+            Err(InvalidName("a version is three numbers with dots, such as 1.4.2"))
         }
     }
 }
@@ -148,14 +140,9 @@ impl Status {
 
     /// The status of exactly that word, upper-case as readers demand it.
     pub fn parse(text: &str) -> Option<Status> {
-        [
-            Status::Active,
-            Status::Standby,
-            Status::Unhealthy,
-            Status::Shutdown,
-        ]
-        .into_iter()
-        .find(|status| status.as_str() == text)
+        [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown]
+            .into_iter()
+            .find(|status| status.as_str() == text)
     }
 }
 
@@ -225,10 +212,7 @@ pub fn instance_key(service: &ServiceName, instance: &InstanceId) -> String {
 /// them.
 pub fn is_instance_key(key: &str) -> bool {
     key.strip_prefix(PREFIX)
-        .and_then(|rest| {
-            rest.strip_prefix("__")
-                .or_else(|| rest.strip_prefix(['.', '_']))
-        })
+        .and_then(|rest| rest.strip_prefix("__").or_else(|| rest.strip_prefix(['.', '_'])))
         .is_some_and(|names| !names.is_empty())
 }
 
@@ -247,8 +231,7 @@ pub fn names_in_key(key: &str) -> Option<(&str, &str)> {
 /// (ADR-8), no dot at either end and no two in a row. A key `*` or `>` can be
 /// *stored*, and as a filter it would take other keys with it.
 pub fn key_is_safe(key: &str) -> bool {
-    key.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'=' | b'.'))
+    key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'=' | b'.'))
         && key.split('.').all(|token| !token.is_empty())
 }
 
@@ -303,9 +286,7 @@ pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
     Ok(Record {
         service_name,
         instance_id,
-        version: fields
-            .text("version", "not text")?
-            .ok_or(Unreadable::Missing("version"))?,
+        version: fields.text("version", "not text")?.ok_or(Unreadable::Missing("version"))?,
         status: match fields.text("status", "unknown")? {
             None => Status::Active,
             Some(word) => Status::parse(&word)
@@ -429,12 +410,10 @@ impl<'de> Deserialize<'de> for Slot {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<Slot, E> {
-                Ok(Slot(SPELLINGS.iter().enumerate().find_map(
-                    |(field, spellings)| {
-                        let spelling = spellings.iter().position(|known| *known == name)?;
-                        Some((field, spelling))
-                    },
-                )))
+                Ok(Slot(SPELLINGS.iter().enumerate().find_map(|(field, spellings)| {
+                    let spelling = spellings.iter().position(|known| *known == name)?;
+                    Some((field, spelling))
+                })))
             }
         }
         deserializer.deserialize_str(SlotVisitor)
@@ -446,9 +425,7 @@ impl<'de> Deserialize<'de> for Slot {
 pub fn format_time(t: OffsetDateTime) -> String {
     // The one case without an answer is a local time at the very end of the
     // calendar whose UTC is beyond it.
-    let t = t
-        .checked_to_offset(UtcOffset::UTC)
-        .unwrap_or_else(|| t.replace_offset(UtcOffset::UTC));
+    let t = t.checked_to_offset(UtcOffset::UTC).unwrap_or_else(|| t.replace_offset(UtcOffset::UTC));
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
         t.year(),
@@ -528,11 +505,7 @@ fn take_offset(rest: &mut &[u8]) -> Option<i64> {
     if rest.is_empty() || take_byte(rest, b"Zz").is_some() {
         return Some(0);
     }
-    let sign = if take_byte(rest, b"+-")? == b'-' {
-        -1
-    } else {
-        1
-    };
+    let sign = if take_byte(rest, b"+-")? == b'-' { -1 } else { 1 };
     let hours = take_two_digits(rest)?;
     let minutes = if rest.is_empty() {
         0
@@ -692,12 +665,7 @@ mod tests {
 
     #[test]
     fn statuses_are_read_as_written_and_in_upper_case_only() {
-        for status in [
-            Status::Active,
-            Status::Standby,
-            Status::Unhealthy,
-            Status::Shutdown,
-        ] {
+        for status in [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown] {
             assert_eq!(Status::parse(status.as_str()), Some(status));
         }
         for bad in ["", "active", "Active", "DRAINING", " ACTIVE"] {
@@ -707,13 +675,9 @@ mod tests {
 
     #[test]
     fn an_instance_key_names_its_service_and_instance_again() {
-        for (service, instance) in [
-            ("orders-api", "host-1"),
-            ("abc", "_"),
-            ("abc", "__"),
-            ("abc", "a__b"),
-            ("a--b", "-="),
-        ] {
+        for (service, instance) in
+            [("orders-api", "host-1"), ("abc", "_"), ("abc", "__"), ("abc", "a__b"), ("a--b", "-=")]
+        {
             let key = instance_key(&service.parse().unwrap(), &instance.parse().unwrap());
             assert_eq!(key, format!("service-instances__{service}__{instance}"));
             assert_eq!(names_in_key(&key), Some((service, instance)));
@@ -895,14 +859,8 @@ mod tests {
     fn times_are_written_in_utc_with_six_digits() {
         for (text, expected) in [
             ("2026-11-23T09:37:31Z", "2026-11-23T09:37:31.000000+00:00"),
-            (
-                "2026-11-23T09:37:31.9999999Z",
-                "2026-11-23T09:37:31.999999+00:00",
-            ),
-            (
-                "2026-01-01T00:00:00+05:30",
-                "2025-12-31T18:30:00.000000+00:00",
-            ),
+            ("2026-11-23T09:37:31.9999999Z", "2026-11-23T09:37:31.999999+00:00"),
+            ("2026-01-01T00:00:00+05:30", "2025-12-31T18:30:00.000000+00:00"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000+00:00"),
         ] {
             assert_eq!(format_time(at(text)), expected);
@@ -948,10 +906,7 @@ mod tests {
             r#"{"serviceName":null,"instanceId":null,"version":"1.4.2","status":null,"lastHeartbeat":"2026-11-23T09:37:31.979155Z","stickyActiveGroup":null,"metadata":null}"#,
             r#"{"serviceName":"","instance_id":"","version":"1.4.2","lastHeartbeat":"2026-11-23T09:37:31.979155Z"}"#,
         ] {
-            let expected = Record {
-                metadata: Map::new(),
-                ..record()
-            };
+            let expected = Record { metadata: Map::new(), ..record() };
             assert_eq!(read_text(json), Ok(expected), "{json}");
         }
     }
@@ -963,10 +918,7 @@ mod tests {
         let read_record = read("service-instances.web.a", json).unwrap();
         assert_eq!(read_record.service_name, "other");
         assert_eq!(read_record.instance_id, "a");
-        assert_eq!(
-            why("service-instances__nonsense", json),
-            "instanceId missing"
-        );
+        assert_eq!(why("service-instances__nonsense", json), "instanceId missing");
     }
 
     #[test]
@@ -977,12 +929,7 @@ mod tests {
             &GOLDEN[1..]
         );
         assert_eq!(read_text(&json), Ok(record()));
-        let bytes = [
-            br#"{"x":"#.as_slice(),
-            b"\"\xff\xfe\",",
-            &GOLDEN.as_bytes()[1..],
-        ]
-        .concat();
+        let bytes = [br#"{"x":"#.as_slice(), b"\"\xff\xfe\",", &GOLDEN.as_bytes()[1..]].concat();
         assert_eq!(read(KEY, &bytes), Ok(record()));
         assert_eq!(read_text(&format!(" \n{GOLDEN}\t\r\n ")), Ok(record()));
     }
@@ -998,23 +945,11 @@ mod tests {
         let time = r#""lastHeartbeat":"2026-11-23T09:37:31Z""#;
         for (json, expected) in [
             (String::new(), "empty value"),
-            (
-                "nonsense".into(),
-                "not JSON: expected ident at line 1 column 2",
-            ),
+            ("nonsense".into(), "not JSON: expected ident at line 1 column 2"),
             ("soon".into(), "not JSON: expected value at line 1 column 1"),
-            (
-                " ".into(),
-                "not JSON: EOF while parsing a value at line 1 column 1",
-            ),
-            (
-                "{} x".into(),
-                "not JSON: trailing characters at line 1 column 4",
-            ),
-            (
-                GOLDEN[..40].into(),
-                "not JSON: EOF while parsing an object at line 1 column 40",
-            ),
+            (" ".into(), "not JSON: EOF while parsing a value at line 1 column 1"),
+            ("{} x".into(), "not JSON: trailing characters at line 1 column 4"),
+            (GOLDEN[..40].into(), "not JSON: EOF while parsing an object at line 1 column 40"),
             ("[]".into(), "not a JSON object"),
             ("null".into(), "not a JSON object"),
             ("\"ACTIVE\"".into(), "not a JSON object"),
@@ -1039,10 +974,7 @@ mod tests {
                 format!(r#"{{"version":"1","status":"active",{time}}}"#),
                 "status \"active\": unknown",
             ),
-            (
-                format!(r#"{{"version":"1","status":true,{time}}}"#),
-                "status true: unknown",
-            ),
+            (format!(r#"{{"version":"1","status":true,{time}}}"#), "status true: unknown"),
             (
                 format!(r#"{{"version":"1","metadata":["a"],{time}}}"#),
                 "metadata […]: not an object",
@@ -1067,10 +999,7 @@ mod tests {
             "\u{202e}".repeat(100_000)
         );
         let text = why(KEY, json.as_bytes());
-        assert!(
-            text.starts_with(r#"lastHeartbeat "\u{1b}]0;\u{202e}"#),
-            "{text}"
-        );
+        assert!(text.starts_with(r#"lastHeartbeat "\u{1b}]0;\u{202e}"#), "{text}");
         assert!(text.ends_with("…\": not a time"), "{text}");
     }
 
@@ -1082,10 +1011,7 @@ mod tests {
             let unknown = format!("{{\"x\":{}", open.repeat(200_000));
             assert!(why(KEY, unknown.as_bytes()).starts_with("not JSON: "));
         }
-        assert_eq!(
-            why(KEY, "[".repeat(200_000).as_bytes()),
-            "not a JSON object"
-        );
+        assert_eq!(why(KEY, "[".repeat(200_000).as_bytes()), "not a JSON object");
     }
 
     /// Xorshift: the same numbers on every run.
@@ -1100,21 +1026,8 @@ mod tests {
         }
 
         fn text(&mut self) -> String {
-            let alphabet = [
-                'a',
-                '"',
-                '\\',
-                '\0',
-                '\u{1b}',
-                'é',
-                '\u{202e}',
-                '\u{1f980}',
-                '_',
-                '.',
-            ];
-            (0..self.below(12))
-                .map(|_| alphabet[self.below(alphabet.len())])
-                .collect()
+            let alphabet = ['a', '"', '\\', '\0', '\u{1b}', 'é', '\u{202e}', '\u{1f980}', '_', '.'];
+            (0..self.below(12)).map(|_| alphabet[self.below(alphabet.len())]).collect()
         }
 
         fn value(&mut self, depth: usize) -> Value {
@@ -1130,20 +1043,13 @@ mod tests {
         }
 
         fn map(&mut self, depth: usize) -> Map<String, Value> {
-            (0..self.below(4))
-                .map(|_| (self.text(), self.value(depth)))
-                .collect()
+            (0..self.below(4)).map(|_| (self.text(), self.value(depth))).collect()
         }
 
         fn record(&mut self) -> Record {
             let seconds = i64::try_from(self.below(253_402_300_800)).unwrap();
             let micros = i64::try_from(self.below(1_000_000)).unwrap();
-            let statuses = [
-                Status::Active,
-                Status::Standby,
-                Status::Unhealthy,
-                Status::Shutdown,
-            ];
+            let statuses = [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown];
             Record {
                 service_name: self.text() + "s",
                 instance_id: self.text() + "i",
@@ -1172,11 +1078,8 @@ mod tests {
         let mut random = Random(0x2545_f491_4f6c_dd1d);
         let (mut readable, mut unreadable) = (0, 0);
         for round in 0..20_000 {
-            let mut bytes = if round % 2 == 0 {
-                GOLDEN.as_bytes().to_vec()
-            } else {
-                random.record().to_json()
-            };
+            let mut bytes =
+                if round % 2 == 0 { GOLDEN.as_bytes().to_vec() } else { random.record().to_json() };
             for _ in 0..=random.below(3) {
                 let position = random.below(bytes.len().max(1));
                 match random.below(4) {
@@ -1199,10 +1102,7 @@ mod tests {
                 }
             }
         }
-        assert!(
-            readable > 1_000 && unreadable > 1_000,
-            "{readable} {unreadable}"
-        );
+        assert!(readable > 1_000 && unreadable > 1_000, "{readable} {unreadable}");
     }
 
     #[test]
@@ -1210,9 +1110,8 @@ mod tests {
         let mut random = Random(0x1234_5678_9abc_def1);
         let alphabet = b"0123456789-+:.TZ z\xff_s";
         for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..random.below(40))
-                .map(|_| alphabet[random.below(alphabet.len())])
-                .collect();
+            let bytes: Vec<u8> =
+                (0..random.below(40)).map(|_| alphabet[random.below(alphabet.len())]).collect();
             let text = String::from_utf8_lossy(&bytes);
             parse_time(&text);
             names_in_key(&text);

@@ -40,19 +40,11 @@ pub struct Request {
 
 impl Request {
     fn api(subject: String, body: &Value) -> Request {
-        Request {
-            subject,
-            headers: Vec::new(),
-            payload: body.to_string().into_bytes(),
-        }
+        Request { subject, headers: Vec::new(), payload: body.to_string().into_bytes() }
     }
 
     fn empty(subject: String) -> Request {
-        Request {
-            subject,
-            headers: Vec::new(),
-            payload: Vec::new(),
-        }
+        Request { subject, headers: Vec::new(), payload: Vec::new() }
     }
 }
 
@@ -66,6 +58,11 @@ impl Bucket {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         let valid = !name.is_empty() && name.len() <= 200 && name.bytes().all(fits);
         valid.then(|| Bucket(name.to_owned()))
+    }
+
+    /// The bucket of CONTRACT section 1.
+    pub fn service_registry() -> Bucket {
+        Bucket("service_registry".into())
     }
 
     /// The name as the operator wrote it.
@@ -151,10 +148,7 @@ pub fn create_bucket(
         let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         config["subject_delete_marker_ttl"] = json!(nanos);
     }
-    Request::api(
-        format!("$JS.API.STREAM.CREATE.{}", bucket.stream()),
-        &config,
-    )
+    Request::api(format!("$JS.API.STREAM.CREATE.{}", bucket.stream()), &config)
 }
 
 /// Sends a whole configuration back: an update that omits a field resets it.
@@ -188,32 +182,22 @@ pub fn put(bucket: &Bucket, put: Put<'_>) -> Request {
     if put.rollup {
         headers.push((ROLLUP_HEADER, "sub".into()));
     }
-    Request {
-        subject: bucket.subject(put.key),
-        headers,
-        payload: put.value,
-    }
+    Request { subject: bucket.subject(put.key), headers, payload: put.value }
 }
 
 /// Puts a delete marker, which itself expires, over exactly `revision`. With
 /// `rollup` nothing remains under it; where roll-ups are not allowed the
 /// marker is a plain `DEL`.
 pub fn deregister(bucket: &Bucket, key: &str, revision: u64, rollup: bool) -> Request {
-    let mut headers = vec![
-        (TTL_HEADER, MARKER_TTL.into()),
-        (EXPECTED_HEADER, revision.to_string()),
-    ];
+    let mut headers =
+        vec![(TTL_HEADER, MARKER_TTL.into()), (EXPECTED_HEADER, revision.to_string())];
     if rollup {
         headers.push((OPERATION_HEADER, "PURGE".into()));
         headers.push((ROLLUP_HEADER, "sub".into()));
     } else {
         headers.push((OPERATION_HEADER, "DEL".into()));
     }
-    Request {
-        subject: bucket.subject(key),
-        headers,
-        payload: Vec::new(),
-    }
+    Request { subject: bucket.subject(key), headers, payload: Vec::new() }
 }
 
 /// Reads the newest value of one key with all its headers, by the API that
@@ -231,10 +215,7 @@ pub fn direct_get(bucket: &Bucket, key: &str) -> Request {
 
 /// Reads the first message of the bucket at or after `sequence`.
 pub fn get_next(bucket: &Bucket, sequence: u64) -> Request {
-    get_message(
-        bucket,
-        &json!({ "seq": sequence, "next_by_subj": bucket.all() }),
-    )
+    get_message(bucket, &json!({ "seq": sequence, "next_by_subj": bucket.all() }))
 }
 
 /// Reads the newest message stored under a subject as the server gave it.
@@ -653,12 +634,8 @@ pub fn read_message(data: &[u8]) -> Result<StoredMessage, ReplyError> {
     let unreadable = |what: &str| ReplyError::Unreadable(format!("{what} of a message"));
     Ok(StoredMessage {
         stored: parse_time(&message.time).ok_or_else(|| unreadable("time"))?,
-        headers: BASE64
-            .decode(message.hdrs.as_bytes())
-            .map_err(|_| unreadable("headers"))?,
-        data: BASE64
-            .decode(message.data.as_bytes())
-            .map_err(|_| unreadable("data"))?,
+        headers: BASE64.decode(message.hdrs.as_bytes()).map_err(|_| unreadable("headers"))?,
+        data: BASE64.decode(message.data.as_bytes()).map_err(|_| unreadable("data"))?,
         subject: message.subject,
         sequence: message.seq,
     })
@@ -671,21 +648,14 @@ impl StoredMessage {
         if self.subject.contains('\u{fffd}') {
             return Some("its subject is not UTF-8");
         }
-        if self
-            .subject
-            .chars()
-            .any(|c| c.is_whitespace() || c.is_control())
-        {
+        if self.subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Some("its subject holds white space");
         }
         let Ok(text) = std::str::from_utf8(&self.headers) else {
             return Some("its headers are not UTF-8");
         };
         let lines = text.split("\r\n").skip(1);
-        if lines
-            .filter(|line| !line.is_empty())
-            .any(|line| !line.contains(':'))
-        {
+        if lines.filter(|line| !line.is_empty()).any(|line| !line.contains(':')) {
             return Some("a line of its headers has no colon");
         }
         None

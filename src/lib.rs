@@ -35,3 +35,5 @@ pub mod signals;
 pub mod staleness;
 /// Tables for people.
 pub mod table;
+/// Server URLs, and the logins in them.
+pub mod url;

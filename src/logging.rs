@@ -21,11 +21,7 @@ struct Stderr {
 pub fn start(verbose: bool, journal: bool, times: bool) {
     let logger = Box::new(Stderr { journal, times });
     if log::set_boxed_logger(logger).is_ok() {
-        log::set_max_level(if verbose {
-            LevelFilter::Debug
-        } else {
-            LevelFilter::Info
-        });
+        log::set_max_level(if verbose { LevelFilter::Debug } else { LevelFilter::Info });
     }
 }
 

@@ -86,26 +86,15 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
         Login::Creds(path) => {
             let text = read_text(path, "credentials file")?;
             if !text.contains("BEGIN NATS USER JWT") || !text.contains("BEGIN USER NKEY SEED") {
-                return Err(bad_file(
-                    path,
-                    "credentials file",
-                    "it holds no user JWT and seed",
-                ));
+                return Err(bad_file(path, "credentials file", "it holds no user JWT and seed"));
             }
             ReadLogin::Creds(text)
         }
         Login::Nkey(path) => {
             let text = read_text(path, "nkey file")?;
-            let seed = text
-                .lines()
-                .map(str::trim)
-                .find(|line| line.starts_with("SU"));
+            let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
             let Some(seed) = seed else {
-                return Err(bad_file(
-                    path,
-                    "nkey file",
-                    "no line in it is a user seed (SU...)",
-                ));
+                return Err(bad_file(path, "nkey file", "no line in it is a user seed (SU...)"));
             };
             nkeys::KeyPair::from_seed(seed).map_err(|error| {
                 bad_file(path, "nkey file", &format!("its seed is damaged: {error}"))
@@ -141,10 +130,7 @@ pub fn check_tls_files(tls: &Tls) -> Result<(), Failure> {
     }
     for (path, what, marker) in files {
         let text = read_text(path, what)?;
-        if !text
-            .lines()
-            .any(|line| line.starts_with("-----BEGIN ") && line.contains(marker))
-        {
+        if !text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(marker)) {
             let why = format!("it holds no PEM block with {marker}");
             return Err(bad_file(path, what, &why));
         }

@@ -118,10 +118,8 @@ pub fn look(
     deadline: Instant,
     connected: impl Fn(),
 ) -> Result<(ServerInfo, SocketAddr), Cause> {
-    let addresses: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| Cause::Resolve(plain(&error)))?
-        .collect();
+    let addresses: Vec<SocketAddr> =
+        (host, port).to_socket_addrs().map_err(|error| Cause::Resolve(plain(&error)))?.collect();
     let mut cause = Cause::Resolve("it has no address".into());
     for address in addresses {
         let limit = left(deadline)?.min(CONNECT_LIMIT);
@@ -167,18 +165,13 @@ fn read_info_line(mut socket: TcpStream, deadline: Instant) -> Result<Vec<u8>, C
         socket.set_read_timeout(Some(left)).ok();
         match socket.read(&mut chunk) {
             Ok(0) if line.is_empty() => {
-                return Err(Cause::Other(
-                    "the server closed the connection at once".into(),
-                ));
+                return Err(Cause::Other("the server closed the connection at once".into()));
             }
             Ok(0) => return Err(Cause::NotNats("it closed in the middle of a line".into())),
             Ok(count) => line.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
             {
                 return Err(Cause::Silent);
             }

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             let check = matches!(invocation.verb, Verb::Check(_));
             let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
             logging::start(invocation.verbose, in_journal(), times);
-            match run(invocation) {
+            match run(*invocation) {
                 Ok(code) => code,
                 Err(failure) => exit(&failure, check),
             }
@@ -37,12 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
-    let Invocation {
-        settings,
-        bucket,
-        verb,
-        ..
-    } = invocation;
+    let Invocation { settings, bucket, verb, .. } = invocation;
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
         Verb::Run(options) => {
@@ -67,11 +62,7 @@ fn exit(failure: &Failure, check: bool) -> ExitCode {
     if let Some(hint) = failure.hint() {
         log::info!(target: "aegis_agent", "hint: {hint}");
     }
-    ExitCode::from(if check {
-        CHECK_UNKNOWN
-    } else {
-        failure.exit_code()
-    })
+    ExitCode::from(if check { CHECK_UNKNOWN } else { failure.exit_code() })
 }
 
 /// The nats crate's reader panics on hostile bytes: that is a lost session,

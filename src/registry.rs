@@ -158,10 +158,7 @@ impl Entry {
     fn of_message(bucket: &Bucket, message: StoredMessage) -> Entry {
         let operation = message.header(kv::OPERATION_HEADER);
         Entry {
-            key: bucket
-                .key(&message.subject)
-                .unwrap_or(&message.subject)
-                .to_owned(),
+            key: bucket.key(&message.subject).unwrap_or(&message.subject).to_owned(),
             revision: message.sequence,
             stored: Stored {
                 at: message.stored,
@@ -175,36 +172,26 @@ impl Entry {
     }
 
     fn of_delivery(bucket: &Bucket, message: Incoming, delivery: &kv::Delivery) -> Entry {
-        let key = bucket
-            .key(&message.subject)
-            .unwrap_or(&message.subject)
-            .to_owned();
+        let key = bucket.key(&message.subject).unwrap_or(&message.subject).to_owned();
         Entry::of_value(message, key, delivery.sequence, delivery.stored)
     }
 
     fn of_value(message: Incoming, key: String, revision: u64, at: OffsetDateTime) -> Entry {
         let operations = message.header_values(kv::OPERATION_HEADER);
-        let deleted = operations
-            .iter()
-            .any(|op| matches!(op.trim(), "DEL" | "PURGE"))
+        let deleted = operations.iter().any(|op| matches!(op.trim(), "DEL" | "PURGE"))
             || !message.header_values(kv::MARKER_REASON_HEADER).is_empty();
         // The crate loses the order of several values of one header, and the
         // server obeys the first. Taking the longest errs towards sparing it.
         let ttls = message.header_values(kv::TTL_HEADER);
-        let longest = ttls
-            .iter()
-            .map(|ttl| stored_ttl(Some(ttl.trim())))
-            .max_by_key(|ttl| match ttl {
+        let longest =
+            ttls.iter().map(|ttl| stored_ttl(Some(ttl.trim()))).max_by_key(|ttl| match ttl {
                 Ttl::Never => Duration::ZERO,
                 Ttl::After(ttl) => *ttl,
             });
         Entry {
             key,
             revision,
-            stored: Stored {
-                at,
-                ttl: longest.unwrap_or(Ttl::Never),
-            },
+            stored: Stored { at, ttl: longest.unwrap_or(Ttl::Never) },
             deleted,
             poison: None,
             value: message.data,
@@ -225,13 +212,7 @@ pub struct Registry {
 impl Registry {
     /// A registry that is not connected yet.
     pub fn new(connector: Connector, bucket: Bucket) -> Registry {
-        Registry {
-            bucket,
-            connector,
-            session: None,
-            clock: None,
-            end: None,
-        }
+        Registry { bucket, connector, session: None, clock: None, end: None }
     }
 
     /// Connects, within the connector's timeout.
@@ -376,9 +357,7 @@ impl Registry {
 
     /// The bucket, existing and fit to write heartbeats to.
     pub fn fit_info(&mut self) -> Result<StreamInfo, RegistryError> {
-        let connected = self
-            .server()
-            .map_or(String::new(), |server| server.version.clone());
+        let connected = self.server().map_or(String::new(), |server| server.version.clone());
         let Some(info) = self.info()? else {
             fitness::judge_server(&connected).map_err(RegistryError::Unfit)?;
             return Err(RegistryError::Unfit(Unfit::NoBucket(self.bucket.clone())));
@@ -558,11 +537,7 @@ impl Scan {
             while self.pulls.len() < PULLS {
                 let request = kv::pull(&registry.bucket, &self.consumer, self.batch);
                 let inbox = registry.send(SCANNING, &request)?;
-                self.pulls.push_back(Pull {
-                    inbox,
-                    left: self.batch,
-                    served: false,
-                });
+                self.pulls.push_back(Pull { inbox, left: self.batch, served: false });
             }
         }
         let deadline = Instant::now() + registry.timeout();
@@ -583,20 +558,12 @@ impl Scan {
             self.finished = true;
             self.pulls.clear();
         }
-        Ok(Some(Entry::of_delivery(
-            &registry.bucket,
-            message,
-            &delivery,
-        )))
+        Ok(Some(Entry::of_delivery(&registry.bucket, message, &delivery)))
     }
 
     /// A pull ends with a status when there was less than it asked for.
     fn take_status(&mut self, message: &Incoming) -> Result<(), RegistryError> {
-        let Some(at) = self
-            .pulls
-            .iter()
-            .position(|pull| pull.inbox == message.subject)
-        else {
+        let Some(at) = self.pulls.iter().position(|pull| pull.inbox == message.subject) else {
             return Ok(());
         };
         let pull = self.pulls.remove(at);
@@ -618,10 +585,7 @@ impl Scan {
     fn resume(&mut self, registry: &mut Registry, why: &str) -> Result<(), RegistryError> {
         self.restarts += 1;
         if self.restarts > FRUITLESS_RESTARTS {
-            return Err(RegistryError::Request(
-                SCANNING,
-                RequestError::Lost(why.to_owned()),
-            ));
+            return Err(RegistryError::Request(SCANNING, RequestError::Lost(why.to_owned())));
         }
         debug!("session lost behind revision {}: {why}", self.last);
         self.pulls.clear();
@@ -655,8 +619,7 @@ impl Scan {
                 self.restarts = 0;
             }
             if self.history == 1 || is_newest(registry, &message)? {
-                self.reread
-                    .push_back(Entry::of_message(&registry.bucket, message));
+                self.reread.push_back(Entry::of_message(&registry.bucket, message));
             }
         }
         self.last = self.last.max(through);

@@ -39,11 +39,7 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule for heartbeats every `interval`; `seed` makes agents differ.
     pub fn new(interval: Duration, seed: u64) -> Schedule {
-        Schedule {
-            interval,
-            random: Random(seed),
-            failures: 0,
-        }
+        Schedule { interval, random: Random(seed), failures: 0 }
     }
 
     /// When to act next, after an attempt that began at `began` and ended at
@@ -136,10 +132,7 @@ mod tests {
     fn a_beat_that_took_long_is_followed_by_one_and_not_by_several() {
         let mut schedule = Schedule::new(INTERVAL, 7);
         let late = Duration::from_secs(35);
-        assert_eq!(
-            schedule.next(Duration::ZERO, late, Outcome::Acknowledged),
-            late
-        );
+        assert_eq!(schedule.next(Duration::ZERO, late, Outcome::Acknowledged), late);
         let after = schedule.next(late, late, Outcome::Acknowledged);
         assert!(after >= late + INTERVAL.mul_f64(0.9));
     }
@@ -155,18 +148,10 @@ mod tests {
             pauses.push(due - now);
             now = due;
         }
-        assert!(
-            pauses
-                .iter()
-                .all(|p| (FIRST_BACKOFF..=LAST_BACKOFF).contains(p)),
-            "{pauses:?}"
-        );
+        assert!(pauses.iter().all(|p| (FIRST_BACKOFF..=LAST_BACKOFF).contains(p)), "{pauses:?}");
         assert!(pauses[0] < Duration::from_millis(201));
         assert!(pauses[10..].iter().all(|p| *p >= LAST_BACKOFF / 2));
-        assert!(
-            pauses[10..].windows(2).any(|pair| pair[0] != pair[1]),
-            "no jitter"
-        );
+        assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]), "no jitter");
         schedule.next(now, now, Outcome::Registered);
         assert!(schedule.next(now, now, Outcome::NotServed) - now < Duration::from_millis(201));
     }

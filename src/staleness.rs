@@ -84,10 +84,7 @@ impl FromStr for Reason {
     type Err = UnknownReason;
 
     fn from_str(text: &str) -> Result<Reason, UnknownReason> {
-        Reason::ALL
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .ok_or(UnknownReason)
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == text).ok_or(UnknownReason)
     }
 }
 
@@ -222,10 +219,7 @@ mod tests {
     }
 
     fn stored(at: OffsetDateTime) -> Stored {
-        Stored {
-            at,
-            ttl: Ttl::After(DEFAULT_TTL),
-        }
+        Stored { at, ttl: Ttl::After(DEFAULT_TTL) }
     }
 
     fn verdict(record: &Record, stored: &Stored) -> Vec<Reason> {
@@ -284,14 +278,8 @@ mod tests {
 
     #[test]
     fn an_entry_without_a_ttl_is_stale_however_fresh() {
-        let stored = Stored {
-            at: NOW,
-            ttl: Ttl::Never,
-        };
-        assert_eq!(
-            verdict(&record(Status::Active, NOW), &stored),
-            [Reason::NoTtl]
-        );
+        let stored = Stored { at: NOW, ttl: Ttl::Never };
+        assert_eq!(verdict(&record(Status::Active, NOW), &stored), [Reason::NoTtl]);
     }
 
     // "its own TTL ran out more than 5 s ago (store time + Nats-TTL)"
@@ -314,23 +302,12 @@ mod tests {
         let old = NOW - SignedDuration::hours(1);
         assert_eq!(
             verdict(&record(Status::Unhealthy, old), &stored(old)),
-            [
-                Reason::HeartbeatTooOld,
-                Reason::StatusUnhealthy,
-                Reason::Expired
-            ]
+            [Reason::HeartbeatTooOld, Reason::StatusUnhealthy, Reason::Expired]
         );
-        let forever = Stored {
-            at: old,
-            ttl: Ttl::Never,
-        };
+        let forever = Stored { at: old, ttl: Ttl::Never };
         assert_eq!(
             verdict(&record(Status::Shutdown, old), &forever),
-            [
-                Reason::HeartbeatTooOld,
-                Reason::StatusShutdown,
-                Reason::NoTtl
-            ]
+            [Reason::HeartbeatTooOld, Reason::StatusShutdown, Reason::NoTtl]
         );
         assert!(Reason::ALL.is_sorted());
     }
@@ -411,10 +388,7 @@ mod tests {
             (-limit, None),
             (limit + NANO, Some(limit + NANO)),
             (-limit - NANO, Some(-limit - NANO)),
-            (
-                SignedDuration::seconds(-60),
-                Some(SignedDuration::seconds(-60)),
-            ),
+            (SignedDuration::seconds(-60), Some(SignedDuration::seconds(-60))),
         ] {
             let record = record(Status::Active, NOW + ahead);
             assert_eq!(clock_skew(&record, &stored(NOW)), expected, "{ahead}");
@@ -427,10 +401,7 @@ mod tests {
         assert_eq!(left(0), Some(SignedDuration::seconds(30)));
         assert_eq!(left(30), Some(SignedDuration::ZERO));
         assert_eq!(left(31), Some(SignedDuration::seconds(-1)));
-        let forever = Stored {
-            at: NOW,
-            ttl: Ttl::Never,
-        };
+        let forever = Stored { at: NOW, ttl: Ttl::Never };
         assert_eq!(ttl_left(&forever, NOW), None);
     }
 
@@ -447,10 +418,7 @@ mod tests {
             let record = record(Status::Active, last_heartbeat);
             for &at in &times {
                 for ttl in durations {
-                    let stored = Stored {
-                        at,
-                        ttl: Ttl::After(ttl),
-                    };
+                    let stored = Stored { at, ttl: Ttl::After(ttl) };
                     clock_skew(&record, &stored);
                     for &now in &times {
                         age(&record, now);
@@ -467,13 +435,8 @@ mod tests {
 
     #[test]
     fn the_words_for_reasons_are_those_of_the_contract() {
-        let words = [
-            "heartbeat-too-old",
-            "status-unhealthy",
-            "status-shutdown",
-            "no-ttl",
-            "expired",
-        ];
+        let words =
+            ["heartbeat-too-old", "status-unhealthy", "status-shutdown", "no-ttl", "expired"];
         assert_eq!(Reason::ALL.map(Reason::as_str), words);
         for reason in Reason::ALL {
             assert_eq!(reason.to_string().parse(), Ok(reason));

@@ -73,10 +73,7 @@ pub fn clipped(text: &str, width: usize) -> String {
     if safe.chars().count() <= width {
         return safe;
     }
-    safe.chars()
-        .take(width.saturating_sub(1))
-        .chain(std::iter::once('…'))
-        .collect()
+    safe.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
 }
 
 fn is_unsafe(c: char) -> bool {
@@ -97,16 +94,9 @@ mod tests {
 
     #[test]
     fn columns_fit_their_widest_cell() {
-        let rows = [
-            row(&["orders-api", "host-1", "9.7 s"]),
-            row(&["web", "a", "850 ms"]),
-        ];
+        let rows = [row(&["orders-api", "host-1", "9.7 s"]), row(&["web", "a", "850 ms"])];
         assert_eq!(
-            render(
-                &["SERVICE", "INSTANCE", "AGE"],
-                &rows,
-                &[false, false, true]
-            ),
+            render(&["SERVICE", "INSTANCE", "AGE"], &rows, &[false, false, true]),
             "SERVICE     INSTANCE     AGE\n\
              orders-api  host-1     9.7 s\n\
              web         a         850 ms\n"
@@ -116,10 +106,7 @@ mod tests {
     #[test]
     fn width_is_counted_in_characters() {
         let rows = [row(&["zürich", "x"]), row(&["rome", "y"])];
-        assert_eq!(
-            render(&["CITY", "Z"], &rows, &[]),
-            "CITY    Z\nzürich  x\nrome    y\n"
-        );
+        assert_eq!(render(&["CITY", "Z"], &rows, &[]), "CITY    Z\nzürich  x\nrome    y\n");
     }
 
     #[test]
@@ -144,10 +131,7 @@ mod tests {
     #[test]
     fn no_escape_sequence_of_a_cell_reaches_the_terminal() {
         let rows = [row(&["\u{1b}[2J\r\n\u{7f}\u{9b}", "ok"])];
-        assert_eq!(
-            render(&[], &rows, &[]),
-            "\\u{1b}[2J\\u{d}\\u{a}\\u{7f}\\u{9b}  ok\n"
-        );
+        assert_eq!(render(&[], &rows, &[]), "\\u{1b}[2J\\u{d}\\u{a}\\u{7f}\\u{9b}  ok\n");
     }
 
     #[test]
@@ -163,12 +147,7 @@ mod tests {
 
     #[test]
     fn ordinary_text_is_left_alone() {
-        for text in [
-            "",
-            "orders-api",
-            "naïve \u{1f980} 漢字",
-            "back\\slash \"q\"",
-        ] {
+        for text in ["", "orders-api", "naïve \u{1f980} 漢字", "back\\slash \"q\""] {
             assert_eq!(printable(text), text);
         }
     }

@@ -56,10 +56,7 @@ pub fn run(
 
 /// A registry whose server does not say what time it is.
 pub fn no_clock() -> Failure {
-    Failure::new(
-        Kind::Unavailable,
-        "the server does not tell its time (no ts in its replies)",
-    )
+    Failure::new(Kind::Unavailable, "the server does not tell its time (no ts in its replies)")
 }
 
 /// A clean result, or standard output cannot be written to.
@@ -117,11 +114,8 @@ pub fn read_instance(entry: &Entry) -> Option<Result<Record, UnreadableEntry>> {
     if entry.deleted || !instance::is_instance_key(&entry.key) {
         return None;
     }
-    let unreadable = |why: String| UnreadableEntry {
-        key: entry.key.clone(),
-        revision: entry.revision,
-        why,
-    };
+    let unreadable =
+        |why: String| UnreadableEntry { key: entry.key.clone(), revision: entry.revision, why };
     if let Some(why) = entry.poison {
         return Some(Err(unreadable(why.to_owned())));
     }
@@ -155,27 +149,14 @@ impl Summary {
             }
             return None;
         }
-        Some(Shown {
-            skew: clock_skew(&record, &entry.stored),
-            entry,
-            record,
-            reasons,
-            now,
-        })
+        Some(Shown { skew: clock_skew(&record, &entry.stored), entry, record, reasons, now })
     }
 }
 
 /// Where the answer goes, and in which form.
 enum View<'a> {
-    Json {
-        out: &'a mut dyn Write,
-        first: bool,
-    },
-    Table {
-        out: &'a mut dyn Write,
-        all: bool,
-        rows: Vec<Vec<String>>,
-    },
+    Json { out: &'a mut dyn Write, first: bool },
+    Table { out: &'a mut dyn Write, all: bool, rows: Vec<Vec<String>> },
 }
 
 #[derive(Serialize)]
@@ -314,9 +295,7 @@ fn write_table(
     bucket: &Bucket,
 ) -> io::Result<()> {
     rows.sort();
-    let mut header = vec![
-        "SERVICE", "INSTANCE", "VERSION", "STATUS", "AGE", "TTL LEFT",
-    ];
+    let mut header = vec!["SERVICE", "INSTANCE", "VERSION", "STATUS", "AGE", "TTL LEFT"];
     let mut right = vec![false, false, false, false, true, true];
     if all {
         header.push("STALE");
@@ -329,11 +308,7 @@ fn write_table(
     }
     for entry in summary.unreadable.iter().take(UNREADABLE_SHOWN) {
         let (key, why) = (table::printable(&entry.key), table::printable(&entry.why));
-        writeln!(
-            out,
-            "unreadable: {key} (revision {}): {why}",
-            entry.revision
-        )?;
+        writeln!(out, "unreadable: {key} (revision {}): {why}", entry.revision)?;
     }
     writeln!(out, "{}", summary.line(rows.len(), all))?;
     out.flush()
@@ -347,11 +322,7 @@ impl Summary {
             count => format!("{count} instances"),
         };
         if self.hidden_entries > 0 {
-            let why: Vec<_> = self
-                .hidden
-                .iter()
-                .map(|(r, count)| format!("{r} {count}"))
-                .collect();
+            let why: Vec<_> = self.hidden.iter().map(|(r, count)| format!("{r} {count}")).collect();
             line.push_str(&format!(
                 "; hidden: {} stale ({}), shown by --all",
                 self.hidden_entries,
@@ -363,9 +334,7 @@ impl Summary {
         match self.unreadable.len() {
             0 => {}
             count if count > UNREADABLE_SHOWN => {
-                line.push_str(&format!(
-                    "; {count} unreadable, the first {UNREADABLE_SHOWN} named"
-                ));
+                line.push_str(&format!("; {count} unreadable, the first {UNREADABLE_SHOWN} named"));
             }
             count => line.push_str(&format!("; {count} unreadable")),
         }

@@ -102,9 +102,7 @@ struct Slept {
 
 impl Slept {
     fn new() -> Slept {
-        Slept {
-            ahead: Self::ahead(),
-        }
+        Slept { ahead: Self::ahead() }
     }
 
     fn passed(&mut self) -> bool {
@@ -175,11 +173,7 @@ impl Agent {
             service_name: options.service.as_str().to_owned(),
             instance_id: options.instance.as_str().to_owned(),
             version: options.version.as_str().to_owned(),
-            status: if options.standby {
-                Status::Standby
-            } else {
-                Status::Active
-            },
+            status: if options.standby { Status::Standby } else { Status::Active },
             last_heartbeat: OffsetDateTime::UNIX_EPOCH,
             sticky_active_group: options.group.clone(),
             metadata,
@@ -207,10 +201,7 @@ impl Agent {
 
     /// The session has ended by itself, or its server is going.
     fn wants_a_new_session(&self) -> bool {
-        let lame = self
-            .registry
-            .session()
-            .is_some_and(|session| session.is_lame_duck());
+        let lame = self.registry.session().is_some_and(|session| session.is_lame_duck());
         self.revision.is_some() && (lame || self.registry.session().is_none())
     }
 
@@ -264,11 +255,7 @@ impl Agent {
     }
 
     fn heartbeat(&mut self, revision: u64) -> Result<(), RegistryError> {
-        if self
-            .registry
-            .clock()
-            .is_none_or(|clock| clock.age() > CLOCK_KEPT)
-        {
+        if self.registry.clock().is_none_or(|clock| clock.age() > CLOCK_KEPT) {
             self.registry.fit_info()?;
         }
         let revision = self.write(Some(revision), false)?;
@@ -276,18 +263,11 @@ impl Agent {
         if let Some(twin) = &mut self.twin {
             twin.quiet_beats += 1;
             if twin.quiet_beats > TWIN_GONE_AFTER {
-                info!(
-                    "{}: {} writes this entry no more",
-                    self.name(),
-                    self.twin_name()
-                );
+                info!("{}: {} writes this entry no more", self.name(), self.twin_name());
                 self.twin = None;
             }
         }
-        debug!(
-            "heartbeat of {} acknowledged, revision {revision}",
-            self.name()
-        );
+        debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
         Ok(())
     }
 
@@ -301,10 +281,9 @@ impl Agent {
         };
         let own = self.read_own()?;
         let (expected, immortal_below) = match &own {
-            Own::Seen(Some(entry)) => (
-                entry.revision,
-                entry.stored.ttl == Ttl::Never && !entry.deleted,
-            ),
+            Own::Seen(Some(entry)) => {
+                (entry.revision, entry.stored.ttl == Ttl::Never && !entry.deleted)
+            }
             Own::Seen(None) => (0, false),
             // A refusal will tell the revision; what lies there may have no TTL.
             Own::Unknown => (0, true),
@@ -413,18 +392,12 @@ impl Agent {
         };
         if entry.deleted {
             if registered {
-                info!(
-                    "{}: the entry was deleted by somebody: registering again",
-                    self.name()
-                );
+                info!("{}: the entry was deleted by somebody: registering again", self.name());
             }
         } else if registered && !self.wrote(&entry) {
             let who = writer(&self.key, &entry.value);
             let news = self.twin.as_ref().is_none_or(|twin| twin.who != who);
-            self.twin = Some(Twin {
-                who,
-                quiet_beats: 0,
-            });
+            self.twin = Some(Twin { who, quiet_beats: 0 });
             if news {
                 warn!(
                     "{}: {} writes this entry too; both take turns. Give one of them another --instance",
@@ -437,9 +410,7 @@ impl Agent {
     }
 
     fn twin_name(&self) -> String {
-        self.twin
-            .as_ref()
-            .map_or(String::new(), |twin| twin.who.clone())
+        self.twin.as_ref().map_or(String::new(), |twin| twin.who.clone())
     }
 
     fn wrote(&self, entry: &Entry) -> bool {
@@ -509,25 +480,17 @@ impl Agent {
         let name = self.name();
         let (first, outage) = match &mut self.outage {
             Some(outage) => (false, outage),
-            none => (
-                true,
-                none.insert(Outage {
-                    since: Instant::now(),
-                    said: HashSet::new(),
-                }),
-            ),
+            none => (true, none.insert(Outage { since: Instant::now(), said: HashSet::new() })),
         };
         if !outage.said.insert(cause.clone()) {
             debug!("{name}: {cause}");
             return;
         }
-        let hint = failure
-            .hint()
-            .map_or(String::new(), |hint| format!("; hint: {hint}"));
+        let hint = failure.hint().map_or(String::new(), |hint| format!("; hint: {hint}"));
         match (first, self.ever_registered) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {
-                warn!("cannot register {name}: {cause}; trying again until it works{hint}")
+                warn!("cannot register {name}: {cause}; trying again until it works{hint}");
             }
             (false, _) => warn!("still without registry, {name}: {cause}{hint}"),
         }
@@ -592,10 +555,7 @@ impl Agent {
 fn conflict(error: &RegistryError) -> Option<Option<u64>> {
     match error {
         RegistryError::Reply(_, ReplyError::Api(api))
-            if matches!(
-                api.err_code,
-                ApiError::WRONG_LAST | ApiError::WRONG_LAST_CLUSTERED
-            ) =>
+            if matches!(api.err_code, ApiError::WRONG_LAST | ApiError::WRONG_LAST_CLUSTERED) =>
         {
             Some(kv::last_revision(api))
         }

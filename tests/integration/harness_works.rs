@@ -17,16 +17,10 @@ fn a_value_with_a_ttl_is_read_watched_and_gone_after_it() {
     let revision = registry.put("a.b", &[("Nats-TTL", "1s")], "{\"x\":1}");
 
     let entry = registry.last("a.b").expect("it is stored");
-    assert_eq!(
-        (entry.revision, entry.text().as_str()),
-        (revision, "{\"x\":1}")
-    );
+    assert_eq!((entry.revision, entry.text().as_str()), (revision, "{\"x\":1}"));
     assert_eq!(entry.header("Nats-TTL").as_deref(), Some("1s"));
     let seen = watch.wait_for(1, secs(2));
-    assert_eq!(
-        (seen[0].key(), seen[0].stored),
-        ("a.b".to_owned(), entry.stored)
-    );
+    assert_eq!((seen[0].key(), seen[0].stored), ("a.b".to_owned(), entry.stored));
     eventually(secs(3), "it expires", || match registry.last("a.b") {
         None => Ok(()),
         Some(entry) => Err(format!("{entry:?}")),
@@ -71,10 +65,7 @@ fn the_proxy_holds_and_lets_go() {
     client.publish(b"x", "", &header(&[("A", "b")]), b"payload");
     assert!(client.next(millis(200)).expect("still connected").is_none());
     proxy.set(Flow::Forward);
-    let message = client
-        .next(secs(2))
-        .expect("connected")
-        .expect("it arrives");
+    let message = client.next(secs(2)).expect("connected").expect("it arrives");
     assert_eq!(
         (message.header, message.payload),
         (b"NATS/1.0\r\nA: b\r\n\r\n".to_vec(), b"payload".to_vec())

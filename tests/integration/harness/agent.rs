@@ -82,14 +82,9 @@ impl Invocation {
                 let mut reader = BufReader::new(pipe);
                 let mut line = Vec::new();
                 while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                    let text = String::from_utf8_lossy(&line)
-                        .trim_end_matches('\n')
-                        .to_owned();
+                    let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
                     let at = Instant::now();
-                    errors
-                        .lock()
-                        .expect("no panic while it was held")
-                        .push(Line { at, text });
+                    errors.lock().expect("no panic while it was held").push(Line { at, text });
                     line.clear();
                 }
             })
@@ -123,22 +118,13 @@ impl Invocation {
                 break status;
             }
             if start.elapsed() > self.within {
-                panic!(
-                    "`{}` does not end within {:?}",
-                    agent.arguments, self.within
-                );
+                panic!("`{}` does not end within {:?}", agent.arguments, self.within);
             }
             std::thread::sleep(millis(1));
         };
         let took = start.elapsed();
         let stdout = agent.finish_output();
-        Output {
-            code: code(status),
-            stdout,
-            stderr: agent.stderr(),
-            took,
-            peak_kib,
-        }
+        Output { code: code(status), stdout, stderr: agent.stderr(), took, peak_kib }
     }
 }
 
@@ -155,9 +141,7 @@ impl Output {
 }
 
 fn code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| -status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| -status.signal().unwrap_or(0))
 }
 
 /// One line of stderr, and when it was read.
@@ -197,25 +181,16 @@ impl Agent {
     }
 
     pub fn lines(&self) -> Vec<Line> {
-        self.errors
-            .lock()
-            .expect("no panic while it was held")
-            .clone()
+        self.errors.lock().expect("no panic while it was held").clone()
     }
 
     pub fn stderr(&self) -> String {
-        self.lines()
-            .iter()
-            .map(|line| format!("{}\n", line.text))
-            .collect()
+        self.lines().iter().map(|line| format!("{}\n", line.text)).collect()
     }
 
     /// The lines of stderr that hold `text`.
     pub fn lines_with(&self, text: &str) -> Vec<Line> {
-        self.lines()
-            .into_iter()
-            .filter(|line| line.text.contains(text))
-            .collect()
+        self.lines().into_iter().filter(|line| line.text.contains(text)).collect()
     }
 
     /// Waits for a line of stderr that holds `text`.
@@ -242,10 +217,7 @@ impl Agent {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .try_wait()
-            .expect("waits for its own child")
-            .is_none()
+        self.child.try_wait().expect("waits for its own child").is_none()
     }
 
     pub fn signal(&self, signal: &str) {
@@ -272,18 +244,9 @@ impl Agent {
         let field = |name: &str| field(&status, name).unwrap_or(0);
         let stat = read("stat");
         // After the name in parentheses: state is field 3, utime 14, stime 15.
-        let words: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let ticks = |at: usize| {
-            words
-                .get(at - 3)
-                .and_then(|w| w.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
+        let words: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| words.get(at - 3).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
         Usage {
             resident_kib: field("VmRSS"),
             anonymous_kib: field("RssAnon"),
@@ -299,10 +262,7 @@ impl Agent {
     }
 
     fn status_kib(&self, name: &str) -> Option<u64> {
-        field(
-            &std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?,
-            name,
-        )
+        field(&std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?, name)
     }
 
     fn finish_errors(&mut self) {
@@ -313,11 +273,7 @@ impl Agent {
 
     fn finish_output(&mut self) -> String {
         self.finish_errors();
-        let bytes = self
-            .stdout
-            .take()
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default();
+        let bytes = self.stdout.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -337,11 +293,7 @@ impl Drop for Agent {
             let stdout = self.finish_output();
             eprintln!("--- aegis-agent {}\n", self.arguments);
             for line in self.lines() {
-                eprintln!(
-                    "{:>8.3} s {}",
-                    (line.at - self.started).as_secs_f64(),
-                    line.text
-                );
+                eprintln!("{:>8.3} s {}", (line.at - self.started).as_secs_f64(), line.text);
             }
             if !stdout.is_empty() {
                 eprintln!("--- its stdout:\n{stdout}");

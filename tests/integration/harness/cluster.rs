@@ -13,10 +13,8 @@ impl Cluster {
     /// Three servers of these versions (one version for all, or one each).
     pub fn start(versions: &[&str]) -> Cluster {
         let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let peers: Vec<String> = routes
-            .iter()
-            .map(|port| format!("\"nats://127.0.0.1:{port}\""))
-            .collect();
+        let peers: Vec<String> =
+            routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let mut servers: Vec<Server> = (0..3)
             .map(|i| {
                 Server::absent(Setup {

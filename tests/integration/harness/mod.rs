@@ -87,8 +87,5 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
-    panic!(
-        "no free port on 127.0.0.1 between {FIRST} and {}",
-        FIRST + COUNT
-    );
+    panic!("no free port on 127.0.0.1 between {FIRST} and {}", FIRST + COUNT);
 }

@@ -132,16 +132,12 @@ impl Drop for Proxy {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn listen(port: u16) -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", port)).expect("the proxy's port is free");
-    listener
-        .set_nonblocking(true)
-        .expect("a listener that does not block");
+    listener.set_nonblocking(true).expect("a listener that does not block");
     listener
 }
 
@@ -172,23 +168,15 @@ fn connect(state: &Arc<State>, client: TcpStream) {
     let generation = state.generation.load(Ordering::SeqCst);
     let ends = [&client, &server].map(|end| {
         end.set_nonblocking(false).expect("blocks");
-        end.set_read_timeout(Some(millis(20)))
-            .expect("reads with a limit");
-        end.set_write_timeout(Some(millis(500)))
-            .expect("writes with a limit");
+        end.set_read_timeout(Some(millis(20))).expect("reads with a limit");
+        end.set_write_timeout(Some(millis(500))).expect("writes with a limit");
         end.set_nodelay(true).expect("sends at once");
         end.try_clone().expect("a second handle")
     });
     let [client_again, server_again] = ends;
     let closer = state.clone();
     let one = spawn_pump(state, Direction::ToServer, generation, client, server);
-    let other = spawn_pump(
-        state,
-        Direction::ToClient,
-        generation,
-        server_again,
-        client_again,
-    );
+    let other = spawn_pump(state, Direction::ToClient, generation, server_again, client_again);
     std::thread::spawn(move || {
         let _ = one.join();
         let _ = other.join();

@@ -57,10 +57,7 @@ impl Client {
         let until = Instant::now() + EXCHANGE;
         let greeting = client.line(until)?.ok_or("no INFO")?;
         if !greeting.starts_with(b"INFO ") {
-            return Err(format!(
-                "greets with {:?}",
-                String::from_utf8_lossy(&greeting)
-            ));
+            return Err(format!("greets with {:?}", String::from_utf8_lossy(&greeting)));
         }
         let mut options = json!({
             "verbose": false, "pedantic": false, "headers": true, "no_responders": true,
@@ -82,8 +79,7 @@ impl Client {
     pub fn subscribe(&mut self, subject: &str, id: u32) {
         let command = format!("SUB {subject} {id}\r\nPING\r\n");
         self.send(command.as_bytes()).expect("subscribes");
-        self.until_pong(Instant::now() + EXCHANGE)
-            .expect("the subscription is known");
+        self.until_pong(Instant::now() + EXCHANGE).expect("the subscription is known");
     }
 
     /// The next message, or `None` when `within` has passed.
@@ -127,22 +123,15 @@ impl Client {
 
     /// Asks the JetStream API; an error in the reply is an `Err` with its text.
     pub fn api(&mut self, what: &str, body: &Value) -> Result<Value, String> {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         let reply = self.try_request(format!("$JS.API.{what}").as_bytes(), b"", body.as_bytes())?;
         answer(&reply)
     }
 
     fn message(&mut self, line: &[u8], until: Instant) -> Result<Message, String> {
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-        let length = |word: &[u8]| {
-            std::str::from_utf8(word)
-                .ok()
-                .and_then(|w| w.parse::<usize>().ok())
-        };
+        let length =
+            |word: &[u8]| std::str::from_utf8(word).ok().and_then(|w| w.parse::<usize>().ok());
         let headers = words[0] == b"HMSG";
         let total = words.last().copied().and_then(length).ok_or("no length")?;
         let header = match headers {
@@ -211,37 +200,22 @@ impl Client {
         if !self.reader.buffer().is_empty() {
             return Ok(());
         }
-        let left = until
-            .saturating_duration_since(Instant::now())
-            .max(millis(1));
-        self.reader
-            .get_ref()
-            .set_read_timeout(Some(left))
-            .map_err(|e| e.to_string())
+        let left = until.saturating_duration_since(Instant::now()).max(millis(1));
+        self.reader.get_ref().set_read_timeout(Some(left)).map_err(|e| e.to_string())
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.reader
-            .get_mut()
-            .write_all(bytes)
-            .map_err(|e| e.to_string())
+        self.reader.get_mut().write_all(bytes).map_err(|e| e.to_string())
     }
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 fn frame(subject: &[u8], reply: &str, header: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + header.len() + subject.len() + 64);
-    frame.extend(if header.is_empty() {
-        &b"PUB "[..]
-    } else {
-        b"HPUB "
-    });
+    frame.extend(if header.is_empty() { &b"PUB "[..] } else { b"HPUB " });
     frame.extend(subject);
     frame.push(b' ');
     if !reply.is_empty() {
@@ -305,23 +279,17 @@ impl Entry {
 
     /// The value of the header line `name`.
     pub fn header(&self, name: &str) -> Option<String> {
-        String::from_utf8_lossy(&self.header)
-            .lines()
-            .skip(1)
-            .find_map(|line| {
-                let (found, value) = line.split_once(':')?;
-                (found == name).then(|| value.trim().to_owned())
-            })
+        String::from_utf8_lossy(&self.header).lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            (found == name).then(|| value.trim().to_owned())
+        })
     }
 
     /// The names of its header lines, sorted.
     pub fn header_names(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.header);
-        let mut names: Vec<String> = text
-            .lines()
-            .skip(1)
-            .filter_map(|l| Some(l.split_once(':')?.0.to_owned()))
-            .collect();
+        let mut names: Vec<String> =
+            text.lines().skip(1).filter_map(|l| Some(l.split_once(':')?.0.to_owned())).collect();
         names.sort();
         names
     }
@@ -336,11 +304,7 @@ impl Entry {
 
     pub fn last_heartbeat(&self) -> OffsetDateTime {
         let json = self.json();
-        rfc3339::parse(
-            json["lastHeartbeat"]
-                .as_str()
-                .expect("lastHeartbeat is a string"),
-        )
+        rfc3339::parse(json["lastHeartbeat"].as_str().expect("lastHeartbeat is a string"))
     }
 
     /// A deletion of any kind, not a value.
@@ -409,9 +373,7 @@ impl Registry {
         let config = self.config(changes);
         // A cluster that has no leader yet does not answer at all.
         self.client.patience = secs(1);
-        eventually(secs(20), "the bucket is made", || {
-            self.client.api(&what, &config)
-        });
+        eventually(secs(20), "the bucket is made", || self.client.api(&what, &config));
         self.client.patience = EXCHANGE;
     }
 
@@ -429,9 +391,7 @@ impl Registry {
 
     pub fn delete(&mut self) {
         let what = format!("STREAM.DELETE.{}", self.stream());
-        self.client
-            .api(&what, &Value::Null)
-            .expect("deletes the bucket");
+        self.client.api(&what, &Value::Null).expect("deletes the bucket");
     }
 
     /// Stores a value and returns its revision.
@@ -442,10 +402,7 @@ impl Registry {
     /// Stores whatever bytes it is given and returns the revision.
     pub fn store(&mut self, key: &[u8], header: &[u8], payload: &[u8]) -> u64 {
         let subject = self.subject(key);
-        let reply = self
-            .client
-            .try_request(&subject, header, payload)
-            .expect("stores");
+        let reply = self.client.try_request(&subject, header, payload).expect("stores");
         let reply = answer(&reply).expect("stores");
         reply["seq"].as_u64().expect("the revision")
     }
@@ -525,16 +482,12 @@ impl Registry {
     pub fn purge(&mut self, key: &str) {
         let what = format!("STREAM.PURGE.{}", self.stream());
         let filter = format!("$KV.{}.{key}", self.bucket);
-        self.client
-            .api(&what, &json!({ "filter": filter }))
-            .expect("purges");
+        self.client.api(&what, &json!({ "filter": filter })).expect("purges");
     }
 
     /// Sees each revision of `key` (`>` for all) as it is stored from now on.
     pub fn watch(&mut self, key: &str) -> Watch {
-        let after = self
-            .info()
-            .map_or(0, |info| info["state"]["last_seq"].as_u64().unwrap_or(0));
+        let after = self.info().map_or(0, |info| info["state"]["last_seq"].as_u64().unwrap_or(0));
         Watch::start(&self.url, &self.bucket, key, after + 1)
     }
 }
@@ -563,18 +516,11 @@ impl Watch {
                 }
             })
         };
-        Watch {
-            seen,
-            end,
-            thread: Some(thread),
-        }
+        Watch { seen, end, thread: Some(thread) }
     }
 
     pub fn seen(&self) -> Vec<Entry> {
-        self.seen
-            .lock()
-            .expect("no panic while it was held")
-            .clone()
+        self.seen.lock().expect("no panic while it was held").clone()
     }
 
     /// Waits until `count` revisions were seen, and returns all seen so far.
@@ -603,9 +549,7 @@ impl Drop for Watch {
 
 fn summary(entries: &[Entry]) -> String {
     entries.iter().fold(String::new(), |text, e| {
-        let header = String::from_utf8_lossy(&e.header)
-            .trim()
-            .replace("\r\n", "; ");
+        let header = String::from_utf8_lossy(&e.header).trim().replace("\r\n", "; ");
         format!(
             "{text}\n  {} r{} {} [{header}] {}",
             rfc3339::rfc3339(e.stored),
@@ -644,24 +588,19 @@ fn follow(
         // $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<ns>.<pending>
         let words: Vec<&str> = ack.split('.').collect();
         let number = |at: usize| {
-            words
-                .get(at)
-                .and_then(|w| w.parse::<i128>().ok())
-                .ok_or(format!("reply {ack}"))
+            words.get(at).and_then(|w| w.parse::<i128>().ok()).ok_or(format!("reply {ack}"))
         };
         let revision = number(5)? as u64;
         let stored =
             OffsetDateTime::from_unix_timestamp_nanos(number(7)?).map_err(|e| e.to_string())?;
         *next = revision + 1;
-        seen.lock()
-            .expect("no panic while it was held")
-            .push(Entry {
-                key: message.subject[format!("$KV.{bucket}.").len()..].to_vec(),
-                revision,
-                stored,
-                header: message.header,
-                payload: message.payload,
-            });
+        seen.lock().expect("no panic while it was held").push(Entry {
+            key: message.subject[format!("$KV.{bucket}.").len()..].to_vec(),
+            revision,
+            stored,
+            header: message.header,
+            payload: message.payload,
+        });
     }
     Ok(())
 }

@@ -34,21 +34,14 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Setup {
-            version: "",
-            jetstream: true,
-            extra: String::new(),
-        }
+        Setup { version: "", jetstream: true, extra: String::new() }
     }
 }
 
 impl Server {
     /// A server of the pinned `version`, with JetStream.
     pub fn start(version: &str) -> Server {
-        Server::with(Setup {
-            version,
-            ..Setup::default()
-        })
+        Server::with(Setup { version, ..Setup::default() })
     }
 
     /// The server that the finder prefers, with JetStream.
@@ -78,13 +71,7 @@ impl Server {
         }
         config += &setup.extra;
         std::fs::write(directory.join("server.conf"), config).expect("writes the configuration");
-        Server {
-            version: setup.version.to_owned(),
-            port,
-            directory,
-            child: None,
-            frozen: false,
-        }
+        Server { version: setup.version.to_owned(), port, directory, child: None, frozen: false }
     }
 
     pub fn port(&self) -> u16 {
@@ -115,10 +102,7 @@ impl Server {
         assert!(self.child.is_none(), "the server is running already");
         let open = || {
             let path = self.directory.join("log");
-            let file = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path);
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             file.expect("opens the log")
         };
         let child = Command::new(binary(&self.version))
@@ -232,25 +216,17 @@ impl Drop for Server {
 /// The greeting of whatever listens on `port`.
 fn info_line(port: u16) -> Result<(), String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
-    stream
-        .set_read_timeout(Some(secs(2)))
-        .map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(secs(2))).map_err(|e| e.to_string())?;
     let mut greeting = [0; 5];
-    stream
-        .read_exact(&mut greeting)
-        .map_err(|e| format!("no greeting: {e}"))?;
-    (&greeting == b"INFO ")
-        .then_some(())
-        .ok_or_else(|| format!("greets with {greeting:?}"))
+    stream.read_exact(&mut greeting).map_err(|e| format!("no greeting: {e}"))?;
+    (&greeting == b"INFO ").then_some(()).ok_or_else(|| format!("greets with {greeting:?}"))
 }
 
 /// The path of a binary of this version; a missing one fails the test with
 /// the finder's instructions.
 fn binary(version: &str) -> PathBuf {
     static FOUND: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
-    let mut found = FOUND
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut found = FOUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let found = found.get_or_insert_default();
     if let Some(path) = found.get(version) {
         return path.clone();
@@ -261,9 +237,7 @@ fn binary(version: &str) -> PathBuf {
     if !version.is_empty() {
         command.arg(version);
     }
-    let output = command
-        .output()
-        .expect("python3 runs: the tests need it to find a nats-server");
+    let output = command.output().expect("python3 runs: the tests need it to find a nats-server");
     assert!(
         output.status.success(),
         "no nats-server for the tests:\n{}",

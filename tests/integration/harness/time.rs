@@ -29,11 +29,7 @@ fn try_parse(text: &str) -> Option<OffsetDateTime> {
         offset => {
             let minutes = offset.get(1..3)?.parse::<i64>().ok()? * 60
                 + offset.get(4..6)?.parse::<i64>().ok()?;
-            if offset.starts_with('-') {
-                -minutes
-            } else {
-                minutes
-            }
+            if offset.starts_with('-') { -minutes } else { minutes }
         }
     };
     Some(date.with_time(time).assume_utc() - Duration::minutes(offset))

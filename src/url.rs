@@ -1,0 +1,217 @@
+//! Server URLs. *Pure*: `nats://host:port` and `tls://host:port`, with a login
+//! in front at most, which is taken out here: the crate does not decode it,
+//! and its `Debug` prints it.
+
+use crate::connection::ServerAddress;
+
+/// Port of a URL without one.
+const DEFAULT_PORT: u16 = 4222;
+
+/// A login that stood in a URL, percent-decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub enum UrlLogin {
+    /// `user:password@`
+    User(String, String),
+    /// `token@`
+    Token(String),
+}
+
+/// Reads a comma-separated list of URLs, whose logins must agree. The error is
+/// the rule that was broken, and never shows a password.
+pub fn parse_list(text: &str) -> Result<(Vec<ServerAddress>, Option<UrlLogin>), String> {
+    let mut servers = Vec::new();
+    let mut login: Option<UrlLogin> = None;
+    for url in text.split(',').map(str::trim) {
+        let (server, found) = parse(url).map_err(|rule| format!("{}: {rule}", redact(url)))?;
+        if login.is_some() && found.is_some() && login != found {
+            return Err("the servers of one list need the same login".into());
+        }
+        login = login.or(found);
+        servers.push(server);
+    }
+    Ok((servers, login))
+}
+
+/// A URL as it may be shown: its login replaced by `***`.
+pub fn redact(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}***@{host}"),
+        None => url.to_owned(),
+    }
+}
+
+fn parse(url: &str) -> Result<(ServerAddress, Option<UrlLogin>), String> {
+    let (tls, rest) = match url.split_once("://") {
+        None => (false, url),
+        Some(("nats", rest)) => (false, rest),
+        Some(("tls", rest)) => (true, rest),
+        Some(("ws" | "wss", _)) => {
+            return Err("WebSocket is not supported: use nats:// or tls://".into());
+        }
+        Some(_) => return Err("the scheme must be nats or tls".into()),
+    };
+    let (login, host) = match rest.rsplit_once('@') {
+        None => (None, rest),
+        Some((login, host)) => {
+            if login.contains(['@', '/', '?', '#']) {
+                return Err(
+                    "in a user name or password write @ as %40, : as %3A, / as %2F, ? as %3F and # as %23"
+                        .into(),
+                );
+            }
+            (Some(parse_login(login)?), host)
+        }
+    };
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let (host, port) = parse_host(host)?;
+    Ok((ServerAddress { tls, host, port }, login))
+}
+
+fn parse_login(text: &str) -> Result<UrlLogin, String> {
+    Ok(match text.split_once(':') {
+        Some((user, password)) => UrlLogin::User(decode(user)?, decode(password)?),
+        None => UrlLogin::Token(decode(text)?),
+    })
+}
+
+/// Percent-decodes; the error never shows the text.
+fn decode(text: &str) -> Result<String, String> {
+    let broken = || "a % in a user name or password must be written as %25".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        match (digit(), digit()) {
+            (Some(high), Some(low)) => bytes.push((high << 4 | low) as u8),
+            _ => return Err(broken()),
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| broken())?;
+    if text.chars().any(char::is_control) {
+        return Err("a user name or password holds a control character".into());
+    }
+    Ok(text)
+}
+
+fn parse_host(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("an IPv6 address needs a closing bracket")?;
+        if host.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err("not an IPv6 address in brackets".into());
+        }
+        let port = match rest {
+            "" => None,
+            rest => Some(rest.strip_prefix(':').ok_or("after ] only :port may follow")?),
+        };
+        (host, port)
+    } else {
+        match text.split_once(':') {
+            Some((_, port)) if port.contains(':') => {
+                return Err("an IPv6 address needs brackets: [::1]:4222".into());
+            }
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        }
+    };
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+    if host.is_empty() || host.len() > 253 || !host.chars().all(fits) {
+        return Err("must be nats://host:port or tls://host:port".into());
+    }
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => match port.parse() {
+            Ok(0) | Err(_) => return Err("the port must be a number from 1 to 65535".into()),
+            Ok(port) => port,
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(url: &str) -> (ServerAddress, Option<UrlLogin>) {
+        let (mut servers, login) = parse_list(url).unwrap();
+        assert_eq!(servers.len(), 1);
+        (servers.remove(0), login)
+    }
+
+    #[test]
+    fn a_server_is_a_host_with_a_port() {
+        for (url, tls, host, port) in [
+            ("localhost", false, "localhost", 4222),
+            ("nats://a.example", false, "a.example", 4222),
+            ("nats://a.example:4333/", false, "a.example", 4333),
+            ("tls://10.0.0.1:1", true, "10.0.0.1", 1),
+            ("nats://[::1]:65535", false, "::1", 65535),
+            ("[fe80::1]", false, "fe80::1", 4222),
+        ] {
+            let (server, login) = one(url);
+            assert_eq!((server.tls, server.host.as_str(), server.port), (tls, host, port), "{url}");
+            assert!(login.is_none());
+        }
+    }
+
+    #[test]
+    fn a_login_in_a_url_is_taken_out_and_decoded() {
+        let (server, login) = one("nats://us%40er:p%40s%3A%2F%25s@host:1");
+        assert_eq!(server.host, "host");
+        assert!(login == Some(UrlLogin::User("us@er".into(), "p@s:/%s".into())));
+        let (_, login) = one("nats://to%20ken@host");
+        assert!(login == Some(UrlLogin::Token("to ken".into())));
+        // A colon behind the first one belongs to the password.
+        let (_, login) = one("nats://user:a:b@host");
+        assert!(login == Some(UrlLogin::User("user".into(), "a:b".into())));
+    }
+
+    #[test]
+    fn a_list_needs_one_login() {
+        let (servers, login) = parse_list("nats://u:p@a:1, b:2 ,nats://u:p@c").unwrap();
+        assert_eq!(servers.len(), 3);
+        assert!(login == Some(UrlLogin::User("u".into(), "p".into())));
+        assert!(parse_list("nats://u:p@a,nats://u:q@b").is_err());
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_showing_the_password() {
+        for url in [
+            "",
+            "nats://",
+            "nats://:4222",
+            "http://a",
+            "ws://a",
+            "wss://a",
+            "nats://a:0",
+            "nats://a:65536",
+            "nats://a:x",
+            "nats://a b",
+            "nats://a/path",
+            "nats://::1",
+            "nats://[::1",
+            "nats://[::1]x",
+            "nats://[a]:1",
+            "a,,b",
+            "nats://u:s3cret@@a",
+            "nats://u:s3/cret@a",
+            "nats://u:s3%cret@a",
+            "nats://u:s3cret%0a@a",
+            "nats://u:s3cret@a:0",
+            "nats://a\r\nPUB x",
+            "nats://u:s3cret@a b",
+        ] {
+            let Err(error) = parse_list(url) else {
+                panic!("{url} was taken");
+            };
+            assert!(!error.contains("cret"), "{error}");
+        }
+    }
+}
