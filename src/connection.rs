@@ -597,6 +597,15 @@ pub struct Session {
 }
 
 impl Session {
+    /// Where it was reached, and the server's name where it has one.
+    pub fn place(&self) -> String {
+        let (name, id) = (&self.server.server_name, &self.server.server_id);
+        if name.is_empty() || name == id {
+            return self.address.to_string();
+        }
+        format!("{} ({})", self.address, crate::table::printable(name))
+    }
+
     /// Whether the connection is gone, as far as TCP knows.
     pub fn has_ended(&self) -> bool {
         self.shared.ended.load(Ordering::SeqCst)

@@ -443,7 +443,7 @@ impl Agent {
         let Some(session) = self.registry.session() else {
             return;
         };
-        let at = format!("{} ({})", session.address, session.server.server_name);
+        let at = session.place();
         match self.outage.take() {
             Some(outage) if self.ever_registered => info!(
                 "restored {} at {at} after {}, revision {revision}",
