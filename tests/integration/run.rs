@@ -1,6 +1,7 @@
 //! `run`: an agent's life, what it leaves in the registry, what it says, and
 //! what it does when the server is away, frozen, too old or misconfigured.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -396,6 +397,54 @@ fn a_deleted_bucket_is_made_again() {
     assert!(registry.last(KEY).is_some());
 }
 
+#[test]
+fn poison_under_its_own_key_does_not_keep_it_from_registering() {
+    let (server, mut registry) = server_with_bucket("");
+    for poison in [&b"NATS/1.0\r\nno colon\r\n\r\n"[..], b"NATS/1.0\r\nx: \xff\r\n\r\n"] {
+        registry.store(KEY.as_bytes(), poison, b"x");
+        let mut agent = agent(&server.url()).spawn();
+        registered(&mut agent);
+        let own = registry.last(KEY).expect("it is there");
+        assert_eq!(own.json()["metadata"]["pid"], agent.pid().to_string());
+    }
+}
+
+// Others at the same key.
+
+#[test]
+fn an_agent_that_was_replaced_leaves_the_entry_of_its_successor_alone() {
+    let (server, mut registry) = server_with_bucket("");
+    let mut first = patient_agent(&server.url(), "1m", "20s").spawn();
+    registered(&mut first);
+    let mut second = patient_agent(&server.url(), "1m", "20s").spawn();
+    registered(&mut second);
+    let theirs = registry.last(KEY).expect("it is there");
+    assert_eq!(theirs.json()["metadata"]["pid"], second.pid().to_string());
+    first.signal("TERM");
+    assert_eq!(first.wait_exit(secs(5)), 0);
+    let left = registry.last(KEY).expect("it is still there");
+    assert_eq!(left.revision, theirs.revision);
+}
+
+#[test]
+fn two_agents_of_one_name_take_turns_and_say_so_once() {
+    let (server, mut registry) = server_with_bucket("");
+    let mut first = agent(&server.url()).spawn();
+    registered(&mut first);
+    let mut second = agent(&server.url()).spawn();
+    registered(&mut second);
+    let other = format!("pid {}", second.pid());
+    first.wait_for_line(&other, secs(5));
+    let watch = registry.watch(KEY);
+    watch.wait_for(12, secs(10));
+    let pids: std::collections::BTreeSet<String> =
+        watch.seen().iter().map(|entry| entry.json()["metadata"]["pid"].to_string()).collect();
+    assert_eq!(pids.len(), 2, "both are seen");
+    for agent in [&first, &second] {
+        assert!(agent.lines_with("writes this entry too").len() <= 1, "{}", agent.stderr());
+    }
+}
+
 // Servers that are too old, away, gone or frozen.
 
 #[test]
@@ -506,6 +555,74 @@ fn a_black_hole_is_noticed_and_survived() {
     let healed = Instant::now();
     let line = agent.wait_for_line("restored orders-api/host-1", secs(5));
     assert!(line.at.saturating_duration_since(healed) < secs(3));
+}
+
+/// The client library's reader panics on some of these.
+#[test]
+fn hostile_bytes_cost_a_session_and_not_the_agent() {
+    let (server, mut registry) = server_with_bucket("");
+    let proxy = Proxy::to(server.port());
+    let mut agent = agent(&proxy.url()).arg("--timeout=1s").spawn();
+    registered(&mut agent);
+    let hostile: [&[u8]; 5] = [
+        b"HMSG a 1 9 5\r\nxxxxxxxxx\r\n",
+        b"MSG a 1 -5\r\n",
+        b"MSG \xff\xfe 1 3\r\nabc\r\n",
+        b"INFO {]\r\n",
+        b"\0\0\0\0\r\n\r\nMSG\r\n",
+    ];
+    for (round, bytes) in hostile.into_iter().enumerate() {
+        let once = AtomicBool::new(false);
+        proxy.rewrite(move |honest| match once.swap(true, Ordering::SeqCst) {
+            false => [bytes, honest].concat(),
+            true => honest.to_vec(),
+        });
+        let seen = registry.last(KEY).map_or(0, |entry| entry.revision);
+        eventually(secs(8), "it beats again", || match registry.last(KEY) {
+            Some(entry) if entry.revision > seen + 3 => Ok(()),
+            entry => Err(format!("round {round}: {entry:?}")),
+        });
+        assert!(agent.is_running());
+    }
+    assert!(!agent.stderr().contains("panicked"), "{}", agent.stderr());
+}
+
+#[test]
+fn a_delay_is_followed_by_one_heartbeat_and_not_by_a_burst() {
+    let (server, mut registry) = server_with_bucket("");
+    let watch = registry.watch(KEY);
+    let mut agent = patient_agent(&server.url(), "20s", "500ms").spawn();
+    registered(&mut agent);
+    watch.wait_for(3, secs(5));
+    agent.signal("STOP");
+    nothing_happens_for(secs(3));
+    let before = watch.seen().len();
+    agent.signal("CONT");
+    let seen = watch.wait_for(before + 4, secs(5));
+    let gaps: Vec<f64> = seen[before..]
+        .windows(2)
+        .map(|pair| (pair[1].stored - pair[0].stored).as_seconds_f64())
+        .collect();
+    assert!(gaps.iter().all(|&gap| gap > 0.35), "{gaps:?}");
+}
+
+#[test]
+fn heartbeats_cost_no_memory() {
+    let (server, mut registry) = server_with_bucket("");
+    let mut agent = patient_agent(&server.url(), "5s", "10ms").spawn();
+    registered(&mut agent);
+    let mut beats = |count: u64| {
+        eventually(secs(60), "many heartbeats", || {
+            let revision = registry.last(KEY).map_or(0, |entry| entry.revision);
+            if revision >= count { Ok(()) } else { Err(format!("revision {revision}")) }
+        });
+        agent.usage()
+    };
+    let (early, late) = (beats(200), beats(1_000));
+    eprintln!("after 200 heartbeats {early:?}, after 1,000 {late:?}");
+    assert_eq!((late.threads, late.descriptors), (early.threads, early.descriptors));
+    assert!(late.anonymous_kib < early.anonymous_kib + 200, "{early:?}, {late:?}");
+    assert!(late.resident_kib < 16 * 1024, "{late:?}");
 }
 
 #[test]

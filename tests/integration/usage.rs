@@ -144,7 +144,8 @@ fn each_bad_value_of_the_environment_is_named_and_exits_78() {
 
 #[test]
 fn each_file_that_cannot_be_used_is_named_and_exits_78() {
-    let junk = scratch("usage").join("junk");
+    let directory = scratch("usage");
+    let junk = directory.join("junk");
     std::fs::write(&junk, "junk\n").expect("writes");
     let junk = junk.display().to_string();
     for option in ["--creds", "--nkey", "--tlsca", "--token-file", "--password-file"] {
@@ -160,6 +161,7 @@ fn each_file_that_cannot_be_used_is_named_and_exits_78() {
         let output = aegis(&["list", &format!("{option}={junk}")]).within(secs(5)).run();
         assert_refused(output, 78, &[&junk]);
     }
+    std::fs::remove_dir_all(directory).expect("removes its own directory");
 }
 
 #[test]

@@ -4,11 +4,11 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{eventually, millis, scratch, secs, send_signal};
+use super::{eventually, millis, secs, send_signal};
 
 /// How the binary is to be run.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct Invocation {
 }
 
 /// The binary with these arguments, and nothing in its environment but PATH
-/// and an empty HOME.
+/// and a HOME that does not exist.
 pub fn aegis<A: AsRef<str>>(arguments: &[A]) -> Invocation {
     Invocation {
         arguments: arguments.iter().map(|a| a.as_ref().to_owned()).collect(),
@@ -58,13 +58,12 @@ impl Invocation {
     }
 
     pub fn command(&self) -> Command {
-        static HOME: OnceLock<std::path::PathBuf> = OnceLock::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_aegis-agent"));
         command
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", HOME.get_or_init(|| scratch("home")))
+            .env("HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/home"))
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -3,6 +3,7 @@
 //! decoding would cancel out. Subjects and headers go out as bytes, so that
 //! it can also store what no decent writer would.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,8 @@ pub struct Client {
     reader: BufReader<TcpStream>,
     inbox: String,
     requests: u64,
+    /// What came for subscriptions while a request waited for its reply.
+    aside: VecDeque<Message>,
     /// How long one request waits for its reply.
     pub patience: Duration,
 }
@@ -52,6 +55,7 @@ impl Client {
             reader: BufReader::with_capacity(1 << 16, stream),
             inbox: format!("_INBOX.tests-{}-{count}", std::process::id()),
             requests: 0,
+            aside: VecDeque::new(),
             patience: EXCHANGE,
         };
         let until = Instant::now() + EXCHANGE;
@@ -84,6 +88,13 @@ impl Client {
 
     /// The next message, or `None` when `within` has passed.
     pub fn next(&mut self, within: Duration) -> Result<Option<Message>, String> {
+        match self.aside.pop_front() {
+            None => self.receive(within),
+            first => Ok(first),
+        }
+    }
+
+    fn receive(&mut self, within: Duration) -> Result<Option<Message>, String> {
         let until = Instant::now() + within;
         while let Some(line) = self.line(until)? {
             let text = String::from_utf8_lossy(&line).into_owned();
@@ -111,13 +122,15 @@ impl Client {
         let until = Instant::now() + self.patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let message = self.next(left)?.ok_or("no reply")?;
-            if message.subject == reply.as_bytes() {
-                return match message.header.starts_with(b"NATS/1.0 503") {
-                    true => Err("no responders".to_owned()),
-                    false => Ok(message),
-                };
+            let message = self.receive(left)?.ok_or("no reply")?;
+            if message.subject != reply.as_bytes() {
+                self.aside.push_back(message);
+                continue;
             }
+            return match message.header.starts_with(b"NATS/1.0 503") {
+                true => Err("no responders".to_owned()),
+                false => Ok(message),
+            };
         }
     }
 
