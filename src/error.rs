@@ -105,6 +105,13 @@ impl StdError for Failure {
     }
 }
 
+/// A clean result, or standard output cannot be written to.
+pub fn written(result: std::io::Result<()>) -> Result<(), Failure> {
+    result.map_err(|error| {
+        Failure::new(Kind::Incomplete, "cannot write to standard output").with_source(error)
+    })
+}
+
 /// An I/O error in words, without the `(os error 111)` behind them.
 pub fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();

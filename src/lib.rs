@@ -11,6 +11,8 @@ pub mod connection;
 pub mod context;
 /// Durations as people, environment files and `Nats-TTL` headers write them.
 pub mod duration;
+/// One entry of the bucket, and the instance in it.
+pub mod entry;
 /// What can go wrong, with exit codes and hints.
 pub mod error;
 /// Is this server, and is this bucket, fit for a registry?
@@ -25,8 +27,10 @@ pub mod logging;
 pub mod login;
 /// Look at a server before the nats crate dials it.
 pub mod look;
-/// The registry, spoken on a connection: register, read, remove.
+/// The registry, spoken on a connection: register, read, deregister.
 pub mod registry;
+/// The newest revision of every key, within bounds.
+pub mod scan;
 /// When to act next: the heartbeat schedule.
 pub mod schedule;
 /// Signals as a wait with a deadline.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use aegis_agent::cli::{self, Invocation, Parsed, Verb};
 use aegis_agent::commands;
-use aegis_agent::error::{Failure, Kind};
+use aegis_agent::error::Failure;
 use aegis_agent::logging;
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
@@ -45,9 +45,12 @@ fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
             commands::run::run(options, settings, bucket, &host)?;
         }
         Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
-        Verb::Init(_) | Verb::Check(_) | Verb::Cleanup(_) => {
-            return Err(Failure::new(Kind::Usage, "not built yet"));
+        Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
+        Verb::Check(options) => {
+            let code = commands::check::run(&options, settings, bucket, &mut out)?;
+            return Ok(ExitCode::from(code));
         }
+        Verb::Cleanup(options) => commands::cleanup::run(&options, settings, bucket, &mut out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,6 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -16,23 +15,11 @@ use log::debug;
 use time::OffsetDateTime;
 
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Session};
+use crate::entry::Entry;
 use crate::error::{Failure, Kind};
 use crate::fitness::{self, Unfit};
-use crate::kv::{self, ApiError, Bucket, Put, ReplyError, Request, StoredMessage, StreamInfo};
+use crate::kv::{self, ApiError, Bucket, Put, ReplyError, Request, StreamInfo};
 use crate::look::ServerInfo;
-use crate::staleness::{Stored, Ttl, stored_ttl};
-
-/// Largest pull batch: each message waits in the crate's queue with 2.4 KB.
-const FULL_BATCH: usize = 1_000;
-/// Behind a poison record batches begin small: all of a batch is read again.
-const CAREFUL_BATCH: usize = 32;
-/// Two pulls under way keep the server busy while one is worked on.
-const PULLS: usize = 2;
-/// A session lost this often in a row during a scan, with no poison record
-/// to blame, is an outage.
-const FRUITLESS_RESTARTS: u32 = 3;
-/// How long the server keeps a consumer that nobody asks for messages.
-const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 
 /// Why an exchange with the registry failed.
 #[derive(Debug)]
@@ -45,6 +32,8 @@ pub enum RegistryError {
     Reply(&'static str, ReplyError),
     /// Nothing may be written here.
     Unfit(Unfit),
+    /// The server does not say what time it is.
+    NoClock,
 }
 
 impl RegistryError {
@@ -72,6 +61,9 @@ impl fmt::Display for RegistryError {
             RegistryError::Request(doing, error) => write!(f, "{doing}: {error}"),
             RegistryError::Reply(doing, error) => write!(f, "{doing}: {error}"),
             RegistryError::Unfit(unfit) => unfit.fmt(f),
+            RegistryError::NoClock => {
+                f.write_str("the server does not tell its time (no ts in its replies)")
+            }
         }
     }
 }
@@ -84,6 +76,7 @@ impl From<RegistryError> for Failure {
         match error {
             RegistryError::Connect(error) => error.into(),
             RegistryError::Unfit(unfit) => unfit.into(),
+            RegistryError::NoClock => Failure::new(Kind::Unavailable, text),
             RegistryError::Request(_, RequestError::Denied(what)) => {
                 Failure::new(Kind::Refused, text).with_hint(format!(
                     "give the user of this program the permission to {what}; \
@@ -134,68 +127,6 @@ impl RegistryClock {
     pub fn now(&self) -> OffsetDateTime {
         let passed = time::Duration::try_from(self.seen.elapsed()).unwrap_or(time::Duration::MAX);
         self.ts.saturating_add(passed)
-    }
-}
-
-/// One stored revision of a key.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// The key, not validated: anyone may write to the bucket.
-    pub key: String,
-    /// The revision.
-    pub revision: u64,
-    /// When the server stored it, and for how long.
-    pub stored: Stored,
-    /// A delete marker, of a client or of the server itself.
-    pub deleted: bool,
-    /// The value.
-    pub value: Vec<u8>,
-    /// The client library cannot decode it, and why.
-    pub poison: Option<&'static str>,
-}
-
-impl Entry {
-    fn of_message(bucket: &Bucket, message: StoredMessage) -> Entry {
-        let operation = message.header(kv::OPERATION_HEADER);
-        Entry {
-            key: bucket.key(&message.subject).unwrap_or(&message.subject).to_owned(),
-            revision: message.sequence,
-            stored: Stored {
-                at: message.stored,
-                ttl: stored_ttl(message.header(kv::TTL_HEADER).as_deref()),
-            },
-            deleted: matches!(operation.as_deref(), Some("DEL" | "PURGE"))
-                || message.header(kv::MARKER_REASON_HEADER).is_some(),
-            poison: message.poison(),
-            value: message.data,
-        }
-    }
-
-    fn of_delivery(bucket: &Bucket, message: Incoming, delivery: &kv::Delivery) -> Entry {
-        let key = bucket.key(&message.subject).unwrap_or(&message.subject).to_owned();
-        Entry::of_value(message, key, delivery.sequence, delivery.stored)
-    }
-
-    fn of_value(message: Incoming, key: String, revision: u64, at: OffsetDateTime) -> Entry {
-        let operations = message.header_values(kv::OPERATION_HEADER);
-        let deleted = operations.iter().any(|op| matches!(op.trim(), "DEL" | "PURGE"))
-            || !message.header_values(kv::MARKER_REASON_HEADER).is_empty();
-        // The crate loses the order of several values of one header, and the
-        // server obeys the first. Taking the longest errs towards sparing it.
-        let ttls = message.header_values(kv::TTL_HEADER);
-        let longest =
-            ttls.iter().map(|ttl| stored_ttl(Some(ttl.trim()))).max_by_key(|ttl| match ttl {
-                Ttl::Never => Duration::ZERO,
-                Ttl::After(ttl) => *ttl,
-            });
-        Entry {
-            key,
-            revision,
-            stored: Stored { at, ttl: longest.unwrap_or(Ttl::Never) },
-            deleted,
-            poison: None,
-            value: message.data,
-        }
     }
 }
 
@@ -348,7 +279,8 @@ impl Registry {
         Ok(info)
     }
 
-    fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
+    /// Sets the registry's clock by the `ts` of a reply that has just come.
+    pub fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
         if let Some(ts) = ts {
             let seen = Instant::now();
             self.clock = Some(RegistryClock { ts, seen });
@@ -434,207 +366,4 @@ impl Registry {
 
 fn no_session() -> RequestError {
     RequestError::Lost("not connected".into())
-}
-
-const SCANNING: &str = "reading the bucket";
-
-/// Reads the newest revision of every key, in the order of revisions, through
-/// one ephemeral consumer, with a bounded number of messages under way.
-///
-/// A *poison* record, which the client library cannot decode, ends the session
-/// each time it is delivered. The server's consumer has then moved on, so what
-/// was lost with the session is read one by one in a form that is safe, and
-/// the scan goes on behind it.
-pub struct Scan {
-    consumer: String,
-    history: i64,
-    batch: usize,
-    pulls: VecDeque<Pull>,
-    /// Read again after a poison record, not handed out yet.
-    reread: VecDeque<Entry>,
-    /// Sequence of the last message that arrived.
-    last: u64,
-    finished: bool,
-    restarts: u32,
-}
-
-struct Pull {
-    inbox: String,
-    left: usize,
-    served: bool,
-}
-
-impl Scan {
-    /// Begins a scan on the registry's session. `info` is the bucket's.
-    pub fn begin(registry: &mut Registry, info: &StreamInfo) -> Result<Scan, RegistryError> {
-        let consumer = match registry.session.as_ref() {
-            Some(session) => format!("aegis-{}", session.unique()),
-            None => return Err(RegistryError::Request(SCANNING, no_session())),
-        };
-        let request = kv::create_consumer(&registry.bucket, &consumer, CONSUMER_KEPT);
-        let reply = registry.request(SCANNING, &request)?;
-        let made = kv::read_consumer_info(&reply.data)
-            .map_err(|error| RegistryError::Reply(SCANNING, error))?;
-        registry.set_clock(made.ts);
-        Ok(Scan {
-            consumer,
-            history: info.history(),
-            batch: FULL_BATCH,
-            pulls: VecDeque::new(),
-            reread: VecDeque::new(),
-            last: 0,
-            finished: made.pending == 0,
-            restarts: 0,
-        })
-    }
-
-    /// Whether nothing is under way: then other requests may use the session.
-    pub fn is_between_batches(&self) -> bool {
-        self.pulls.is_empty()
-    }
-
-    /// The next entry, delete markers included; `None` at the end.
-    ///
-    /// New batches are asked for `ahead` of need, or only once the last one
-    /// has been handed out.
-    pub fn next(
-        &mut self,
-        registry: &mut Registry,
-        ahead: bool,
-    ) -> Result<Option<Entry>, RegistryError> {
-        loop {
-            if let Some(entry) = self.reread.pop_front() {
-                return Ok(Some(entry));
-            }
-            if self.finished {
-                return Ok(None);
-            }
-            match self.step(registry, ahead) {
-                Ok(Some(entry)) => return Ok(Some(entry)),
-                Ok(None) => {}
-                Err(RegistryError::Request(_, RequestError::Lost(why))) => {
-                    self.resume(registry, &why)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Removes the consumer, before the server forgets it by itself.
-    pub fn end(self, registry: &mut Registry) {
-        let request = kv::delete_consumer(&registry.bucket, &self.consumer);
-        if let Err(error) = registry.request(SCANNING, &request) {
-            debug!("the consumer {} is left to its end: {error}", self.consumer);
-        }
-    }
-
-    fn step(
-        &mut self,
-        registry: &mut Registry,
-        ahead: bool,
-    ) -> Result<Option<Entry>, RegistryError> {
-        if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
-            while self.pulls.len() < PULLS {
-                let request = kv::pull(&registry.bucket, &self.consumer, self.batch);
-                let inbox = registry.send(SCANNING, &request)?;
-                self.pulls.push_back(Pull { inbox, left: self.batch, served: false });
-            }
-        }
-        let deadline = Instant::now() + registry.timeout();
-        let message = registry.receive(SCANNING, deadline)?;
-        let Some(delivery) = message.reply.as_deref().and_then(kv::delivery) else {
-            return self.take_status(&message).map(|()| None);
-        };
-        if let Some(pull) = self.pulls.front_mut() {
-            pull.served = true;
-            pull.left -= 1;
-            if pull.left == 0 {
-                self.pulls.pop_front();
-                self.batch = (self.batch * 2).min(FULL_BATCH);
-            }
-        }
-        self.last = delivery.sequence;
-        if delivery.pending == 0 {
-            self.finished = true;
-            self.pulls.clear();
-        }
-        Ok(Some(Entry::of_delivery(&registry.bucket, message, &delivery)))
-    }
-
-    /// A pull ends with a status when there was less than it asked for.
-    fn take_status(&mut self, message: &Incoming) -> Result<(), RegistryError> {
-        let Some(at) = self.pulls.iter().position(|pull| pull.inbox == message.subject) else {
-            return Ok(());
-        };
-        let pull = self.pulls.remove(at);
-        match message.status() {
-            Some(404) if pull.is_some_and(|pull| !pull.served) && self.pulls.is_empty() => {
-                self.finished = true;
-                Ok(())
-            }
-            Some(404 | 408) => Ok(()),
-            status => {
-                let status = status.map_or(String::new(), |status| status.to_string());
-                let why = format!("the server ended it: {status} {}", message.status_text());
-                Err(RegistryError::Reply(SCANNING, ReplyError::Unreadable(why)))
-            }
-        }
-    }
-
-    /// Goes on with a fresh session after the last one ended.
-    fn resume(&mut self, registry: &mut Registry, why: &str) -> Result<(), RegistryError> {
-        self.restarts += 1;
-        if self.restarts > FRUITLESS_RESTARTS {
-            return Err(RegistryError::Request(SCANNING, RequestError::Lost(why.to_owned())));
-        }
-        debug!("session lost behind revision {}: {why}", self.last);
-        self.pulls.clear();
-        self.batch = CAREFUL_BATCH;
-        let limit = registry.timeout();
-        registry.connect(limit)?;
-        let request = kv::consumer_info(&registry.bucket, &self.consumer);
-        let reply = registry.request(SCANNING, &request)?;
-        let info = kv::read_consumer_info(&reply.data)
-            .map_err(|error| RegistryError::Reply(SCANNING, error))?;
-        self.reread(registry, info.delivered)?;
-        self.finished = info.pending == 0;
-        Ok(())
-    }
-
-    /// Reads what was delivered to nobody, up to sequence `through`.
-    fn reread(&mut self, registry: &mut Registry, through: u64) -> Result<(), RegistryError> {
-        while self.last < through {
-            let request = kv::get_next(&registry.bucket, self.last + 1);
-            let reply = registry.request(SCANNING, &request)?;
-            let message = match kv::read_message(&reply.data) {
-                Ok(message) => message,
-                Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => break,
-                Err(error) => return Err(RegistryError::Reply(SCANNING, error)),
-            };
-            if message.sequence > through {
-                break;
-            }
-            self.last = message.sequence;
-            if message.poison().is_some() {
-                self.restarts = 0;
-            }
-            if self.history == 1 || is_newest(registry, &message)? {
-                self.reread.push_back(Entry::of_message(&registry.bucket, message));
-            }
-        }
-        self.last = self.last.max(through);
-        Ok(())
-    }
-}
-
-/// Whether no later revision of the message's key exists.
-fn is_newest(registry: &mut Registry, message: &StoredMessage) -> Result<bool, RegistryError> {
-    let request = kv::get_last_of_subject(&registry.bucket, &message.subject);
-    let reply = registry.request(SCANNING, &request)?;
-    match kv::read_message(&reply.data) {
-        Ok(last) => Ok(last.sequence == message.sequence),
-        // A subject that is not UTF-8 cannot be asked for: show it.
-        Err(ReplyError::Api(_)) => Ok(message.poison().is_some()),
-        Err(error) => Err(RegistryError::Reply(SCANNING, error)),
-    }
 }

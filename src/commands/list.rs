@@ -15,11 +15,13 @@ use time::OffsetDateTime;
 use crate::cli::ListOptions;
 use crate::connection::{Connector, Settings};
 use crate::duration::words;
-use crate::error::{Failure, Kind};
+use crate::entry::{Entry, Unreadable};
+use crate::error::{Failure, written};
 use crate::fitness::Unfit;
-use crate::instance::{self, Record, format_time};
+use crate::instance::{Record, format_time};
 use crate::kv::Bucket;
-use crate::registry::{Entry, Registry, RegistryClock, RegistryError, Scan};
+use crate::registry::{Registry, RegistryClock, RegistryError};
+use crate::scan::Scan;
 use crate::staleness::{self, Reason, Ttl, clock_skew, judge};
 use crate::table;
 
@@ -41,7 +43,7 @@ pub fn run(
         return Err(RegistryError::Unfit(unfit).into());
     };
     let mut scan = Scan::begin(&mut registry, &info)?;
-    let clock = registry.clock().ok_or_else(no_clock)?;
+    let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 
     let mut summary = Summary::default();
     let mut view = View::begin(options, registry.bucket(), clock, out)?;
@@ -52,18 +54,6 @@ pub fn run(
     }
     scan.end(&mut registry);
     view.end(&summary, registry.bucket())
-}
-
-/// A registry whose server does not say what time it is.
-pub fn no_clock() -> Failure {
-    Failure::new(Kind::Unavailable, "the server does not tell its time (no ts in its replies)")
-}
-
-/// A clean result, or standard output cannot be written to.
-pub fn written(result: io::Result<()>) -> Result<(), Failure> {
-    result.map_err(|error| {
-        Failure::new(Kind::Incomplete, "cannot write to standard output").with_source(error)
-    })
 }
 
 /// One instance with the verdict on it.
@@ -94,41 +84,13 @@ impl Shown {
 struct Summary {
     hidden: BTreeMap<Reason, usize>,
     hidden_entries: usize,
-    unreadable: Vec<UnreadableEntry>,
-}
-
-/// An entry that cannot be read, and why.
-#[derive(Debug, Clone, Serialize)]
-pub struct UnreadableEntry {
-    /// Its key.
-    pub key: String,
-    /// Its revision.
-    pub revision: u64,
-    /// The reason, in words.
-    pub why: String,
-}
-
-/// An instance record out of an entry. `None` for what is no instance: a
-/// delete marker, a service definition.
-pub fn read_instance(entry: &Entry) -> Option<Result<Record, UnreadableEntry>> {
-    if entry.deleted || !instance::is_instance_key(&entry.key) {
-        return None;
-    }
-    let unreadable =
-        |why: String| UnreadableEntry { key: entry.key.clone(), revision: entry.revision, why };
-    if let Some(why) = entry.poison {
-        return Some(Err(unreadable(why.to_owned())));
-    }
-    if !instance::key_is_safe(&entry.key) {
-        return Some(Err(unreadable("its key is not valid".to_owned())));
-    }
-    Some(instance::read(&entry.key, &entry.value).map_err(|why| unreadable(why.to_string())))
+    unreadable: Vec<Unreadable>,
 }
 
 impl Summary {
     /// The entry, if it is to be shown; otherwise it is counted.
     fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
-        let record = match read_instance(&entry)? {
+        let record = match entry.instance()? {
             Ok(record) => record,
             Err(unreadable) => {
                 self.unreadable.push(unreadable);

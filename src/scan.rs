@@ -1,0 +1,237 @@
+//! A scan: the newest revision of every key of a bucket, with a bounded number
+//! of messages under way, past records that the client library cannot decode.
+//!
+//! What an entry is worth is for the verbs to say.
+
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use crate::connection::{Incoming, RequestError};
+use crate::entry::Entry;
+use crate::kv::{self, ApiError, ReplyError, StoredMessage, StreamInfo};
+use crate::registry::{Registry, RegistryError};
+
+/// Largest pull batch: each message waits in the crate's queue with 2.4 KB.
+const FULL_BATCH: usize = 1_000;
+/// Behind a poison record batches begin small: all of a batch is read again.
+const CAREFUL_BATCH: usize = 32;
+/// Two pulls under way keep the server busy while one is worked on.
+const PULLS: usize = 2;
+/// A session lost this often in a row during a scan, with no poison record
+/// to blame, is an outage.
+const FRUITLESS_RESTARTS: u32 = 3;
+/// How long the server keeps a consumer that nobody asks for messages.
+const CONSUMER_KEPT: Duration = Duration::from_secs(30);
+
+const SCANNING: &str = "reading the bucket";
+
+/// Reads the newest revision of every key, in the order of revisions, through
+/// one ephemeral consumer, with a bounded number of messages under way.
+///
+/// A *poison* record, which the client library cannot decode, ends the session
+/// each time it is delivered. The server's consumer has then moved on, so what
+/// was lost with the session is read one by one in a form that is safe, and
+/// the scan goes on behind it.
+pub struct Scan {
+    consumer: String,
+    history: i64,
+    batch: usize,
+    pulls: VecDeque<Pull>,
+    /// Read again after a poison record, not handed out yet.
+    reread: VecDeque<Entry>,
+    /// Sequence of the last message that arrived.
+    last: u64,
+    finished: bool,
+    restarts: u32,
+}
+
+struct Pull {
+    inbox: String,
+    left: usize,
+    served: bool,
+}
+
+impl Scan {
+    /// Begins a scan on the registry's session. `info` is the bucket's.
+    pub fn begin(registry: &mut Registry, info: &StreamInfo) -> Result<Scan, RegistryError> {
+        let consumer = match registry.session() {
+            Some(session) => format!("aegis-{}", session.unique()),
+            None => {
+                return Err(RegistryError::Request(
+                    SCANNING,
+                    RequestError::Lost("not connected".into()),
+                ));
+            }
+        };
+        let request = kv::create_consumer(registry.bucket(), &consumer, CONSUMER_KEPT);
+        let reply = registry.request(SCANNING, &request)?;
+        let made = kv::read_consumer_info(&reply.data)
+            .map_err(|error| RegistryError::Reply(SCANNING, error))?;
+        registry.set_clock(made.ts);
+        Ok(Scan {
+            consumer,
+            history: info.history(),
+            batch: FULL_BATCH,
+            pulls: VecDeque::new(),
+            reread: VecDeque::new(),
+            last: 0,
+            finished: made.pending == 0,
+            restarts: 0,
+        })
+    }
+
+    /// Whether nothing is under way: then other requests may use the session.
+    pub fn is_between_batches(&self) -> bool {
+        self.pulls.is_empty()
+    }
+
+    /// The next entry, delete markers included; `None` at the end.
+    ///
+    /// New batches are asked for `ahead` of need, or only once the last one
+    /// has been handed out.
+    pub fn next(
+        &mut self,
+        registry: &mut Registry,
+        ahead: bool,
+    ) -> Result<Option<Entry>, RegistryError> {
+        loop {
+            if let Some(entry) = self.reread.pop_front() {
+                return Ok(Some(entry));
+            }
+            if self.finished {
+                return Ok(None);
+            }
+            match self.step(registry, ahead) {
+                Ok(Some(entry)) => return Ok(Some(entry)),
+                Ok(None) => {}
+                Err(RegistryError::Request(_, RequestError::Lost(why))) => {
+                    self.resume(registry, &why)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Removes the consumer, before the server forgets it by itself.
+    pub fn end(self, registry: &mut Registry) {
+        let request = kv::delete_consumer(registry.bucket(), &self.consumer);
+        if let Err(error) = registry.request(SCANNING, &request) {
+            debug!("the consumer {} is left to its end: {error}", self.consumer);
+        }
+    }
+
+    fn step(
+        &mut self,
+        registry: &mut Registry,
+        ahead: bool,
+    ) -> Result<Option<Entry>, RegistryError> {
+        if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
+            while self.pulls.len() < PULLS {
+                let request = kv::pull(registry.bucket(), &self.consumer, self.batch);
+                let inbox = registry.send(SCANNING, &request)?;
+                self.pulls.push_back(Pull { inbox, left: self.batch, served: false });
+            }
+        }
+        let deadline = Instant::now() + registry.timeout();
+        let message = registry.receive(SCANNING, deadline)?;
+        let Some(delivery) = message.reply.as_deref().and_then(kv::delivery) else {
+            return self.take_status(&message).map(|()| None);
+        };
+        if let Some(pull) = self.pulls.front_mut() {
+            pull.served = true;
+            pull.left -= 1;
+            if pull.left == 0 {
+                self.pulls.pop_front();
+                self.batch = (self.batch * 2).min(FULL_BATCH);
+            }
+        }
+        self.last = delivery.sequence;
+        if delivery.pending == 0 {
+            self.finished = true;
+            self.pulls.clear();
+        }
+        Ok(Some(Entry::of_delivery(registry.bucket(), message, &delivery)))
+    }
+
+    /// A pull ends with a status when there was less than it asked for.
+    fn take_status(&mut self, message: &Incoming) -> Result<(), RegistryError> {
+        let Some(at) = self.pulls.iter().position(|pull| pull.inbox == message.subject) else {
+            return Ok(());
+        };
+        let pull = self.pulls.remove(at);
+        match message.status() {
+            Some(404) if pull.is_some_and(|pull| !pull.served) && self.pulls.is_empty() => {
+                self.finished = true;
+                Ok(())
+            }
+            Some(404 | 408) => Ok(()),
+            status => {
+                let status = status.map_or(String::new(), |status| status.to_string());
+                let why = format!("the server ended it: {status} {}", message.status_text());
+                Err(RegistryError::Reply(SCANNING, ReplyError::Unreadable(why)))
+            }
+        }
+    }
+
+    /// Goes on with a fresh session after the last one ended.
+    fn resume(&mut self, registry: &mut Registry, why: &str) -> Result<(), RegistryError> {
+        self.restarts += 1;
+        if self.restarts > FRUITLESS_RESTARTS {
+            return Err(RegistryError::Request(SCANNING, RequestError::Lost(why.to_owned())));
+        }
+        debug!("session lost behind revision {}: {why}", self.last);
+        self.pulls.clear();
+        self.batch = CAREFUL_BATCH;
+        let limit = registry.timeout();
+        registry.connect(limit)?;
+        let request = kv::consumer_info(registry.bucket(), &self.consumer);
+        let reply = registry.request(SCANNING, &request)?;
+        let info = kv::read_consumer_info(&reply.data)
+            .map_err(|error| RegistryError::Reply(SCANNING, error))?;
+        self.reread(registry, info.delivered)?;
+        self.finished = info.pending == 0;
+        Ok(())
+    }
+
+    /// Reads what was delivered to nobody, up to sequence `through`.
+    fn reread(&mut self, registry: &mut Registry, through: u64) -> Result<(), RegistryError> {
+        while self.last < through {
+            let request = kv::get_next(registry.bucket(), self.last + 1);
+            let reply = registry.request(SCANNING, &request)?;
+            let message = match kv::read_message(&reply.data) {
+                Ok(message) => message,
+                Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => break,
+                Err(error) => return Err(RegistryError::Reply(SCANNING, error)),
+            };
+            if message.sequence > through {
+                break;
+            }
+            self.last = message.sequence;
+            if message.poison().is_some() {
+                self.restarts = 0;
+            }
+            if self.history == 1 || is_newest(registry, &message)? {
+                self.reread.push_back(Entry::of_message(registry.bucket(), message));
+            }
+        }
+        self.last = self.last.max(through);
+        Ok(())
+    }
+}
+
+/// Whether no later revision of the message's key exists.
+fn is_newest(registry: &mut Registry, message: &StoredMessage) -> Result<bool, RegistryError> {
+    let request = kv::get_last_of_subject(registry.bucket(), &message.subject);
+    let reply = registry.request(SCANNING, &request)?;
+    match kv::read_message(&reply.data) {
+        Ok(last) => Ok(last.sequence == message.sequence),
+        // A subject that is not UTF-8 cannot be asked for: show it.
+        Err(ReplyError::Api(_)) => Ok(message.poison().is_some()),
+        Err(error) => Err(RegistryError::Reply(SCANNING, error)),
+    }
+}
