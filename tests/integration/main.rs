@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod budget;
 mod harness;
 mod harness_works;
 mod list;

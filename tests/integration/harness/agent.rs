@@ -10,11 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::{eventually, millis, secs, send_signal};
 
+/// The program under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_aegis-agent");
+
 /// How the binary is to be run.
 #[derive(Clone)]
 pub struct Invocation {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    wrapper: Vec<String>,
     within: Duration,
 }
 
@@ -24,6 +28,7 @@ pub fn aegis<A: AsRef<str>>(arguments: &[A]) -> Invocation {
     Invocation {
         arguments: arguments.iter().map(|a| a.as_ref().to_owned()).collect(),
         environment: Vec::new(),
+        wrapper: Vec::new(),
         within: secs(20),
     }
 }
@@ -51,6 +56,12 @@ impl Invocation {
         self
     }
 
+    /// Runs it as the last arguments of another program.
+    pub fn under(mut self, wrapper: &[&str]) -> Invocation {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// The time that `run` gives it; 20 s where nothing is said.
     pub fn within(mut self, time: Duration) -> Invocation {
         self.within = time;
@@ -58,8 +69,10 @@ impl Invocation {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aegis-agent"));
+        let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
+        let mut command = Command::new(words.next().unwrap_or(BINARY));
         command
+            .args(words)
             .args(&self.arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

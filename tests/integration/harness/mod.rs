@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod proxy;
 pub mod registry;
 pub mod server;
+pub mod syscalls;
 pub mod time;
 
 use std::path::PathBuf;

@@ -1,0 +1,114 @@
+//! The budget of one agent: what a change cannot quietly lose. Only what is
+//! the same on every machine is held here; times are for `cargo bench`.
+//!
+//! Memory and size are held for an optimised build only: `cargo test --release
+//! --locked --test integration budget::`, which `.ci/run` does too.
+
+use super::harness::agent::{Agent, BINARY, Invocation, aegis};
+use super::harness::registry::Registry;
+use super::harness::server::Server;
+use super::harness::syscalls::Traced;
+use super::harness::{eventually, secs};
+
+const KEY: &str = "service-instances__orders-api__host-1";
+
+/// What an agent may have resident, in KiB.
+const RESIDENT_KIB: u64 = 3_277;
+/// Of that, not backed by a file.
+const ANONYMOUS_KIB: u64 = 512;
+/// The loop, the crate's reader and its flusher.
+const THREADS: u64 = 3;
+/// Standard streams, the connection twice, the pipe of the signals with one end
+/// for each of them.
+const DESCRIPTORS: usize = 12;
+const SYSCALLS_PER_BEAT: f64 = 20.0;
+const SWITCHES_PER_BEAT: f64 = 6.0;
+const BINARY_BYTES: u64 = 2 << 20;
+
+/// Heartbeats over which is measured, after some to warm up.
+const BEATS: u64 = 100;
+const WARM_UP: u64 = 20;
+
+fn agent(server: &Server) -> Invocation {
+    let url = server.url();
+    aegis(&["run", "-s", &url, "--service=orders-api", "--instance=host-1"])
+        .arg("--ttl=10s")
+        .arg("--interval=50ms")
+}
+
+fn server() -> (Server, Registry) {
+    let server = Server::any();
+    let mut registry = Registry::at(&server.url());
+    registry.create(&serde_json::json!({}));
+    (server, registry)
+}
+
+/// The revision of the entry, once it is at least `least`.
+fn beaten(registry: &mut Registry, least: u64) -> u64 {
+    eventually(secs(60), "enough heartbeats", || {
+        let revision = registry.last(KEY).map_or(0, |entry| entry.revision);
+        if revision >= least { Ok(revision) } else { Err(format!("revision {revision}")) }
+    })
+}
+
+/// Context switches of all its threads; those that others force upon it come
+/// with a busy machine and are not its own.
+fn switches(agent: &Agent) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("its threads");
+    let count = |status: &str| {
+        let lines = status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches:"));
+        lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
+    tasks.flatten().filter_map(|task| status(task).ok()).map(|text| count(&text)).sum()
+}
+
+#[test]
+fn an_agent_keeps_to_its_memory_threads_and_descriptors() {
+    let (server, mut registry) = server();
+    let agent = agent(&server).spawn();
+    beaten(&mut registry, WARM_UP + BEATS);
+    let usage = agent.usage();
+    eprintln!("budget: {usage:?}");
+    assert!(usage.threads <= THREADS, "{usage:?}");
+    assert!(usage.descriptors <= DESCRIPTORS, "{usage:?}");
+    if !cfg!(debug_assertions) {
+        assert!(usage.anonymous_kib <= ANONYMOUS_KIB, "{usage:?}");
+        assert!(usage.resident_kib <= RESIDENT_KIB, "{usage:?}");
+    }
+}
+
+#[test]
+fn a_heartbeat_keeps_to_its_system_calls() {
+    let (server, mut registry) = server();
+    let traced = Traced::spawn(agent(&server));
+    let first = beaten(&mut registry, WARM_UP);
+    let before = traced.count();
+    let last = beaten(&mut registry, first + BEATS);
+    let each = (traced.count() - before) as f64 / (last - first) as f64;
+    eprintln!("budget: {each:.1} system calls a heartbeat");
+    assert!(each <= SYSCALLS_PER_BEAT, "{each:.1}");
+    assert!(each > 3.0, "{each:.1}: not even a bare socket needs so few; is it counted at all?");
+}
+
+#[test]
+fn a_heartbeat_keeps_to_its_context_switches() {
+    let (server, mut registry) = server();
+    let agent = agent(&server).spawn();
+    let first = beaten(&mut registry, WARM_UP);
+    let before = switches(&agent);
+    let last = beaten(&mut registry, first + BEATS);
+    let each = (switches(&agent) - before) as f64 / (last - first) as f64;
+    eprintln!("budget: {each:.1} context switches a heartbeat");
+    assert!(each <= SWITCHES_PER_BEAT, "{each:.1}");
+    assert!(each >= 1.0, "{each:.1}: are they counted at all?");
+}
+
+#[test]
+fn the_binary_keeps_to_its_size() {
+    let bytes = std::fs::metadata(BINARY).expect("the binary").len();
+    eprintln!("budget: the binary has {bytes} bytes");
+    if !cfg!(debug_assertions) {
+        assert!(bytes <= BINARY_BYTES, "{bytes} bytes");
+    }
+}
