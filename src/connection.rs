@@ -478,11 +478,17 @@ impl Attempt {
             ReadLogin::None => nats::Options::new(),
             ReadLogin::User(name, password) => nats::Options::with_user_pass(name, password),
             ReadLogin::Token(token) => nats::Options::with_token(token),
-            ReadLogin::Creds(creds) => nats::Options::with_static_credentials(creds)
-                .map_err(|error| Cause::Login(plain(&error)))?,
+            // Not the crate's reader of credentials files: its regular
+            // expressions are a megabyte of the binary.
+            ReadLogin::Creds { jwt, seed } => {
+                let (jwt, pair) = (jwt.clone(), key_pair(seed)?);
+                nats::Options::with_jwt(
+                    move || Ok(jwt.clone()),
+                    move |nonce| pair.sign(nonce).unwrap_or_default(),
+                )
+            }
             ReadLogin::Nkey(seed) => {
-                let pair = nkeys::KeyPair::from_seed(seed)
-                    .map_err(|error| Cause::Login(error.to_string()))?;
+                let pair = key_pair(seed)?;
                 let public = pair.public_key();
                 nats::Options::with_nkey(&public, move |nonce| pair.sign(nonce).unwrap_or_default())
             }
@@ -786,6 +792,10 @@ fn refused_subject(error: &str) -> Option<String> {
     let (verb, subject) = rest.split_once(" to ")?;
     let verb = if verb.starts_with("Subscri") { "subscribe" } else { "publish" };
     Some(format!("{verb} to {subject}"))
+}
+
+fn key_pair(seed: &str) -> Result<nkeys::KeyPair, Cause> {
+    nkeys::KeyPair::from_seed(seed).map_err(|error| Cause::Login(error.to_string()))
 }
 
 fn cause_of(error: &io::Error, tls: bool) -> Cause {

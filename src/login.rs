@@ -69,8 +69,13 @@ pub enum ReadLogin {
     User(String, String),
     /// A token.
     Token(String),
-    /// The text of a `.creds` file.
-    Creds(String),
+    /// What a `.creds` file holds.
+    Creds {
+        /// The user JWT.
+        jwt: String,
+        /// The user seed that goes with it.
+        seed: String,
+    },
     /// A user seed.
     Nkey(String),
 }
@@ -85,10 +90,14 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
         Login::Token(token) => ReadLogin::Token(read_secret(token, "token file")?),
         Login::Creds(path) => {
             let text = read_text(path, "credentials file")?;
-            if !text.contains("BEGIN NATS USER JWT") || !text.contains("BEGIN USER NKEY SEED") {
+            let block = |marker| block(&text, marker).map(str::to_owned);
+            let (Some(jwt), Some(seed)) =
+                (block("BEGIN NATS USER JWT"), block("BEGIN USER NKEY SEED"))
+            else {
                 return Err(bad_file(path, "credentials file", "it holds no user JWT and seed"));
-            }
-            ReadLogin::Creds(text)
+            };
+            check_seed(&seed).map_err(|why| bad_file(path, "credentials file", &why))?;
+            ReadLogin::Creds { jwt, seed }
         }
         Login::Nkey(path) => {
             let text = read_text(path, "nkey file")?;
@@ -96,12 +105,21 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
             let Some(seed) = seed else {
                 return Err(bad_file(path, "nkey file", "no line in it is a user seed (SU...)"));
             };
-            nkeys::KeyPair::from_seed(seed).map_err(|error| {
-                bad_file(path, "nkey file", &format!("its seed is damaged: {error}"))
-            })?;
+            check_seed(seed).map_err(|why| bad_file(path, "nkey file", &why))?;
             ReadLogin::Nkey(seed.to_owned())
         }
     })
+}
+
+/// The first line behind the one with `marker`.
+fn block<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(marker)).skip(1);
+    lines.next().filter(|line| !line.is_empty())
+}
+
+fn check_seed(seed: &str) -> Result<(), String> {
+    let pair = nkeys::KeyPair::from_seed(seed);
+    pair.map(drop).map_err(|error| format!("its seed is damaged: {error}"))
 }
 
 fn read_secret(secret: &Secret, what: &str) -> Result<String, Failure> {
