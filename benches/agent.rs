@@ -1,0 +1,232 @@
+//! What one agent costs: `cargo bench --bench agent`.
+//!
+//! One table: memory, threads, descriptors; CPU time, system calls and context
+//! switches for each of 1,000 heartbeats, beside the same exchange by the bare
+//! `nats` crate and by a bare socket; time from start to registered; how long
+//! an acknowledgement takes, with and without TTL.
+
+// The bare crate is measured here; in src/ only one file may know it.
+#![allow(deprecated)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    dead_code,
+    unreachable_pub
+)]
+
+mod floor;
+#[path = "../tests/integration/harness/mod.rs"]
+mod harness;
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use floor::Socket;
+use harness::agent::{Agent, BINARY, Invocation, aegis};
+use harness::registry::Registry;
+use harness::server::Server;
+use harness::syscalls::Traced;
+use harness::{eventually, millis, secs};
+
+const KEY: &str = "service-instances__orders-api__host-1";
+const SUBJECT: &str = "$KV.service_registry.service-instances__orders-api__host-1";
+const BEATS: u64 = 1_000;
+const WARM_UP: u64 = 50;
+const PAUSE: Duration = millis(100);
+const VALUE: &str = "{\"serviceName\":\"orders-api\",\"instanceId\":\"host-1\",\
+    \"version\":\"1.4.2\",\"status\":\"ACTIVE\",\
+    \"lastHeartbeat\":\"2026-11-24T09:37:31.979155+00:00\",\"stickyActiveGroup\":null,\
+    \"metadata\":{\"host\":\"host-1\",\"pid\":\"4711\"}}";
+const TTL: &str = "NATS/1.0\r\nNats-TTL: 30s\r\n\r\n";
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    match words.iter().position(|word| word == "--bare") {
+        Some(at) => bare(&words[at + 1], words[at + 2].parse().expect("a port")),
+        None => measure(),
+    }
+}
+
+fn measure() {
+    let server = Server::any();
+    let mut registry = Registry::at(&server.url());
+    registry.create(&serde_json::json!({}));
+
+    let size = std::fs::metadata(BINARY).expect("the binary").len();
+    row("binary", format!("{size} bytes"));
+
+    let mut starts: Vec<f64> = (0..21).map(|_| start_to_registered(&server)).collect();
+    row("start to registered, median of 21", format!("{:.1} ms", median(&mut starts)));
+
+    let mut running = agent(&server).spawn();
+    running.wait_for_line("registered", secs(10));
+    let first = beaten(&mut registry, WARM_UP);
+    let before = Cost::of(running.pid());
+    let last = beaten(&mut registry, first + BEATS);
+    let cost = Cost::of(running.pid()).since(&before, last - first);
+    let usage = running.usage();
+    row("resident", format!("{} KiB", usage.resident_kib));
+    row("of that anonymous", format!("{} KiB", usage.anonymous_kib));
+    row("threads, descriptors", format!("{}, {}", usage.threads, usage.descriptors));
+    row("CPU time a heartbeat", format!("{:.0} us", cost.cpu_us));
+    row("  the bare nats crate", format!("{:.0} us", bare_cost("crate", &server).cpu_us));
+    row("  a bare socket", format!("{:.0} us", bare_cost("socket", &server).cpu_us));
+    row(
+        "context switches a heartbeat",
+        format!("{:.1} of its own, {:.1} forced", cost.voluntary, cost.involuntary),
+    );
+    stop(running);
+
+    let traced = Traced::spawn(agent(&server));
+    let first = beaten(&mut registry, last + WARM_UP);
+    let before = traced.count();
+    let last = beaten(&mut registry, first + BEATS);
+    let calls = (traced.count() - before) as f64 / (last - first) as f64;
+    row("system calls a heartbeat", format!("{calls:.1}"));
+    drop(traced);
+
+    let mut socket = Socket::connect(server.port());
+    let (without, with) = acknowledgements(&mut socket);
+    row("acknowledgement, put without TTL", without);
+    row("acknowledgement, put with TTL", with);
+}
+
+fn row(what: &str, value: String) {
+    println!("{what:38} {value}");
+}
+
+fn agent(server: &Server) -> Invocation {
+    let url = server.url();
+    aegis(&["run", "-s", &url, "--service=orders-api", "--instance=host-1"])
+        .arg("--ttl=10s")
+        .arg("--interval=100ms")
+}
+
+fn stop(mut agent: Agent) {
+    agent.signal("TERM");
+    agent.wait_exit(secs(10));
+}
+
+fn beaten(registry: &mut Registry, least: u64) -> u64 {
+    eventually(secs(300), "enough heartbeats", || {
+        // Seldom, so that looking does not cost what is measured.
+        sleep(millis(500));
+        let revision = registry.last(KEY).map_or(0, |entry| entry.revision);
+        if revision >= least { Ok(revision) } else { Err(format!("revision {revision}")) }
+    })
+}
+
+fn start_to_registered(server: &Server) -> f64 {
+    let mut agent = agent(server).spawn();
+    let line = agent.wait_for_line("registered", secs(10));
+    let took = (line.at - agent.started).as_secs_f64() * 1e3;
+    stop(agent);
+    took
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What all threads of a process have used.
+struct Cost {
+    cpu_us: f64,
+    voluntary: f64,
+    involuntary: f64,
+}
+
+impl Cost {
+    fn of(pid: u32) -> Cost {
+        let mut cost = Cost { cpu_us: 0.0, voluntary: 0.0, involuntary: 0.0 };
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten() {
+            let read = |file: &str| std::fs::read_to_string(task.path().join(file));
+            let first = |text: String| text.split_whitespace().next()?.parse::<f64>().ok();
+            cost.cpu_us += read("schedstat").ok().and_then(first).unwrap_or(0.0) / 1e3;
+            for line in read("status").unwrap_or_default().lines() {
+                let number = line.split_whitespace().nth(1).and_then(|n| n.parse::<f64>().ok());
+                match line.split(':').next() {
+                    Some("voluntary_ctxt_switches") => cost.voluntary += number.unwrap_or(0.0),
+                    Some("nonvoluntary_ctxt_switches") => cost.involuntary += number.unwrap_or(0.0),
+                    _ => {}
+                }
+            }
+        }
+        cost
+    }
+
+    fn since(&self, before: &Cost, beats: u64) -> Cost {
+        let each = |now: f64, then: f64| (now - then) / beats as f64;
+        Cost {
+            cpu_us: each(self.cpu_us, before.cpu_us),
+            voluntary: each(self.voluntary, before.voluntary),
+            involuntary: each(self.involuntary, before.involuntary),
+        }
+    }
+}
+
+/// The same exchange at the same pace, in a process of its own.
+fn bare_cost(kind: &str, server: &Server) -> Cost {
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--bare", kind, &server.port().to_string()])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    sleep(PAUSE * u32::try_from(WARM_UP).expect("few"));
+    let before = Cost::of(child.id());
+    sleep(PAUSE * 200);
+    let cost = Cost::of(child.id()).since(&before, 200);
+    end(&mut child);
+    cost
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Heartbeats and nothing else, until it is killed or a minute has passed.
+fn bare(kind: &str, port: u16) {
+    let until = Instant::now() + secs(60);
+    let mut exchange: Box<dyn FnMut()> = if kind == "socket" {
+        let mut socket = Socket::connect(port);
+        Box::new(move || drop(socket.request(SUBJECT, TTL, VALUE)))
+    } else {
+        let connection = nats::connect(format!("nats://127.0.0.1:{port}")).expect("connects");
+        let inbox = connection.new_inbox();
+        let subscription = connection.subscribe(&inbox).expect("subscribes");
+        let mut headers = nats::header::HeaderMap::new();
+        headers.insert("Nats-TTL", "30s");
+        Box::new(move || {
+            connection
+                .publish_with_reply_or_headers(SUBJECT, Some(&inbox), Some(&headers), VALUE)
+                .expect("publishes");
+            subscription.next_timeout(secs(5)).expect("is acknowledged");
+        })
+    };
+    while Instant::now() < until {
+        exchange();
+        sleep(PAUSE);
+    }
+}
+
+/// Median and 99th percentile of 5,000 puts each, taken in turns.
+fn acknowledgements(socket: &mut Socket) -> (String, String) {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for round in 0..10_000 {
+        let (header, times) = if round % 2 == 0 { ("", &mut without) } else { (TTL, &mut with) };
+        let begun = Instant::now();
+        let answer = socket.request("$KV.service_registry.bench", header, VALUE);
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert!(answer.contains("\"seq\""), "{answer}");
+    }
+    (words(&mut without), words(&mut with))
+}
+
+fn words(times: &mut [f64]) -> String {
+    let middle = median(times);
+    format!("median {middle:.3} ms, 99 % under {:.3} ms", times[times.len() * 99 / 100])
+}
