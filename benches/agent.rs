@@ -25,7 +25,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use floor::Socket;
-use harness::agent::{Agent, BINARY, Invocation, aegis};
+use harness::agent::{Agent, Invocation, aegis, binary};
 use harness::registry::Registry;
 use harness::server::Server;
 use harness::syscalls::Traced;
@@ -55,7 +55,7 @@ fn measure() {
     let mut registry = Registry::at(&server.url());
     registry.create(&serde_json::json!({}));
 
-    let size = std::fs::metadata(BINARY).expect("the binary").len();
+    let size = std::fs::metadata(binary()).expect("the binary").len();
     row("binary", format!("{size} bytes"));
 
     let mut starts: Vec<f64> = (0..21).map(|_| start_to_registered(&server)).collect();

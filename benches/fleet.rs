@@ -22,7 +22,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use harness::agent::BINARY;
+use harness::agent::binary;
 use harness::registry::Registry;
 use harness::server::Server;
 use harness::{millis, secs, send_signal};
@@ -88,7 +88,7 @@ impl Fleet {
         let after = state(registry, "last_seq");
         let begun = Instant::now();
         let children = (0..agents).map(|i| {
-            Command::new(BINARY)
+            Command::new(binary())
                 .args(["run", "-s", url, "--service", &format!("service-{:02}", i % 50)])
                 .args(["--instance", &format!("host-{i:05}")])
                 .env_clear()

@@ -10,8 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::{eventually, millis, secs, send_signal};
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_aegis-agent");
+/// The program under test: what `AEGIS_BINARY` names, else the one that cargo
+/// built for these tests.
+pub fn binary() -> String {
+    let built = env!("CARGO_BIN_EXE_aegis-agent").to_owned();
+    std::env::var("AEGIS_BINARY").unwrap_or(built)
+}
 
 /// How the binary is to be run.
 #[derive(Clone)]
@@ -69,8 +73,8 @@ impl Invocation {
     }
 
     pub fn command(&self) -> Command {
-        let mut words = self.wrapper.iter().map(String::as_str).chain([BINARY]);
-        let mut command = Command::new(words.next().unwrap_or(BINARY));
+        let mut words = self.wrapper.iter().cloned().chain([binary()]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
         command
             .args(words)
             .args(&self.arguments)
