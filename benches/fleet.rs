@@ -149,13 +149,14 @@ fn proc_file(pid: u32, file: &str) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
 }
 
-/// CPU time of all threads of a process.
+/// CPU time of all threads of a process that are alive, to the nanosecond.
 fn cpu_of(pid: u32) -> Duration {
-    let stat = proc_file(pid, "stat");
-    let words: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    // State is field 3, utime 14, stime 15, in hundredths of a second.
-    let ticks = |at: usize| words.get(at - 3).and_then(|w| w.parse::<u64>().ok()).unwrap_or(0);
-    millis(10 * (ticks(14) + ticks(15)))
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let spent = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(spent.sum())
 }
 
 /// A number of the bucket's state.
