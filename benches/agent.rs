@@ -92,6 +92,8 @@ fn measure() {
     let (without, with) = acknowledgements(&mut socket);
     row("acknowledgement, put without TTL", without);
     row("acknowledgement, put with TTL", with);
+    row("puts without TTL, one connection", throughput(&mut socket, ""));
+    row("puts with TTL, one connection", throughput(&mut socket, TTL));
 }
 
 fn row(what: &str, value: String) {
@@ -224,6 +226,16 @@ fn acknowledgements(socket: &mut Socket) -> (String, String) {
         assert!(answer.contains("\"seq\""), "{answer}");
     }
     (words(&mut without), words(&mut with))
+}
+
+/// What one stream takes in: 200,000 puts over 20,000 keys, 500 under way.
+fn throughput(socket: &mut Socket, header: &str) -> String {
+    const PUTS: usize = 200_000;
+    let begun = Instant::now();
+    socket.put_all(PUTS, 500, header, VALUE, |i| {
+        format!("$KV.service_registry.bench-{:05}", i % 20_000)
+    });
+    format!("{:.0} acknowledged a second", PUTS as f64 / begun.elapsed().as_secs_f64())
 }
 
 fn words(times: &mut [f64]) -> String {

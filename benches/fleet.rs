@@ -44,6 +44,20 @@ fn main() {
     println!("all registered {registered:.1} s after the first was started");
     observe(&server, &mut registry, &fleet, time);
 
+    println!("-- one in a hundred is killed with SIGKILL");
+    let killed = fleet.kill(agents.div_ceil(100));
+    let begun_kill = Instant::now();
+    while alive(&mut registry) > agents - killed {
+        assert!(begun_kill.elapsed() < secs(60), "the killed ones do not expire");
+        sleep(millis(20));
+    }
+    println!(
+        "{killed} entries expired within {:.1} s; {} of {} others are there",
+        begun_kill.elapsed().as_secs_f64(),
+        alive(&mut registry),
+        agents - killed
+    );
+
     println!("-- all stopped with SIGTERM");
     let begun_stop = Instant::now();
     fleet.stop();
@@ -124,6 +138,14 @@ impl Fleet {
             cpu += cpu_of(child.id());
         }
         (resident, anonymous, cpu)
+    }
+
+    fn kill(&mut self, count: usize) -> usize {
+        for mut child in self.children.drain(..count) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        count
     }
 
     fn stop(&mut self) {

@@ -83,13 +83,7 @@ impl Socket {
     }
 
     fn publish(&mut self, subject: &str, header: &str, body: &str) {
-        let text = if header.is_empty() {
-            format!("PUB {subject} floor.1 {}\r\n{body}\r\n", body.len())
-        } else {
-            let total = header.len() + body.len();
-            format!("HPUB {subject} floor.1 {} {total}\r\n{header}{body}\r\n", header.len())
-        };
-        self.send(&text);
+        self.send(&frame(subject, header, body));
     }
 
     /// One exchange; its answer.
@@ -144,24 +138,52 @@ impl Socket {
     pub fn purge_all(&mut self, stream: &str, entries: &[(String, u64)]) -> Duration {
         let begun = Instant::now();
         let subject = format!("$JS.API.STREAM.PURGE.{stream}");
+        self.pipeline(entries.len(), WINDOW, |i| {
+            let (filter, sequence) = &entries[i];
+            let body = format!("{{\"filter\":\"{filter}\",\"seq\":{}}}", sequence + 1);
+            frame(&subject, "", &body)
+        });
+        begun.elapsed()
+    }
+
+    /// Puts `count` values, each under the subject that `subject` says.
+    pub fn put_all(
+        &mut self,
+        count: usize,
+        window: usize,
+        header: &str,
+        value: &str,
+        subject: impl Fn(usize) -> String,
+    ) {
+        self.pipeline(count, window, |i| frame(&subject(i), header, value));
+    }
+
+    /// Sends `count` requests, at most `window` of them unanswered.
+    fn pipeline(&mut self, count: usize, window: usize, request: impl Fn(usize) -> String) {
+        let begun = Instant::now();
         let (mut sent, mut answered) = (0, 0);
-        while answered < entries.len() {
+        while answered < count {
             assert!(begun.elapsed() < LIMIT, "the floor takes too long");
-            let mut window = String::new();
-            while sent < entries.len() && sent - answered < WINDOW {
-                let (filter, sequence) = &entries[sent];
-                let body = format!("{{\"filter\":\"{filter}\",\"seq\":{}}}", sequence + 1);
-                window.push_str(&format!("PUB {subject} floor.1 {}\r\n{body}\r\n", body.len()));
+            let mut text = String::new();
+            while sent < count && sent - answered < window {
+                text.push_str(&request(sent));
                 sent += 1;
             }
-            self.send(&window);
+            self.send(&text);
             // Half a window at a time, so that the server is never idle.
-            let until = sent.min(answered + WINDOW / 2);
+            let until = sent.min(answered + window / 2);
             while answered < until {
                 self.message();
                 answered += 1;
             }
         }
-        begun.elapsed()
     }
+}
+
+fn frame(subject: &str, header: &str, body: &str) -> String {
+    if header.is_empty() {
+        return format!("PUB {subject} floor.1 {}\r\n{body}\r\n", body.len());
+    }
+    let total = header.len() + body.len();
+    format!("HPUB {subject} floor.1 {} {total}\r\n{header}{body}\r\n", header.len())
 }
