@@ -25,8 +25,10 @@ pub mod kv;
 pub mod logging;
 /// Who we are, towards NATS, and the files that say so.
 pub mod login;
-/// Look at a server before the nats crate dials it.
+/// What a server says before the nats crate dials it.
 pub mod look;
+/// Several looks at once: which server of a list answers first.
+mod looks;
 /// The registry, spoken on a connection: register, read, deregister.
 pub mod registry;
 /// The newest revision of every key, within bounds.

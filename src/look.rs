@@ -1,28 +1,17 @@
-//! Look, then dial: the `INFO` line of a server, read with a socket of our own.
+//! Look, then dial: what the first line of a server says. *Pure*.
 //!
 //! The `nats` crate has no time limit against a peer that is silent, panics
 //! on a line longer than its buffer, and hides what a stranger says. So it only
 //! ever meets a server that has been looked at: one that answers in time,
 //! speaks NATS and is not about to go.
 
-// The doors read the clock.
-#![allow(clippy::disallowed_methods)]
-
 use std::fmt;
-use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-
-use crate::error::plain;
 
 /// The longest line the crate can read: `proto.rs` has a buffer of 4096 bytes
 /// and panics behind it.
 const LONGEST_INFO: usize = 4096;
-/// A TCP connect that was not answered by then is tried again: the retry is
-/// sooner than the kernel's next SYN (after 1, 3, 7 s).
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a server says of itself before anybody logs in (its `INFO` line).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -109,81 +98,35 @@ impl Cause {
     }
 }
 
-/// Reads the `INFO` line of a server, and returns it with the address that
-/// answered; calls `connected` when TCP has come about. Name look-ups have no
-/// limit: the caller must not wait for this without one.
-pub fn look(
-    host: &str,
-    port: u16,
-    deadline: Instant,
-    connected: impl Fn(),
-) -> Result<(ServerInfo, SocketAddr), Cause> {
-    let addresses: Vec<SocketAddr> =
-        (host, port).to_socket_addrs().map_err(|error| Cause::Resolve(plain(&error)))?.collect();
-    let mut cause = Cause::Resolve("it has no address".into());
-    for address in addresses {
-        let limit = left(deadline)?.min(CONNECT_LIMIT);
-        let socket = match TcpStream::connect_timeout(&address, limit) {
-            Ok(socket) => socket,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                cause = Cause::Unanswered;
-                continue;
-            }
-            Err(error) => {
-                cause = Cause::Tcp(plain(&error));
-                continue;
-            }
-        };
-        connected();
-        let line = read_info_line(socket, deadline)?;
-        let info = parse_info_line(&line)?;
-        if info.ldm {
-            return Err(Cause::LameDuck);
-        }
-        return Ok((info, address));
-    }
-    Err(cause)
+/// The `INFO` line of a server, as it comes in.
+#[derive(Debug, Default)]
+pub struct InfoLine {
+    read: Vec<u8>,
 }
 
-/// What is left until a deadline.
-pub fn left(deadline: Instant) -> Result<Duration, Cause> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Cause::Unanswered);
-    }
-    Ok(left)
-}
-
-fn read_info_line(mut socket: TcpStream, deadline: Instant) -> Result<Vec<u8>, Cause> {
-    let mut line = Vec::with_capacity(1024);
-    let mut chunk = [0; 1024];
-    while !line.contains(&b'\n') {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Cause::Silent);
+impl InfoLine {
+    /// Takes what was read, nothing at the end of the connection, and returns
+    /// what the server said once its line is complete.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<Option<ServerInfo>, Cause> {
+        if bytes.is_empty() {
+            return Err(match self.read.is_empty() {
+                true => Cause::Other("the server closed the connection at once".into()),
+                false => Cause::NotNats("it closed in the middle of a line".into()),
+            });
         }
-        socket.set_read_timeout(Some(left)).ok();
-        match socket.read(&mut chunk) {
-            Ok(0) if line.is_empty() => {
-                return Err(Cause::Other("the server closed the connection at once".into()));
-            }
-            Ok(0) => return Err(Cause::NotNats("it closed in the middle of a line".into())),
-            Ok(count) => line.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-            {
-                return Err(Cause::Silent);
-            }
-            Err(error) => return Err(Cause::Tcp(plain(&error))),
+        self.read.extend_from_slice(bytes);
+        if let Some(end) = self.read.iter().position(|&byte| byte == b'\n')
+            && end < LONGEST_INFO
+        {
+            return parse_info_line(&self.read[..end]).map(Some);
         }
-        if line.len() > LONGEST_INFO {
+        if self.read.len() >= LONGEST_INFO {
             return Err(Cause::NotNats(format!(
                 "its first line is longer than {LONGEST_INFO} bytes"
             )));
         }
+        Ok(None)
     }
-    Ok(line)
 }
 
 fn parse_info_line(line: &[u8]) -> Result<ServerInfo, Cause> {

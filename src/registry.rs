@@ -21,6 +21,9 @@ use crate::fitness::{self, Unfit};
 use crate::kv::{self, ApiError, Bucket, Put, ReplyError, Request, StreamInfo};
 use crate::look::ServerInfo;
 
+/// A question that was not answered by then is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why an exchange with the registry failed.
 #[derive(Debug)]
 pub enum RegistryError {
@@ -109,23 +112,24 @@ impl From<RegistryError> for Failure {
     }
 }
 
-/// The registry's clock: the server's `ts`, carried forward with the
-/// monotonic clock, so that no wall clock of any host is asked.
+/// The registry's clock: the server's `ts`, carried forward with the boot
+/// clock, which no step of any wall clock and no suspend disturbs.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistryClock {
     ts: OffsetDateTime,
-    seen: Instant,
+    /// The boot clock when the server told it.
+    seen: Duration,
 }
 
 impl RegistryClock {
     /// How long ago the server told it.
     pub fn age(&self) -> Duration {
-        self.seen.elapsed()
+        boot_clock().saturating_sub(self.seen)
     }
 
     /// The registry's time now.
     pub fn now(&self) -> OffsetDateTime {
-        let passed = time::Duration::try_from(self.seen.elapsed()).unwrap_or(time::Duration::MAX);
+        let passed = time::Duration::try_from(self.age()).unwrap_or(time::Duration::MAX);
         self.ts.saturating_add(passed)
     }
 }
@@ -181,6 +185,14 @@ impl Registry {
             "connected to {} ({}, nats-server {})",
             session.address, session.server.server_name, session.server.version
         );
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Moves to a fresh session, within `limit`; keeps the one there is where
+    /// none comes about.
+    pub fn move_on(&mut self, limit: Duration) -> Result<(), RegistryError> {
+        let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
         self.session = Some(session);
         Ok(())
     }
@@ -245,12 +257,36 @@ impl Registry {
         self.answer(doing, &inbox)
     }
 
+    /// As `request`, for a question that may be asked twice: asked again each
+    /// second until it is answered. A cluster that is choosing a leader does
+    /// not answer at all, and nobody tells when it has.
+    pub fn ask(
+        &mut self,
+        doing: &'static str,
+        request: &Request,
+    ) -> Result<Incoming, RegistryError> {
+        let deadline = Instant::now() + self.timeout();
+        let failed = |error| RegistryError::Request(doing, error);
+        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
+        let stopping = session.stop_requested();
+        let mut inboxes = Vec::new();
+        loop {
+            inboxes.push(session.send(request).map_err(failed)?);
+            let until = deadline.min(Instant::now() + ASK_AGAIN);
+            match session.answer_to_any(&inboxes, until) {
+                Err(RequestError::TimedOut)
+                    if until < deadline && session.stop_requested() == stopping => {}
+                result => return result.map_err(failed),
+            }
+        }
+    }
+
     /// The bucket's configuration and state; sets the registry's clock.
     /// `None` where it does not exist.
     pub fn info(&mut self) -> Result<Option<StreamInfo>, RegistryError> {
         const DOING: &str = "looking at the bucket";
         let request = kv::stream_info(&self.bucket);
-        let reply = self.request(DOING, &request)?;
+        let reply = self.ask(DOING, &request)?;
         match self.read_info(DOING, &reply) {
             Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
             result => result.map(Some),
@@ -282,8 +318,7 @@ impl Registry {
     /// Sets the registry's clock by the `ts` of a reply that has just come.
     pub fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
         if let Some(ts) = ts {
-            let seen = Instant::now();
-            self.clock = Some(RegistryClock { ts, seen });
+            self.clock = Some(RegistryClock { ts, seen: boot_clock() });
         }
     }
 
@@ -303,7 +338,7 @@ impl Registry {
     pub fn get(&mut self, key: &str) -> Result<Option<Entry>, RegistryError> {
         const DOING: &str = "reading the entry";
         let request = kv::direct_get(&self.bucket, key);
-        let reply = match self.request(DOING, &request) {
+        let reply = match self.ask(DOING, &request) {
             // Direct access is off.
             Err(RegistryError::Request(_, RequestError::NoResponders)) => {
                 return self.get_message(DOING, &kv::get_last(&self.bucket, key));
@@ -331,7 +366,7 @@ impl Registry {
         doing: &'static str,
         request: &Request,
     ) -> Result<Option<Entry>, RegistryError> {
-        let reply = self.request(doing, request)?;
+        let reply = self.ask(doing, request)?;
         match kv::read_message(&reply.data) {
             Ok(message) => Ok(Some(Entry::of_message(&self.bucket, message))),
             Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => Ok(None),
@@ -341,9 +376,17 @@ impl Registry {
 
     /// Stores a value that expires, and returns its revision.
     pub fn put(&mut self, put: Put<'_>) -> Result<u64, RegistryError> {
+        self.put_within(put, self.timeout())
+    }
+
+    /// As `put`; waits no longer than `limit` for the acknowledgement.
+    pub fn put_within(&mut self, put: Put<'_>, limit: Duration) -> Result<u64, RegistryError> {
         const DOING: &str = "writing the entry";
         let request = kv::put(&self.bucket, put);
-        let reply = self.request(DOING, &request)?;
+        let deadline = Instant::now() + limit.min(self.timeout());
+        let failed = |error| RegistryError::Request(DOING, error);
+        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
+        let reply = session.request(&request, deadline).map_err(failed)?;
         kv::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(DOING, error))
     }
 
@@ -362,6 +405,12 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Time since the host started, its sleep included.
+fn boot_clock() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 fn no_session() -> RequestError {

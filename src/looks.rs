@@ -1,0 +1,395 @@
+//! Several looks at once: which server of a list answers first.
+//!
+//! One after the other would not do: whoever waits for a server that drops
+//! packets, or is frozen, does not notice that the one behind it is back. So
+//! the looks are started in the order of the list, a moment apart, and go on
+//! side by side; what failed or hangs is tried again beside the old try, since
+//! a lost SYN is repeated by the kernel after 1, 3, 7 s and a lost question to
+//! a name server after 5 s. All of it in one thread, by `poll`; only name
+//! look-ups, which know no time limit, have helper threads, of a limited
+//! number.
+
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::error::plain;
+use crate::look::{Cause, InfoLine, ServerInfo};
+
+/// Name look-ups that hang, at most; one more waits until one of them ends.
+/// The C library's last for 5 to 30 s where no name server answers.
+const LOOKUPS_LIMIT: usize = 8;
+/// Sockets of looks at one time, at most.
+const SOCKETS_LIMIT: usize = 64;
+/// Addresses of one name that are tried.
+const ADDRESSES_LIMIT: usize = 8;
+/// From one start to the next, unless a look fails before.
+const STAGGER: Duration = Duration::from_millis(150);
+/// A server that did not connect by then gets another look beside the first.
+const AGAIN_UNCONNECTED: Duration = Duration::from_millis(1_200);
+/// A server that connected and is silent gets another look by then: more
+/// would fill the backlog of one that is frozen.
+const AGAIN_SILENT: Duration = Duration::from_millis(2_500);
+/// How often a wait looks at what cannot wake it: look-ups, a stop.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// What became of the looks.
+pub(crate) enum Next {
+    /// A server answered, after `took`.
+    Answered {
+        /// Its place in the list.
+        server: usize,
+        /// What it said.
+        info: ServerInfo,
+        /// The address that answered.
+        address: SocketAddr,
+        /// From the start of this look to the answer.
+        took: Duration,
+    },
+    /// Nobody is left, or the time is up.
+    Over,
+    /// A stop was asked for.
+    Stopped,
+}
+
+/// Looks at the servers of a list.
+pub(crate) struct Looks {
+    servers: Vec<Candidate>,
+    /// What to start next: a server, by an address or by its name.
+    queue: Vec<(usize, Option<SocketAddr>)>,
+    under_way: Vec<Look>,
+    deadline: Instant,
+    last_start: Option<Instant>,
+    stagger: Duration,
+    lookups: Arc<AtomicUsize>,
+}
+
+struct Candidate {
+    host: String,
+    port: u16,
+    started: Instant,
+    cause: Option<Cause>,
+}
+
+struct Look {
+    server: usize,
+    began: Instant,
+    step: Step,
+}
+
+enum Step {
+    Resolving(Receiver<io::Result<Vec<SocketAddr>>>),
+    Connecting(TcpStream, SocketAddr),
+    Reading(TcpStream, SocketAddr, InfoLine),
+}
+
+/// What one look did when it was looked after.
+enum Progress {
+    Waits(Step),
+    Resolved(Vec<SocketAddr>),
+    Answered(ServerInfo, SocketAddr),
+    Failed(Cause),
+}
+
+impl Looks {
+    /// Looks at `servers` (host and port), first come, first started, until
+    /// `deadline`. `lookups` counts helper threads, also of earlier looks.
+    pub(crate) fn at(
+        servers: impl Iterator<Item = (String, u16)>,
+        deadline: Instant,
+        lookups: &Arc<AtomicUsize>,
+    ) -> Looks {
+        let now = Instant::now();
+        let servers: Vec<Candidate> = servers
+            .map(|(host, port)| Candidate { host, port, started: now, cause: None })
+            .collect();
+        let count = u32::try_from(servers.len()).unwrap_or(u32::MAX).max(1);
+        Looks {
+            queue: (0..servers.len()).map(|server| (server, None)).collect(),
+            servers,
+            under_way: Vec::new(),
+            deadline,
+            last_start: None,
+            // Whoever stands last still gets half of the time.
+            stagger: STAGGER.min(deadline.saturating_duration_since(now) / 2 / count),
+            lookups: Arc::clone(lookups),
+        }
+    }
+
+    /// Goes on until a server answers. `stop` is looked at all the while.
+    pub(crate) fn next(&mut self, stop: &dyn Fn() -> bool) -> Next {
+        loop {
+            if stop() {
+                return Next::Stopped;
+            }
+            let now = Instant::now();
+            if now >= self.deadline {
+                self.give_up();
+                return Next::Over;
+            }
+            self.start_due(now);
+            if self.under_way.is_empty() && self.queue.is_empty() {
+                return Next::Over;
+            }
+            self.wait(now);
+            if let Some(answered) = self.look_after() {
+                return answered;
+            }
+            self.start_again(Instant::now());
+        }
+    }
+
+    /// A server that answered did not serve after all.
+    pub(crate) fn failed(&mut self, server: usize, cause: Cause) {
+        self.servers[server].cause = Some(cause);
+    }
+
+    /// How many servers may still answer.
+    pub(crate) fn undecided(&self) -> usize {
+        (0..self.servers.len()).filter(|&server| self.is_under_way(server)).count()
+    }
+
+    /// Why each server that was tried did not serve, by its place.
+    pub(crate) fn causes(self) -> Vec<(usize, Cause)> {
+        let causes = self.servers.into_iter().map(|server| server.cause);
+        causes.enumerate().filter_map(|(place, cause)| Some((place, cause?))).collect()
+    }
+
+    fn is_under_way(&self, server: usize) -> bool {
+        self.queue.iter().any(|(queued, _)| *queued == server)
+            || self.under_way.iter().any(|look| look.server == server)
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        while !self.queue.is_empty() && self.under_way.len() < SOCKETS_LIMIT {
+            if self.last_start.is_some_and(|last| now < last + self.stagger) {
+                return;
+            }
+            let (server, address) = self.queue.remove(0);
+            match self.start(server, address) {
+                Ok(step) => {
+                    self.last_start = Some(now);
+                    self.under_way.push(Look { server, began: now, step });
+                }
+                Err(cause) => self.servers[server].cause = Some(cause),
+            }
+            self.servers[server].started = now;
+        }
+    }
+
+    fn start(&self, server: usize, address: Option<SocketAddr>) -> Result<Step, Cause> {
+        let Candidate { host, port, .. } = &self.servers[server];
+        let literal = host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, *port));
+        match address.or(literal) {
+            Some(address) => {
+                let socket = connect(address).map_err(|error| Cause::Tcp(plain(&error)))?;
+                Ok(Step::Connecting(socket, address))
+            }
+            None => self.resolve(host.clone(), *port).map(Step::Resolving),
+        }
+    }
+
+    /// Looks a name up on a thread of its own, which may hang.
+    fn resolve(
+        &self,
+        host: String,
+        port: u16,
+    ) -> Result<Receiver<io::Result<Vec<SocketAddr>>>, Cause> {
+        if self.lookups.load(Ordering::SeqCst) >= LOOKUPS_LIMIT {
+            return Err(Cause::Resolve("the name server does not answer".into()));
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let counted = Counted::new(&self.lookups);
+        let helper = move || {
+            let _counted = counted;
+            let found = (host.as_str(), port).to_socket_addrs();
+            sender.send(found.map(|found| found.take(ADDRESSES_LIMIT).collect())).ok();
+        };
+        match thread::Builder::new().name("resolve".into()).spawn(helper) {
+            Ok(_) => Ok(receiver),
+            Err(error) => Err(Cause::Other(format!("cannot start a thread: {error}"))),
+        }
+    }
+
+    /// Waits until something may have happened.
+    fn wait(&self, now: Instant) {
+        let next_start = match (self.queue.is_empty(), self.last_start) {
+            (false, Some(last)) => (last + self.stagger).saturating_duration_since(now),
+            _ => GLANCE,
+        };
+        let limit = next_start.min(GLANCE).min(self.deadline.saturating_duration_since(now));
+        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        for look in &self.under_way {
+            match &look.step {
+                Step::Resolving(_) => {}
+                Step::Connecting(socket, _) => fds.push(PollFd::new(socket, PollFlags::OUT)),
+                Step::Reading(socket, ..) => fds.push(PollFd::new(socket, PollFlags::IN)),
+            }
+        }
+        // Ends early where a signal comes: the caller looks anyway.
+        let _ = poll(&mut fds, Timespec::try_from(limit).ok().as_ref());
+    }
+
+    fn look_after(&mut self) -> Option<Next> {
+        let mut answered = None;
+        for Look { server, began, step } in std::mem::take(&mut self.under_way) {
+            match step.advance() {
+                Progress::Waits(step) => self.under_way.push(Look { server, began, step }),
+                Progress::Resolved(addresses) if addresses.is_empty() => {
+                    self.lost(server, Cause::Resolve("it has no address".into()));
+                }
+                Progress::Resolved(addresses) => {
+                    let found = addresses.into_iter().map(|address| (server, Some(address)));
+                    self.queue.splice(0..0, found);
+                    self.last_start = None;
+                }
+                Progress::Answered(info, _) if info.ldm => self.lost(server, Cause::LameDuck),
+                Progress::Answered(info, address) if answered.is_none() => {
+                    answered =
+                        Some(Next::Answered { server, info, address, took: began.elapsed() });
+                }
+                // The second at once: it will answer again if it is needed.
+                Progress::Answered(..) => self.queue.push((server, None)),
+                Progress::Failed(cause) => self.lost(server, cause),
+            }
+        }
+        answered
+    }
+
+    fn lost(&mut self, server: usize, cause: Cause) {
+        self.servers[server].cause = Some(cause);
+        // Whoever stands behind it need not wait.
+        self.last_start = None;
+    }
+
+    /// Another look at each server whose last one failed or hangs, as long as
+    /// the whole is not over.
+    fn start_again(&mut self, now: Instant) {
+        for server in 0..self.servers.len() {
+            if self.queue.iter().any(|(queued, _)| *queued == server) {
+                continue;
+            }
+            let silent = self
+                .under_way
+                .iter()
+                .any(|look| look.server == server && matches!(look.step, Step::Reading(..)));
+            let pause = if silent { AGAIN_SILENT } else { AGAIN_UNCONNECTED };
+            let others = !self.under_way.is_empty() || !self.queue.is_empty();
+            if others && now >= self.servers[server].started + pause {
+                self.queue.push((server, None));
+            }
+        }
+    }
+
+    /// The time is up: names what each hanging look waits for.
+    fn give_up(&mut self) {
+        for look in self.under_way.drain(..) {
+            let cause = match look.step {
+                Step::Resolving(_) => Cause::Resolve("the name server does not answer".into()),
+                Step::Connecting(..) => Cause::Unanswered,
+                Step::Reading(..) => Cause::Silent,
+            };
+            // Of several looks at one server the one that came furthest counts.
+            let known = &mut self.servers[look.server].cause;
+            if !matches!((&known, &cause), (Some(Cause::Silent), Cause::Unanswered)) {
+                *known = Some(cause);
+            }
+        }
+    }
+}
+
+impl Step {
+    fn advance(self) -> Progress {
+        match self {
+            Step::Resolving(receiver) => match receiver.try_recv() {
+                Ok(Ok(addresses)) => Progress::Resolved(addresses),
+                Ok(Err(error)) => Progress::Failed(Cause::Resolve(plain(&error))),
+                Err(TryRecvError::Empty) => Progress::Waits(Step::Resolving(receiver)),
+                Err(TryRecvError::Disconnected) => {
+                    Progress::Failed(Cause::Resolve("the look-up failed".into()))
+                }
+            },
+            Step::Connecting(socket, address) => match connected(&socket) {
+                Ok(true) => Step::Reading(socket, address, InfoLine::default()).advance(),
+                Ok(false) => Progress::Waits(Step::Connecting(socket, address)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    Progress::Failed(Cause::Unanswered)
+                }
+                Err(error) => Progress::Failed(Cause::Tcp(plain(&error))),
+            },
+            Step::Reading(socket, address, mut line) => match read_on(&socket, &mut line) {
+                Ok(Some(info)) => Progress::Answered(info, address),
+                Ok(None) => Progress::Waits(Step::Reading(socket, address, line)),
+                Err(cause) => Progress::Failed(cause),
+            },
+        }
+    }
+}
+
+/// Starts to connect and does not wait for it.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn connected(socket: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_on(mut socket: &TcpStream, line: &mut InfoLine) -> Result<Option<ServerInfo>, Cause> {
+    let mut chunk = [0; 1024];
+    loop {
+        match socket.read(&mut chunk) {
+            Ok(count) => {
+                if let Some(info) = line.add(&chunk[..count])? {
+                    return Ok(Some(info));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(Cause::Tcp(plain(&error))),
+        }
+    }
+}
+
+/// One of the helper threads that are under way, however it ends.
+pub(crate) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub(crate) fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
