@@ -15,7 +15,8 @@
 //!   0.2 s + 1.7 s over the pause between two rounds; nothing in a round waits
 //!   for a server that hangs.
 //! - *Nothing waits for TCP.* A heartbeat is waited for 2.5 s (`schedule.rs`
-//!   has the exceptions); then the session is replaced at once. Between the
+//!   has the exceptions), packets for as long; then the session is replaced at
+//!   once. Between the
 //!   end of an outage and a fresh acknowledgement lie at most that wait, or
 //!   one pause, and a few round trips: under 3 s. An outage that begins with
 //!   the worst heartbeat, one interval after the last, thus ends in time if it
@@ -60,6 +61,8 @@ use crate::looks::{Counted, Looks, Next};
 
 /// Helper threads that hang in a dial; one more is refused.
 const DIALS_LIMIT: usize = 4;
+/// A connection whose packets nobody acknowledged for so long is lost.
+const LOST_AFTER: Duration = Duration::from_millis(2_500);
 /// Servers taken from a cluster's gossip, at most.
 const DISCOVERED_LIMIT: usize = 32;
 /// How often a wait looks at what cannot wake it: `-ERR` on the side, a stop.
@@ -449,6 +452,10 @@ impl Dial {
         if let Some(socket) = &socket {
             // A frozen peer fills the socket's buffer: bound what then blocks.
             socket.set_write_timeout(Some(Duration::from_secs(5))).ok();
+            // Lost packets end it before TCP's own patience does; a server that
+            // is merely slow acknowledges what it was sent.
+            let lost_after = u32::try_from(LOST_AFTER.as_millis()).unwrap_or(u32::MAX);
+            rustix::net::sockopt::set_tcp_user_timeout(socket, lost_after).ok();
             // What the network has not taken yet dies with the session, and
             // with the process: a heartbeat must not arrive after its time.
             rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)).ok();

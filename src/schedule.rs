@@ -12,6 +12,12 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// Together with the attempt itself this stays under 2 s, the time within
 /// which an agent has to be back after its server.
 const LAST_BACKOFF: Duration = Duration::from_millis(1700);
+/// The wait for an acknowledgement where nothing speaks for another: longer
+/// than a server that takes 2 s for each reply, shorter than the 3 s within
+/// which an agent has to be back.
+const PATIENCE: Duration = Duration::from_millis(2_500);
+/// A busy host alone can take this long.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Heartbeats come from this part of the interval early, so that the time it
 /// takes to wake up never makes one late,
 const EARLY: f64 = 0.01;
@@ -70,6 +76,43 @@ impl Schedule {
         let longest = doubled.min(LAST_BACKOFF);
         let shortest = (longest / 2).max(FIRST_BACKOFF);
         shortest + (longest - shortest).mul_f64(self.random.fraction())
+    }
+}
+
+/// How long a heartbeat is waited for. *Pure*.
+///
+/// Short by default, since a session whose peer is gone tells so in no other
+/// way; longer where answers take their time, so that a slow server is not
+/// taken for a dead one; and never so long that the entry expires meanwhile.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Patience {
+    /// What the last acknowledgement took.
+    last: Duration,
+    /// Waits in a row that were in vain.
+    in_vain: u32,
+}
+
+impl Patience {
+    /// A heartbeat was acknowledged after `took`.
+    pub fn acknowledged(&mut self, took: Duration) {
+        *self = Patience { last: took, in_vain: 0 };
+    }
+
+    /// No acknowledgement came.
+    pub fn waited_in_vain(&mut self) {
+        self.in_vain = self.in_vain.saturating_add(1);
+    }
+
+    /// The longest wait, where each exchange is bounded by `timeout` and the
+    /// entry lives for another `life`; zero where there is none.
+    pub fn limit(&self, timeout: Duration, life: Duration) -> Duration {
+        let usual = PATIENCE.saturating_mul(1 << self.in_vain.min(6));
+        let limit = usual.max(self.last * 3).min(timeout);
+        match life.is_zero() {
+            true => limit,
+            // The second half is for a fresh session.
+            false => limit.min((life / 2).max(LEAST_PATIENCE)),
+        }
     }
 }
 
@@ -157,5 +200,49 @@ mod tests {
         assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]), "no jitter");
         schedule.next(now, now, Outcome::Registered);
         assert!(schedule.next(now, now, Outcome::NotServed) - now < Duration::from_millis(201));
+    }
+
+    #[test]
+    fn patience_grows_with_slow_answers_and_ends_before_the_entry() {
+        let timeout = Duration::from_secs(5);
+        let life = Duration::from_secs(20);
+        let mut patience = Patience::default();
+        assert_eq!(patience.limit(timeout, life), Duration::from_millis(2_500));
+        patience.acknowledged(Duration::from_millis(1));
+        assert_eq!(patience.limit(timeout, life), Duration::from_millis(2_500));
+        patience.acknowledged(Duration::from_secs(2));
+        assert_eq!(patience.limit(timeout, life), timeout);
+        assert_eq!(patience.limit(timeout, Duration::from_secs(6)), Duration::from_secs(3));
+        assert_eq!(patience.limit(timeout, Duration::from_millis(100)), LEAST_PATIENCE);
+        assert_eq!(patience.limit(Duration::from_millis(700), life), Duration::from_millis(700));
+        patience.acknowledged(Duration::ZERO);
+        patience.waited_in_vain();
+        assert_eq!(patience.limit(timeout, Duration::ZERO), timeout);
+    }
+
+    /// The worst case on paper, for every kind of loss: packets that are lost
+    /// until some moment, a flow that is lost for good, a server that is
+    /// refused, silent or behind others of its list.
+    #[test]
+    fn a_heartbeat_lost_in_the_worst_moment_is_made_good_before_the_entry_expires() {
+        let (ttl, interval) = (30.0, 10.0);
+        let patience = Patience::default()
+            .limit(Duration::from_secs(5), Duration::from_secs_f64(ttl - interval));
+        let (patience, pause) = (patience.as_secs_f64(), LAST_BACKOFF.as_secs_f64());
+        // A SYN leaves at least each second while a look lasts (5 s).
+        let (syn, look) = (1.0, 5.0);
+        for tenths in 0..=170 {
+            let outage = f64::from(tenths) / 10.0;
+            let back = if outage < patience {
+                // The flow itself may be lost for good: it is waited for.
+                patience
+            } else {
+                let within_a_round = outage + syn;
+                let over_a_pause = outage + pause + syn.min(look);
+                f64::max(within_a_round, over_a_pause)
+            };
+            assert!(back < outage + 3.0, "{outage} s: back after {back} s");
+            assert!(interval + back < ttl, "{outage} s: back {} s after", interval + back);
+        }
     }
 }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::RunOptions;
-use crate::connection::{Connector, RequestError, Settings};
+use crate::connection::{Connector, RequestError, Session, Settings};
 use crate::duration::{as_setting, words};
 use crate::entry::Entry;
 use crate::error::{Failure, Kind};
@@ -25,7 +25,7 @@ use crate::fitness::{self, Unfit};
 use crate::instance::{self, Record, Status, instance_key};
 use crate::kv::{self, ApiError, Bucket, Put, ReplyError, StreamInfo};
 use crate::registry::{Registry, RegistryError};
-use crate::schedule::{Outcome, Schedule};
+use crate::schedule::{Outcome, Patience, Schedule};
 use crate::signals::Signals;
 use crate::staleness::Ttl;
 
@@ -38,10 +38,16 @@ const CONFLICT_ROUNDS: u32 = 4;
 /// Stamps of heartbeats whose fate is unknown; older ones cannot be stored any
 /// more, since each carries the revision that it follows.
 const STAMPS_KEPT: usize = 32;
-/// Heartbeats without a conflict after which a twin is taken to be gone.
+/// Heartbeats without a conflict after which a twin is taken to be gone, if
+/// what it wrote last would have expired, too.
 const TWIN_GONE_AFTER: u32 = 3;
 /// A session that ended sooner is not replaced at once.
 const SHORT_SESSION: Duration = Duration::from_secs(1);
+/// Causes of one outage that are said; more are a server that never says the
+/// same twice, and go to the debug log.
+const CAUSES_SAID: usize = 8;
+/// While a server is going, another one is looked for so often.
+const MOVE_AGAIN: Duration = Duration::from_secs(2);
 /// A suspend shorter than this changes nothing.
 const SUSPEND_NOTICED: Duration = Duration::from_secs(1);
 
@@ -76,8 +82,8 @@ pub fn run(
         } else if hangup {
             debug!("SIGHUP: heartbeat at once");
             due = now;
-        } else if agent.wants_a_new_session() {
-            due = due.min(agent.earliest_session(now));
+        } else if let Some(at) = agent.wants_a_new_session(now) {
+            due = due.min(at);
         }
         if now < due {
             signals.wait(due - now);
@@ -145,6 +151,12 @@ struct Agent {
     unsafe_to_read: bool,
     /// `lastHeartbeat` of what we sent and may find again.
     stamps: Vec<String>,
+    /// When the heartbeat was sent that was acknowledged last.
+    stored_at: Option<Instant>,
+    patience: Patience,
+    /// The server is going, and another one is looked for next at this time,
+    /// since `started`.
+    moving: Option<Duration>,
     outage: Option<Outage>,
     twin: Option<Twin>,
     started: Instant,
@@ -153,6 +165,7 @@ struct Agent {
 /// The registry is out of reach, or refuses.
 struct Outage {
     since: Instant,
+    /// The causes that were said, without their numbers.
     said: HashSet<String>,
 }
 
@@ -160,6 +173,9 @@ struct Outage {
 struct Twin {
     who: String,
     quiet_beats: u32,
+    /// When it was met last, and how long what it writes lives.
+    met: Instant,
+    ttl: Duration,
 }
 
 impl Agent {
@@ -189,6 +205,9 @@ impl Agent {
             ever_registered: false,
             unsafe_to_read: false,
             stamps: Vec::new(),
+            stored_at: None,
+            patience: Patience::default(),
+            moving: None,
             outage: None,
             twin: None,
             started: Instant::now(),
@@ -200,46 +219,83 @@ impl Agent {
         format!("{}/{}", self.options.service, self.options.instance)
     }
 
-    /// The session has ended by itself, or its server is going.
-    fn wants_a_new_session(&self) -> bool {
-        let lame = self.registry.session().is_some_and(|session| session.is_lame_duck());
-        self.revision.is_some() && (lame || self.registry.session().is_none())
-    }
-
-    /// A server that ends each session at once is not asked in a tight loop.
-    fn earliest_session(&self, now: Duration) -> Duration {
-        let age = self.started.elapsed().saturating_sub(self.registered_at);
-        now + SHORT_SESSION.saturating_sub(age)
+    /// When to act because the session has ended by itself, or its server is
+    /// going.
+    fn wants_a_new_session(&self, now: Duration) -> Option<Duration> {
+        self.revision?;
+        match self.registry.session() {
+            // A server that ends each session at once is not asked in a tight
+            // loop.
+            None => {
+                let age = self.started.elapsed().saturating_sub(self.registered_at);
+                Some(now + SHORT_SESSION.saturating_sub(age))
+            }
+            Some(session) if session.is_lame_duck() => Some(self.moving.unwrap_or(now)),
+            Some(_) => None,
+        }
     }
 
     /// One heartbeat, or one attempt to register.
     fn beat(&mut self) -> Outcome {
         let session = self.registry.session();
-        let lame_duck = session.is_some_and(|session| session.is_lame_duck());
         match self.revision {
-            Some(_) if lame_duck => {
-                info!("the server is shutting down (lame-duck mode): moving to another");
-                self.revision = None;
-            }
             Some(_) if session.is_none() => {
                 self.revision = None;
                 let error = RequestError::Lost(String::new());
                 self.lost(RegistryError::Request("heartbeat", error));
             }
             Some(revision) => {
-                return match self.heartbeat(revision) {
-                    Ok(()) => Outcome::Acknowledged,
-                    Err(error) => {
-                        self.revision = None;
-                        self.registry.disconnect();
-                        self.lost(error);
-                        Outcome::SessionLost
-                    }
-                };
+                let moved = session.is_some_and(Session::is_lame_duck) && self.move_on();
+                if !moved {
+                    return match self.heartbeat(revision) {
+                        Ok(()) => Outcome::Acknowledged,
+                        Err(error) => {
+                            self.revision = None;
+                            self.registry.disconnect();
+                            self.lost(error);
+                            Outcome::SessionLost
+                        }
+                    };
+                }
+                return self.registration(Agent::register_here);
             }
             None => {}
         }
-        match self.register() {
+        self.registration(Agent::register)
+    }
+
+    /// Moves to another server while this one, which is going, still serves.
+    /// Where there is no other, it serves on for as long as it does.
+    fn move_on(&mut self) -> bool {
+        let first = self.moving.is_none();
+        // The entry has to be kept alive meanwhile.
+        let limit = self.registry.timeout().min(self.life() / 2);
+        let result = self.registry.move_on(limit);
+        let now = self.started.elapsed();
+        match result {
+            Ok(()) => {
+                info!("{}: the server is shutting down (lame-duck mode): moved", self.name());
+                self.moving = None;
+                self.revision = None;
+                true
+            }
+            Err(error) => {
+                self.moving = Some(now + MOVE_AGAIN);
+                let cause = Failure::from(error).chain();
+                match first {
+                    true => warn!(
+                        "{}: the server is shutting down (lame-duck mode), and no other serves: {cause}",
+                        self.name()
+                    ),
+                    false => debug!("{}: no other server yet: {cause}", self.name()),
+                }
+                false
+            }
+        }
+    }
+
+    fn registration(&mut self, register: fn(&mut Agent) -> Result<u64, RegistryError>) -> Outcome {
+        match register(self) {
             Ok(revision) => {
                 self.registered(revision);
                 Outcome::Registered
@@ -263,7 +319,7 @@ impl Agent {
         self.revision = Some(revision);
         if let Some(twin) = &mut self.twin {
             twin.quiet_beats += 1;
-            if twin.quiet_beats > TWIN_GONE_AFTER {
+            if twin.quiet_beats > TWIN_GONE_AFTER && twin.met.elapsed() > twin.ttl {
                 info!("{}: {} writes this entry no more", self.name(), self.twin_name());
                 self.twin = None;
             }
@@ -274,8 +330,14 @@ impl Agent {
 
     /// Registers on a fresh session.
     fn register(&mut self) -> Result<u64, RegistryError> {
+        self.moving = None;
         let limit = self.registry.timeout();
         self.registry.connect(limit)?;
+        self.register_here()
+    }
+
+    /// Registers on the session that there is.
+    fn register_here(&mut self) -> Result<u64, RegistryError> {
         let info = match self.registry.fit_info() {
             Err(RegistryError::Unfit(Unfit::NoBucket(_))) => self.create_bucket()?,
             info => info?,
@@ -356,8 +418,12 @@ impl Agent {
                 expected,
                 rollup,
             };
-            let error = match self.registry.put(put) {
+            let sent = Instant::now();
+            let limit = self.patience.limit(self.registry.timeout(), self.life());
+            let error = match self.registry.put_within(put, limit) {
                 Ok(revision) => {
+                    self.patience.acknowledged(sent.elapsed());
+                    self.stored_at = Some(sent);
                     self.stamps.clear();
                     self.remember(stamp);
                     self.unsafe_to_read = false;
@@ -366,6 +432,9 @@ impl Agent {
                 Err(error) => error,
             };
             self.remember(stamp);
+            if matches!(error, RegistryError::Request(_, RequestError::TimedOut)) {
+                self.patience.waited_in_vain();
+            }
             let Some(last) = conflict(&error) else {
                 return Err(error);
             };
@@ -374,7 +443,7 @@ impl Agent {
             }
             expected = Some(match self.read_own()? {
                 Own::Seen(found) => self.resolve(found),
-                Own::Unknown => last.ok_or(error)?,
+                Own::Unknown => self.resolve_unseen(last.ok_or(error)?),
             });
         }
     }
@@ -396,18 +465,43 @@ impl Agent {
                 info!("{}: the entry was deleted by somebody: registering again", self.name());
             }
         } else if registered && !self.wrote(&entry) {
-            let who = writer(&self.key, &entry.value);
-            let news = self.twin.as_ref().is_none_or(|twin| twin.who != who);
-            self.twin = Some(Twin { who, quiet_beats: 0 });
-            if news {
-                warn!(
-                    "{}: {} writes this entry too; both take turns. Give one of them another --instance",
-                    self.name(),
-                    self.twin_name()
-                );
-            }
+            let ttl = match entry.stored.ttl {
+                Ttl::After(ttl) => ttl,
+                Ttl::Never => self.options.ttl,
+            };
+            self.met(writer(&self.key, &entry.value), ttl);
         }
         entry.revision
+    }
+
+    /// As `resolve`, where our own key cannot be read: what stands there is
+    /// `last`. Each revision of ours on this session was acknowledged, so this
+    /// one is somebody else's.
+    fn resolve_unseen(&mut self, last: u64) -> u64 {
+        if self.revision.is_some() && last != 0 {
+            let who = "somebody else (who: the entry cannot be read)";
+            self.met(who.to_owned(), self.options.ttl);
+        }
+        last
+    }
+
+    /// Somebody else wrote our entry since our last heartbeat.
+    fn met(&mut self, who: String, ttl: Duration) {
+        let news = self.twin.as_ref().is_none_or(|twin| twin.who != who);
+        self.twin = Some(Twin { who, quiet_beats: 0, met: Instant::now(), ttl });
+        if news {
+            warn!(
+                "{}: {} writes this entry too; both take turns. Give one of them another --instance",
+                self.name(),
+                self.twin_name()
+            );
+        }
+    }
+
+    /// How long our entry lives on without another heartbeat.
+    fn life(&self) -> Duration {
+        let since = self.stored_at.map(|at| at.elapsed());
+        since.map_or(Duration::ZERO, |since| self.options.ttl.saturating_sub(since))
     }
 
     fn twin_name(&self) -> String {
@@ -483,7 +577,7 @@ impl Agent {
             Some(outage) => (false, outage),
             none => (true, none.insert(Outage { since: Instant::now(), said: HashSet::new() })),
         };
-        if !outage.said.insert(cause.clone()) {
+        if outage.said.len() >= CAUSES_SAID || !outage.said.insert(without_numbers(&cause)) {
             debug!("{name}: {cause}");
             return;
         }
@@ -500,7 +594,8 @@ impl Agent {
     /// Takes our entry out of the registry, if that can be done within the
     /// time limit; otherwise its TTL does it.
     fn stop(&mut self) {
-        if !self.ever_registered {
+        // An attempt whose answer did not come may have been stored.
+        if !self.ever_registered && self.stamps.is_empty() {
             info!("stopped {} before it was registered", self.name());
             return;
         }
@@ -549,6 +644,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// A cause by which it is known again: sequences and the like change each time.
+fn without_numbers(cause: &str) -> String {
+    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Whether a refusal means that another revision stands there; with its
