@@ -39,13 +39,15 @@
 
 use std::collections::HashSet;
 use std::error::Error as StdError;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, RawFd};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,7 +59,7 @@ use crate::error::{Failure, Kind, plain};
 use crate::kv::Request;
 use crate::login::{Login, ReadLogin, Tls, check_tls_files, read_login};
 use crate::look::{Cause, ServerInfo};
-use crate::looks::{Counted, Looks, Next};
+use crate::looks::{Answered, Counted, Looks, sockets_of_looks};
 
 /// Helper threads that hang in a dial; one more is refused.
 const DIALS_LIMIT: usize = 4;
@@ -67,6 +69,10 @@ const LOST_AFTER: Duration = Duration::from_millis(2_500);
 const DISCOVERED_LIMIT: usize = 32;
 /// How often a wait looks at what cannot wake it: `-ERR` on the side, a stop.
 const GLANCE: Duration = Duration::from_millis(20);
+/// The same, while both looks and dials may come to something.
+const SHORT_GLANCE: Duration = Duration::from_millis(3);
+/// A dial that takes longer is tried again, or another server, beside it.
+const AGAIN: Duration = Duration::from_millis(1_200);
 /// Errors on the side kept until somebody asks, the newest.
 const SIDE_ERRORS: usize = 16;
 
@@ -273,9 +279,9 @@ impl Connector {
     }
 
     /// Opens a session on the first server that serves, beginning behind the
-    /// one that served last, within `limit` for the looks and `limit` for the
-    /// login. The servers of the list come first, then those that a cluster
-    /// announced.
+    /// one that served last, within `limit`; where a server is slow to greet,
+    /// within `limit` and as much again for each answer of the login. The
+    /// servers of the list come first, then those that a cluster announced.
     pub fn open(&mut self, limit: Duration) -> Result<Session, ConnectError> {
         let began = Instant::now();
         // Only a stop that comes meanwhile ends this: to deregister after one
@@ -293,31 +299,66 @@ impl Connector {
 
         let ends = servers.iter().map(|server| (server.host.clone(), server.port));
         let mut looks = Looks::at(ends, began + limit, &self.lookups);
-        // Only a server whose greeting was slow gets more than `limit`.
+        let mut answered: Vec<Answered> = Vec::new();
+        let mut dials: Vec<Pending> = Vec::new();
+        let (sender, results) = mpsc::channel::<Outcome>();
+        // Only where the greeting took its time the whole takes longer.
         let mut end = None;
+        let mut dialled = 0;
         loop {
-            let stopped = || !stopping && (self.stop)();
-            let (place, info, address, took) = match looks.next(&stopped) {
-                Next::Answered { server, info, address, took } => (server, info, address, took),
-                Next::Stopped => return Err(ConnectError::Stopped),
-                Next::Over => break,
-            };
-            let now = Instant::now();
-            let last = *end.get_or_insert(if stopping { began + limit } else { now + limit });
-            let left = last.saturating_duration_since(now);
-            // Nobody may use up the time of those behind it; but a login takes
-            // two answers where the greeting takes one.
-            let others = u32::try_from(looks.undecided()).unwrap_or(u32::MAX);
-            let share = (left / others.saturating_add(1)).max(took * 4).min(left);
-            match self.dial(&servers[place], info, address, &login, share, &stopped) {
-                Ok(session) => {
-                    self.next = (start + place + 1) % count;
-                    self.discovered = discovered(&session.server, servers[place].tls);
-                    return Ok(session);
+            let first = if dials.is_empty() || !looks.are_over() {
+                let glance = if dials.is_empty() { GLANCE } else { SHORT_GLANCE };
+                if let Some(answer) = looks.step(glance) {
+                    let now = Instant::now();
+                    // A login takes three answers where the greeting takes one.
+                    let login = limit.max((answer.took * 4).min(limit * 2));
+                    end.get_or_insert(if stopping { began + limit } else { now + login });
+                    answered.push(answer);
                 }
-                Err(_) if stopped() => return Err(ConnectError::Stopped),
-                Err(cause) => looks.failed(place, cause),
+                None
+            } else {
+                results.recv_timeout(GLANCE).ok()
+            };
+            for (number, outcome) in first.into_iter().chain(results.try_iter()) {
+                // The session of a dial that nobody waits for ends by its `Drop`.
+                let Some(at) = dials.iter().position(|dial| dial.number == number) else {
+                    continue;
+                };
+                let mut dial = dials.remove(at);
+                let place = dial.place;
+                dial.is_done = true;
+                match outcome {
+                    Ok(session) => {
+                        self.next = (start + place + 1) % count;
+                        self.discovered = discovered(&session.server, servers[place].tls);
+                        return Ok(session);
+                    }
+                    Err(cause) => looks.failed(place, cause),
+                }
             }
+            if !stopping && (self.stop)() {
+                return Err(ConnectError::Stopped);
+            }
+            let over = looks.are_over() && answered.is_empty() && dials.is_empty();
+            if over || end.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
+            if !answered.is_empty() && dials.iter().all(Pending::hangs) {
+                let Answered { server, info, address, took } = answered.remove(0);
+                dialled += 1;
+                let number = dialled;
+                let job = Job { number, place: server, patience: AGAIN.max(took * 3) };
+                match self.dial(job, &servers[server], info, address, &login, &sender) {
+                    Ok(dial) => dials.push(dial),
+                    Err(cause) => looks.failed(server, cause),
+                }
+            }
+            if !dials.is_empty() || !looks.are_over() {
+                looks.start_again(&|server| answered.iter().any(|one| one.server == server));
+            }
+        }
+        for dial in &dials {
+            looks.failed(dial.place, dial.cause());
         }
         let mut tried: Vec<(ServerAddress, Cause)> = looks
             .causes()
@@ -338,74 +379,96 @@ impl Connector {
         self.settings.servers.iter().find(same).is_some()
     }
 
-    /// Lets the crate dial on a helper thread, and waits for it no longer than
-    /// `limit`.
+    /// Lets the crate dial on a helper thread.
     fn dial(
         &self,
+        job: Job,
         server: &ServerAddress,
         info: ServerInfo,
         address: SocketAddr,
         login: &Arc<ReadLogin>,
-        limit: Duration,
-        stopped: &dyn Fn() -> bool,
-    ) -> Result<Session, Cause> {
+        results: &mpsc::Sender<Outcome>,
+    ) -> Result<Pending, Cause> {
         if self.dials.load(Ordering::SeqCst) >= DIALS_LIMIT {
             return Err(Cause::Other("earlier attempts still hang".into()));
         }
-        let deadline = Instant::now() + limit;
         let tls = server.tls
             || self.settings.tls.ca.is_some()
             || self.settings.tls.client.is_some()
             || info.tls_required;
         let shared = Arc::new(Shared::new(Arc::clone(&self.wake)));
-        // Looks are under way beside this one, but no other socket is opened
-        // before it is done: what is new now is the crate's.
-        let known = open_descriptors();
+        let socket = Arc::new(CrateSocket::appearing(server.port));
         let dial = Dial {
             server: server.clone(),
             tls: self.settings.tls.clone(),
             use_tls: tls,
             login: Arc::clone(login),
             inbox_prefix: self.settings.inbox_prefix.clone(),
-            known: known.clone(),
+            socket: Arc::clone(&socket),
             shared: Arc::clone(&shared),
             stop: Arc::clone(&self.stop),
         };
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let counted = Counted::new(&self.dials);
+        let Job { number, place, patience } = job;
+        let (results, counted) = (results.clone(), Counted::new(&self.dials));
         let helper = move || {
             let _counted = counted;
-            // Where nobody waits any more the session ends by its `Drop`.
-            sender.send(dial.run(info, address)).ok();
+            // The crate panics on hostile bytes.
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| dial.run(info, address)))
+                .unwrap_or_else(|_| Err(Cause::NotNats("what it sends cannot be read".into())));
+            results.send((number, outcome)).ok();
         };
         if let Err(error) = thread::Builder::new().name("connect".into()).spawn(helper) {
             return Err(Cause::Other(format!("cannot start a thread: {error}")));
         }
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match receiver.recv_timeout(left.min(GLANCE)) {
-                Ok(outcome) => return outcome,
-                // The crate panics on hostile bytes; its `expect` then takes
-                // the helper with it.
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Cause::NotNats("what it sends cannot be read".into()));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if left.is_zero() || stopped() {
-                break;
-            }
+        let began = Instant::now();
+        Ok(Pending { number, place, began, patience, tls, is_done: false, socket, shared })
+    }
+}
+
+/// Which dial it was, and what became of it.
+type Outcome = (u64, Result<Session, Cause>);
+
+/// What is to be dialled: the server at `place` of the list.
+struct Job {
+    number: u64,
+    place: usize,
+    /// When to try beside it.
+    patience: Duration,
+}
+
+/// A dial under way. Dropping it takes what it waits for away from it.
+struct Pending {
+    number: u64,
+    place: usize,
+    began: Instant,
+    patience: Duration,
+    tls: bool,
+    is_done: bool,
+    socket: Arc<CrateSocket>,
+    shared: Arc<Shared>,
+}
+
+impl Pending {
+    /// It takes so long that another may be tried beside it; and its socket is
+    /// known, so that they are not mixed up.
+    fn hangs(&self) -> bool {
+        self.began.elapsed() >= self.patience && self.socket.is_found()
+    }
+
+    fn cause(&self) -> Cause {
+        match self.tls {
+            true => Cause::Tls("the handshake was not finished in time".into()),
+            false => Cause::Silent,
         }
-        // Takes what a stuck helper waits for away from it.
-        shared.end_quietly();
-        for socket in new_sockets(&known) {
-            socket.shutdown(Shutdown::Both).ok();
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.shared.end_quietly();
+            self.socket.shut();
         }
-        Err(if tls {
-            Cause::Tls("the handshake was not finished in time".into())
-        } else {
-            Cause::Silent
-        })
     }
 }
 
@@ -430,8 +493,7 @@ struct Dial {
     use_tls: bool,
     login: Arc<ReadLogin>,
     inbox_prefix: String,
-    /// The descriptors from before.
-    known: HashSet<RawFd>,
+    socket: Arc<CrateSocket>,
     shared: Arc<Shared>,
     stop: StopCheck,
 }
@@ -446,9 +508,7 @@ impl Dial {
         let url = if tls { format!("tls://{}", self.server) } else { format!("nats://{address}") };
 
         let connection = options.connect(url.as_str()).map_err(|e| cause_of(&e, tls))?;
-        let socket = new_sockets(&self.known)
-            .into_iter()
-            .find(|s| s.peer_addr().is_ok_and(|peer| peer.port() == self.server.port));
+        let socket = self.socket.take();
         if let Some(socket) = &socket {
             // A frozen peer fills the socket's buffer: bound what then blocks.
             socket.set_write_timeout(Some(Duration::from_secs(5))).ok();
@@ -522,7 +582,7 @@ impl Dial {
             // Asked before each attempt to connect: an attempt that nobody waits
             // for, and the crate's own reconnecting, end here with their thread.
             .reconnect_delay_callback(move |_| match delay.has_ended() {
-                true => std::panic::resume_unwind(Box::new("the session has ended")),
+                true => panic::resume_unwind(Box::new("the session has ended")),
                 false => Duration::ZERO,
             })
             .error_callback(move |error| errors.note(plain(&error)))
@@ -861,36 +921,79 @@ fn server_words(text: &str) -> String {
     }
 }
 
-/// The descriptors of this process. Empty where `/proc` is not mounted: then a
-/// session cannot be woken, and ends when its server next speaks.
-fn open_descriptors() -> HashSet<RawFd> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        debug!("/proc/self/fd cannot be read: stuck connections cannot be woken");
-        return HashSet::new();
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
+/// The socket that the crate opens for a dial: it hands it out in no other way
+/// than by opening it.
+struct CrateSocket {
+    /// The sockets from before.
+    known: HashSet<OsString>,
+    port: u16,
+    found: Mutex<Option<TcpStream>>,
 }
 
-/// Handles of our own to the TCP sockets that appeared since.
-#[allow(unsafe_code)]
-fn new_sockets(known: &HashSet<RawFd>) -> Vec<TcpStream> {
-    let mut sockets = Vec::new();
-    for fd in open_descriptors() {
-        let is_socket = fs::read_link(format!("/proc/self/fd/{fd}"))
-            .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
-        if known.contains(&fd) || !is_socket {
-            continue;
-        }
-        // SAFETY: the descriptor was open a moment ago and is only duplicated;
-        // were it closed meanwhile, that fails with EBADF. The crate hands its
-        // socket out in no other way.
-        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        if let Ok(owned) = borrowed.try_clone_to_owned() {
-            sockets.push(TcpStream::from(owned));
+impl CrateSocket {
+    /// A socket to this port that is not there yet.
+    fn appearing(port: u16) -> CrateSocket {
+        let known = open_sockets().into_iter().map(|(_, inode)| inode).collect();
+        CrateSocket { known, port, found: Mutex::new(None) }
+    }
+
+    /// Whether it has appeared.
+    fn is_found(&self) -> bool {
+        self.find().is_some()
+    }
+
+    /// A handle of our own to it, once it is connected.
+    fn take(&self) -> Option<TcpStream> {
+        self.find().take()
+    }
+
+    /// Wakes whoever reads from it or writes to it.
+    fn shut(&self) {
+        if let Some(socket) = &*self.find() {
+            socket.shutdown(Shutdown::Both).ok();
         }
     }
-    sockets
+
+    #[allow(unsafe_code)]
+    fn find(&self) -> MutexGuard<'_, Option<TcpStream>> {
+        let mut found = lock(&self.found);
+        if found.is_some() {
+            return found;
+        }
+        let looks = sockets_of_looks();
+        for (fd, inode) in open_sockets() {
+            if self.known.contains(&inode) || looks.contains(&fd) {
+                continue;
+            }
+            // SAFETY: the descriptor was open a moment ago and is only
+            // duplicated; were it closed meanwhile, that fails with EBADF.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            let socket = borrowed.try_clone_to_owned().map(TcpStream::from);
+            *found = socket
+                .ok()
+                .filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.port() == self.port));
+            if found.is_some() {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// The sockets of this process: descriptor and inode, since descriptors are
+/// used again. Empty where `/proc` is not mounted: then a session cannot be
+/// woken, and ends when its server next speaks.
+fn open_sockets() -> Vec<(RawFd, OsString)> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        debug!("/proc/self/fd cannot be read: stuck connections cannot be woken");
+        return Vec::new();
+    };
+    let sockets = entries.flatten().filter_map(|entry| {
+        let inode = fs::read_link(entry.path()).ok()?.into_os_string();
+        let is_socket = inode.as_encoded_bytes().starts_with(b"socket:");
+        Some((entry.file_name().to_str()?.parse().ok()?, inode)).filter(|_| is_socket)
+    });
+    sockets.collect()
 }
 
 /// A lock whose holder panicked still guards good data here: each is a plain

@@ -12,11 +12,13 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,26 +43,26 @@ const AGAIN_UNCONNECTED: Duration = Duration::from_millis(1_200);
 /// A server that connected and is silent gets another look by then: more
 /// would fill the backlog of one that is frozen.
 const AGAIN_SILENT: Duration = Duration::from_millis(2_500);
-/// How often a wait looks at what cannot wake it: look-ups, a stop.
-const GLANCE: Duration = Duration::from_millis(20);
 
-/// What became of the looks.
-pub(crate) enum Next {
-    /// A server answered, after `took`.
-    Answered {
-        /// Its place in the list.
-        server: usize,
-        /// What it said.
-        info: ServerInfo,
-        /// The address that answered.
-        address: SocketAddr,
-        /// From the start of this look to the answer.
-        took: Duration,
-    },
-    /// Nobody is left, or the time is up.
-    Over,
-    /// A stop was asked for.
-    Stopped,
+/// A server that answered.
+pub(crate) struct Answered {
+    /// Its place in the list.
+    pub(crate) server: usize,
+    /// What it said.
+    pub(crate) info: ServerInfo,
+    /// The address that answered.
+    pub(crate) address: SocketAddr,
+    /// From the start of this look to the answer.
+    pub(crate) took: Duration,
+}
+
+/// The descriptors of looks that are under way: what `/proc` shows beside
+/// them is the crate's.
+static LOOKING: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Holds the looks still: none opens or closes a socket meanwhile.
+pub(crate) fn sockets_of_looks() -> MutexGuard<'static, BTreeSet<RawFd>> {
+    LOOKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks at the servers of a list.
@@ -90,8 +92,8 @@ struct Look {
 
 enum Step {
     Resolving(Receiver<io::Result<Vec<SocketAddr>>>),
-    Connecting(TcpStream, SocketAddr),
-    Reading(TcpStream, SocketAddr, InfoLine),
+    Connecting(LookSocket, SocketAddr),
+    Reading(LookSocket, SocketAddr, InfoLine),
 }
 
 /// What one look did when it was looked after.
@@ -127,27 +129,21 @@ impl Looks {
         }
     }
 
-    /// Goes on until a server answers. `stop` is looked at all the while.
-    pub(crate) fn next(&mut self, stop: &dyn Fn() -> bool) -> Next {
-        loop {
-            if stop() {
-                return Next::Stopped;
-            }
-            let now = Instant::now();
-            if now >= self.deadline {
-                self.give_up();
-                return Next::Over;
-            }
-            self.start_due(now);
-            if self.under_way.is_empty() && self.queue.is_empty() {
-                return Next::Over;
-            }
-            self.wait(now);
-            if let Some(answered) = self.look_after() {
-                return answered;
-            }
-            self.start_again(Instant::now());
+    /// Goes on, for `limit` at most, and returns as soon as a server answers.
+    pub(crate) fn step(&mut self, limit: Duration) -> Option<Answered> {
+        let now = Instant::now();
+        self.start_due(now);
+        self.wait(limit.min(self.deadline.saturating_duration_since(now)), now);
+        let answered = self.look_after();
+        if Instant::now() >= self.deadline {
+            self.give_up();
         }
+        answered
+    }
+
+    /// Nobody is left, or the time is up.
+    pub(crate) fn are_over(&self) -> bool {
+        self.under_way.is_empty() && self.queue.is_empty()
     }
 
     /// A server that answered did not serve after all.
@@ -155,20 +151,10 @@ impl Looks {
         self.servers[server].cause = Some(cause);
     }
 
-    /// How many servers may still answer.
-    pub(crate) fn undecided(&self) -> usize {
-        (0..self.servers.len()).filter(|&server| self.is_under_way(server)).count()
-    }
-
     /// Why each server that was tried did not serve, by its place.
     pub(crate) fn causes(self) -> Vec<(usize, Cause)> {
         let causes = self.servers.into_iter().map(|server| server.cause);
         causes.enumerate().filter_map(|(place, cause)| Some((place, cause?))).collect()
-    }
-
-    fn is_under_way(&self, server: usize) -> bool {
-        self.queue.iter().any(|(queued, _)| *queued == server)
-            || self.under_way.iter().any(|look| look.server == server)
     }
 
     fn start_due(&mut self, now: Instant) {
@@ -193,7 +179,8 @@ impl Looks {
         let literal = host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, *port));
         match address.or(literal) {
             Some(address) => {
-                let socket = connect(address).map_err(|error| Cause::Tcp(plain(&error)))?;
+                let socket =
+                    LookSocket::connect(address).map_err(|error| Cause::Tcp(plain(&error)))?;
                 Ok(Step::Connecting(socket, address))
             }
             None => self.resolve(host.clone(), *port).map(Step::Resolving),
@@ -223,25 +210,26 @@ impl Looks {
     }
 
     /// Waits until something may have happened.
-    fn wait(&self, now: Instant) {
-        let next_start = match (self.queue.is_empty(), self.last_start) {
-            (false, Some(last)) => (last + self.stagger).saturating_duration_since(now),
-            _ => GLANCE,
+    fn wait(&self, limit: Duration, now: Instant) {
+        let limit = match (self.queue.is_empty(), self.last_start) {
+            (false, Some(last)) => limit.min((last + self.stagger).saturating_duration_since(now)),
+            _ => limit,
         };
-        let limit = next_start.min(GLANCE).min(self.deadline.saturating_duration_since(now));
         let mut fds: Vec<PollFd<'_>> = Vec::new();
         for look in &self.under_way {
             match &look.step {
                 Step::Resolving(_) => {}
-                Step::Connecting(socket, _) => fds.push(PollFd::new(socket, PollFlags::OUT)),
-                Step::Reading(socket, ..) => fds.push(PollFd::new(socket, PollFlags::IN)),
+                Step::Connecting(socket, _) => {
+                    fds.push(PollFd::new(socket.stream(), PollFlags::OUT));
+                }
+                Step::Reading(socket, ..) => fds.push(PollFd::new(socket.stream(), PollFlags::IN)),
             }
         }
         // Ends early where a signal comes: the caller looks anyway.
         let _ = poll(&mut fds, Timespec::try_from(limit).ok().as_ref());
     }
 
-    fn look_after(&mut self) -> Option<Next> {
+    fn look_after(&mut self) -> Option<Answered> {
         let mut answered = None;
         for Look { server, began, step } in std::mem::take(&mut self.under_way) {
             match step.advance() {
@@ -256,8 +244,7 @@ impl Looks {
                 }
                 Progress::Answered(info, _) if info.ldm => self.lost(server, Cause::LameDuck),
                 Progress::Answered(info, address) if answered.is_none() => {
-                    answered =
-                        Some(Next::Answered { server, info, address, took: began.elapsed() });
+                    answered = Some(Answered { server, info, address, took: began.elapsed() });
                 }
                 // The second at once: it will answer again if it is needed.
                 Progress::Answered(..) => self.queue.push((server, None)),
@@ -273,20 +260,19 @@ impl Looks {
         self.last_start = None;
     }
 
-    /// Another look at each server whose last one failed or hangs, as long as
-    /// the whole is not over.
-    fn start_again(&mut self, now: Instant) {
+    /// Another look at each server whose last one failed or hangs: for as long
+    /// as somebody else is waited for anyway.
+    pub(crate) fn start_again(&mut self, except: &dyn Fn(usize) -> bool) {
+        let now = Instant::now();
+        if now >= self.deadline {
+            return;
+        }
         for server in 0..self.servers.len() {
-            if self.queue.iter().any(|(queued, _)| *queued == server) {
-                continue;
-            }
-            let silent = self
-                .under_way
-                .iter()
-                .any(|look| look.server == server && matches!(look.step, Step::Reading(..)));
+            let looks = || self.under_way.iter().filter(|look| look.server == server);
+            let silent = looks().any(|look| matches!(look.step, Step::Reading(..)));
             let pause = if silent { AGAIN_SILENT } else { AGAIN_UNCONNECTED };
-            let others = !self.under_way.is_empty() || !self.queue.is_empty();
-            if others && now >= self.servers[server].started + pause {
+            let queued = self.queue.iter().any(|(queued, _)| *queued == server);
+            if !queued && !except(server) && now >= self.servers[server].started + pause {
                 self.queue.push((server, None));
             }
         }
@@ -294,6 +280,7 @@ impl Looks {
 
     /// The time is up: names what each hanging look waits for.
     fn give_up(&mut self) {
+        self.queue.clear();
         for look in self.under_way.drain(..) {
             let cause = match look.step {
                 Step::Resolving(_) => Cause::Resolve("the name server does not answer".into()),
@@ -320,7 +307,7 @@ impl Step {
                     Progress::Failed(Cause::Resolve("the look-up failed".into()))
                 }
             },
-            Step::Connecting(socket, address) => match connected(&socket) {
+            Step::Connecting(socket, address) => match connected(socket.stream()) {
                 Ok(true) => Step::Reading(socket, address, InfoLine::default()).advance(),
                 Ok(false) => Progress::Waits(Step::Connecting(socket, address)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -328,7 +315,7 @@ impl Step {
                 }
                 Err(error) => Progress::Failed(Cause::Tcp(plain(&error))),
             },
-            Step::Reading(socket, address, mut line) => match read_on(&socket, &mut line) {
+            Step::Reading(socket, address, mut line) => match read_on(socket.stream(), &mut line) {
                 Ok(Some(info)) => Progress::Answered(info, address),
                 Ok(None) => Progress::Waits(Step::Reading(socket, address, line)),
                 Err(cause) => Progress::Failed(cause),
@@ -337,17 +324,41 @@ impl Step {
     }
 }
 
-/// Starts to connect and does not wait for it.
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    match rustix::net::connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
-        Err(error) => Err(error.into()),
+/// A socket that is known to be a look's for as long as it is open.
+struct LookSocket(Option<TcpStream>);
+
+impl LookSocket {
+    /// Starts to connect and does not wait for it.
+    fn connect(address: SocketAddr) -> io::Result<LookSocket> {
+        let family = match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let mut known = sockets_of_looks();
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        known.insert(socket.as_raw_fd());
+        drop(known);
+        let socket = LookSocket(Some(TcpStream::from(socket)));
+        match rustix::net::connect(socket.stream(), &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.0.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl Drop for LookSocket {
+    fn drop(&mut self) {
+        let mut known = sockets_of_looks();
+        if let Some(socket) = self.0.take() {
+            known.remove(&socket.as_raw_fd());
+            // Closed while the set is held: its number may be another's at once.
+            drop(socket);
+        }
     }
 }
 

@@ -66,7 +66,12 @@ impl Schedule {
                 (began + self.interval.mul_f64(part)).max(now)
             }
             Outcome::SessionLost => now,
-            Outcome::NotServed => now + self.backoff(),
+            // Attempts keep their distance from begin to begin, so that one
+            // that took long is not followed by a long pause as well.
+            Outcome::NotServed => {
+                let least = FIRST_BACKOFF.mul_f64(1.0 + self.random.fraction());
+                (began + self.backoff()).max(now + least)
+            }
         }
     }
 
@@ -195,11 +200,13 @@ mod tests {
             now = due;
         }
         assert!(pauses.iter().all(|p| (FIRST_BACKOFF..=LAST_BACKOFF).contains(p)), "{pauses:?}");
-        assert!(pauses[0] < Duration::from_millis(201));
+        assert!(pauses[0] < 2 * FIRST_BACKOFF);
         assert!(pauses[10..].iter().all(|p| *p >= LAST_BACKOFF / 2));
         assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]), "no jitter");
         schedule.next(now, now, Outcome::Registered);
-        assert!(schedule.next(now, now, Outcome::NotServed) - now < Duration::from_millis(201));
+        assert!(schedule.next(now, now, Outcome::NotServed) - now < 2 * FIRST_BACKOFF);
+        let hung = now + Duration::from_secs(5);
+        assert!(schedule.next(now, hung, Outcome::NotServed) - hung < 2 * FIRST_BACKOFF);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 )]
 
 mod budget;
+mod faults;
 mod harness;
 mod harness_works;
 mod list;

@@ -60,15 +60,15 @@ impl Invocation {
         self
     }
 
-    /// Runs it as the last arguments of another program.
-    pub fn under(mut self, wrapper: &[&str]) -> Invocation {
-        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
-        self
-    }
-
     /// The time that `run` gives it; 20 s where nothing is said.
     pub fn within(mut self, time: Duration) -> Invocation {
         self.within = time;
+        self
+    }
+
+    /// Runs it by a program that becomes it in the end, such as `nsenter`.
+    pub fn wrapped(mut self, wrapper: &[String]) -> Invocation {
+        self.wrapper = wrapper.to_vec();
         self
     }
 
@@ -275,6 +275,25 @@ impl Agent {
             voluntary: field("voluntary_ctxt_switches"),
             involuntary: field("nonvoluntary_ctxt_switches"),
         }
+    }
+
+    /// The names of its threads and what its descriptors are, in words.
+    pub fn holds(&self) -> String {
+        let entries = |what: &str| {
+            let path = format!("/proc/{}/{what}", self.pid());
+            std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path())
+        };
+        let names: Vec<String> = entries("task")
+            .map(|task| {
+                let read = |file| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+                let (name, call) = (read("comm"), read("syscall"));
+                format!("{} in call {}", name.trim(), call.split(' ').next().unwrap_or_default())
+            })
+            .collect();
+        let links: Vec<String> = entries("fd")
+            .filter_map(|fd| Some(std::fs::read_link(fd).ok()?.display().to_string()))
+            .collect();
+        format!("threads {names:?}, descriptors {links:?}")
     }
 
     fn status_kib(&self, name: &str) -> Option<u64> {

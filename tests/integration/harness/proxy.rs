@@ -2,7 +2,7 @@
 //! rewrite what passes, and cut or refuse connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,12 +26,23 @@ pub enum Direction {
     ToClient,
 }
 
+/// What a connection meets in place of the server.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    pub bytes: Vec<u8>,
+    /// Ends the connection behind the bytes; otherwise it stays open, silent.
+    pub close: bool,
+}
+
 type Rewrite = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
 struct State {
     target: u16,
     flow: [Mutex<Flow>; 2],
-    delay: Mutex<Duration>,
+    delay: [Mutex<Duration>; 2],
+    /// All connections end when one has passed so many more bytes on.
+    fuse: [Mutex<Option<usize>>; 2],
+    greeting: Mutex<Option<Greeting>>,
     rewrite: Mutex<Option<Rewrite>>,
     refuse: AtomicBool,
     end: AtomicBool,
@@ -43,18 +54,24 @@ struct State {
 }
 
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     state: Arc<State>,
 }
 
 impl Proxy {
     /// A proxy to this port of 127.0.0.1; nothing need listen there yet.
     pub fn to(target: u16) -> Proxy {
-        let port = free_port();
+        Proxy::listening(SocketAddr::from(([127, 0, 0, 1], free_port())), target)
+    }
+
+    /// As `to`, on an address of one's own.
+    pub fn listening(address: SocketAddr, target: u16) -> Proxy {
         let state = Arc::new(State {
             target,
             flow: [Mutex::new(Flow::Forward), Mutex::new(Flow::Forward)],
-            delay: Mutex::default(),
+            delay: Default::default(),
+            fuse: Default::default(),
+            greeting: Mutex::default(),
             rewrite: Mutex::default(),
             refuse: AtomicBool::new(false),
             end: AtomicBool::new(false),
@@ -63,18 +80,18 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
-        let listener = listen(port);
+        let listener = listen(address);
         let shared = state.clone();
-        std::thread::spawn(move || accept(&shared, port, listener));
-        Proxy { port, state }
+        std::thread::spawn(move || accept(&shared, address, listener));
+        Proxy { address, state }
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address)
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
     }
 
     /// Both directions.
@@ -89,7 +106,23 @@ impl Proxy {
 
     /// Holds each chunk of both directions back this long.
     pub fn delay(&self, time: Duration) {
-        *lock(&self.state.delay) = time;
+        self.delay_one(Direction::ToServer, time);
+        self.delay_one(Direction::ToClient, time);
+    }
+
+    pub fn delay_one(&self, direction: Direction, time: Duration) {
+        *lock(&self.state.delay[direction as usize]) = time;
+    }
+
+    /// Ends all connections once `bytes` more went in this direction, in the
+    /// middle of whatever it is.
+    pub fn cut_after(&self, direction: Direction, bytes: usize) {
+        *lock(&self.state.fuse[direction as usize]) = Some(bytes);
+    }
+
+    /// New connections meet `greeting` and not the server, until `None`.
+    pub fn greet(&self, greeting: Option<Greeting>) {
+        *lock(&self.state.greeting) = greeting;
     }
 
     /// Passes what the server says through `rewrite`, chunk by chunk.
@@ -135,13 +168,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn listen(port: u16) -> TcpListener {
-    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the proxy's port is free");
+fn listen(address: SocketAddr) -> TcpListener {
+    let listener = TcpListener::bind(address).expect("the proxy's port is free");
     listener.set_nonblocking(true).expect("a listener that does not block");
     listener
 }
 
-fn accept(state: &Arc<State>, port: u16, listener: TcpListener) {
+fn accept(state: &Arc<State>, address: SocketAddr, listener: TcpListener) {
     let mut listener = Some(listener);
     while !state.end.load(Ordering::SeqCst) {
         if state.refuse.load(Ordering::SeqCst) {
@@ -153,13 +186,18 @@ fn accept(state: &Arc<State>, port: u16, listener: TcpListener) {
                 Err(_) => std::thread::sleep(millis(2)),
             },
             None if state.refuse.load(Ordering::SeqCst) => std::thread::sleep(millis(2)),
-            None => listener = Some(listen(port)),
+            None => listener = Some(listen(address)),
         }
     }
 }
 
 fn connect(state: &Arc<State>, client: TcpStream) {
     state.accepted.fetch_add(1, Ordering::SeqCst);
+    if let Some(greeting) = lock(&state.greeting).clone() {
+        let state = state.clone();
+        std::thread::spawn(move || greet(&state, client, &greeting));
+        return;
+    }
     // A server that is away: the client sees its connection end at once.
     let Ok(server) = TcpStream::connect(("127.0.0.1", state.target)) else {
         return;
@@ -182,6 +220,22 @@ fn connect(state: &Arc<State>, client: TcpStream) {
         let _ = other.join();
         closer.open.fetch_sub(1, Ordering::SeqCst);
     });
+}
+
+fn greet(state: &State, mut client: TcpStream, greeting: &Greeting) {
+    let generation = state.generation.load(Ordering::SeqCst);
+    client.set_nonblocking(false).expect("blocks");
+    client.set_read_timeout(Some(millis(20))).expect("reads with a limit");
+    client.set_write_timeout(Some(millis(500))).expect("writes with a limit");
+    let _ = client.write_all(&greeting.bytes);
+    let mut open = !greeting.close;
+    while open && state.generation.load(Ordering::SeqCst) == generation {
+        open = match client.read(&mut [0; 1024]) {
+            Ok(count) => count > 0,
+            Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        };
+    }
+    let _ = client.shutdown(Shutdown::Both);
 }
 
 fn spawn_pump(
@@ -220,7 +274,7 @@ fn pump(
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
             Err(_) => return,
         };
-        let until = std::time::Instant::now() + *lock(&state.delay);
+        let until = std::time::Instant::now() + *lock(&state.delay[direction as usize]);
         while current() && (flow() == Flow::Hold || std::time::Instant::now() < until) {
             std::thread::sleep(millis(2));
         }
@@ -233,6 +287,12 @@ fn pump(
         {
             bytes = rewrite(&bytes);
         }
+        let fuse = *lock(&state.fuse[direction as usize]);
+        let burns = fuse.is_some_and(|left| left <= bytes.len());
+        if let Some(left) = fuse {
+            bytes.truncate(left);
+            *lock(&state.fuse[direction as usize]) = (!burns).then_some(left - bytes.len());
+        }
         let mut sent = 0;
         while sent < bytes.len() && current() {
             match to.write(&bytes[sent..]) {
@@ -242,5 +302,9 @@ fn pump(
             }
         }
         state.bytes[direction as usize].fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        if burns {
+            state.generation.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
     }
 }

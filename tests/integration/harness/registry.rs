@@ -532,6 +532,11 @@ impl Watch {
         Watch { seen, end, thread: Some(thread) }
     }
 
+    /// Sees all that the registry bucket of this server holds and will hold.
+    pub fn from_the_start(url: &str) -> Watch {
+        Watch::start(url, "service_registry", ">", 1)
+    }
+
     pub fn seen(&self) -> Vec<Entry> {
         self.seen.lock().expect("no panic while it was held").clone()
     }

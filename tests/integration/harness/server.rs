@@ -30,11 +30,13 @@ pub struct Setup<'a> {
     pub jetstream: bool,
     /// Configuration text, appended: users, accounts, TLS, a cluster.
     pub extra: String,
+    /// Where it listens: all of 127.0.0.1 unless a test has a network of its own.
+    pub host: &'a str,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Setup { version: "", jetstream: true, extra: String::new() }
+        Setup { version: "", jetstream: true, extra: String::new(), host: "127.0.0.1" }
     }
 }
 
@@ -61,7 +63,7 @@ impl Server {
         binary(setup.version);
         let directory = scratch("server");
         let port = free_port();
-        let mut config = format!("listen: \"127.0.0.1:{port}\"\n");
+        let mut config = format!("listen: \"{}:{port}\"\n", setup.host);
         if setup.jetstream {
             let store = directory.join("store");
             config += &format!(
@@ -175,6 +177,39 @@ impl Server {
         self.stop();
         self.version = version.to_owned();
         self.start_again();
+    }
+
+    /// Writes the configuration anew, with `from` replaced by `to`, and has it
+    /// read (SIGHUP).
+    pub fn reconfigure(&mut self, from: &str, to: &str) {
+        let path = self.directory.join("server.conf");
+        let config = std::fs::read_to_string(&path).expect("reads the configuration");
+        assert!(config.contains(from), "no {from:?} in {config}");
+        std::fs::write(path, config.replace(from, to)).expect("writes the configuration");
+        let reloads = |log: String| log.matches("Reloaded server configuration").count();
+        let before = reloads(self.log());
+        send_signal(self.pid(), "HUP");
+        eventually(secs(5), "the server reloads", || match reloads(self.log()) > before {
+            true => Ok(()),
+            false => Err(self.log()),
+        });
+    }
+
+    /// Lame-duck mode: it says good-bye to its clients and ends by itself.
+    pub fn lame_duck(&mut self) {
+        send_signal(self.pid(), "USR2");
+    }
+
+    /// Waits for an end of its own accord.
+    pub fn wait_gone(&mut self, within: Duration) {
+        if let Some(mut child) = self.child.take() {
+            eventually(within, "the server ends", || {
+                match child.try_wait().expect("waits for its own child") {
+                    Some(_) => Ok(()),
+                    None => Err("it runs".to_owned()),
+                }
+            });
+        }
     }
 
     /// SIGSTOP: connections stay open and nothing answers.

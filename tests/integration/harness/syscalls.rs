@@ -19,7 +19,7 @@ impl Traced {
         let directory = scratch("traced");
         let tracer = build(&directory);
         let count = directory.join("count").display().to_string();
-        let agent = invocation.under(&[&tracer.display().to_string(), &count]).spawn();
+        let agent = invocation.wrapped(&[tracer.display().to_string(), count]).spawn();
         Traced { directory, agent }
     }
 
