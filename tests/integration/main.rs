@@ -15,5 +15,6 @@ mod faults;
 mod harness;
 mod harness_works;
 mod list;
+mod network_faults;
 mod run;
 mod usage;

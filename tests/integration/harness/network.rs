@@ -1,0 +1,184 @@
+//! A network that can lose packets, and a name server that can be silent.
+//! Both need root; where it is missing they say so, and the test is skipped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::fault::say;
+use super::{millis, scratch};
+
+/// Three namespaces in a row, see `tests/network.py`.
+pub struct Network {
+    router: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    client: u32,
+}
+
+/// The server's address in it.
+pub const SERVER: &str = "10.77.2.2";
+
+impl Network {
+    /// Moves this thread, and what it starts from now on, to the server's
+    /// side. `None`, said aloud, where that is not permitted.
+    pub fn enter() -> Option<Network> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network.py");
+        let mut router = Command::new("python3")
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let commands = router.stdin.take().expect("piped");
+        let mut answers = BufReader::new(router.stdout.take().expect("piped"));
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("it answers");
+        let pids: Vec<u32> = line.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+        let [client, server] = pids[..] else {
+            let output = router.wait_with_output().expect("it ends");
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            say(&format!("SKIPPED: lost packets cannot be tested here: {}", why.trim()));
+            return None;
+        };
+        let space = std::fs::File::open(format!("/proc/{server}/ns/net")).expect("it has one");
+        move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may enter");
+        Some(Network { router, commands, answers, client })
+    }
+
+    /// Starts a program on the client's side.
+    pub fn client(&self) -> Vec<String> {
+        let space = format!("--net=/proc/{}/ns/net", self.client);
+        ["nsenter", &space, "--"].map(str::to_owned).to_vec()
+    }
+
+    /// Loses what comes from the `client` or the `server`.
+    pub fn lose(&mut self, from: &str) {
+        self.command(&format!("lose {from}\n"));
+    }
+
+    pub fn pass(&mut self, from: &str) {
+        self.command(&format!("pass {from}\n"));
+    }
+
+    fn command(&mut self, command: &str) {
+        self.commands.write_all(command.as_bytes()).expect("the router runs");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("the router answers");
+        assert_eq!(line, "done\n");
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.router.kill();
+        let _ = self.router.wait();
+    }
+}
+
+/// What the name server says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    Nothing,
+    /// SERVFAIL.
+    Failure,
+    Address(Ipv4Addr),
+}
+
+/// A name server of one's own, for every name.
+pub struct Names {
+    address: Ipv4Addr,
+    says: Arc<Mutex<Says>>,
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Names {
+    /// On port 53 of this address of the loopback. `None`, said aloud, where
+    /// that or a mount namespace is not permitted.
+    pub fn served_at(address: Ipv4Addr, says: Says) -> Option<Names> {
+        let mount = Command::new("unshare").args(["-m", "true"]).output();
+        let mount = mount.is_ok_and(|output| output.status.success());
+        let (true, Ok(socket)) = (mount, UdpSocket::bind((address, 53))) else {
+            say("SKIPPED: names cannot be tested here: root is needed for port 53 and mounts");
+            return None;
+        };
+        socket.set_read_timeout(Some(millis(50))).expect("reads with a limit");
+        let says = Arc::new(Mutex::new(says));
+        let end = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (says, end) = (says.clone(), end.clone());
+            std::thread::spawn(move || {
+                let mut question = [0; 512];
+                while !end.load(Ordering::Relaxed) {
+                    let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
+                    let says = *says.lock().expect("no panic while it was held");
+                    if let Some(answer) = answer(&question[..length], says) {
+                        let _ = socket.send_to(&answer, from);
+                    }
+                }
+            })
+        };
+        Some(Names { address, says, end, thread: Some(thread) })
+    }
+
+    pub fn say(&self, says: Says) {
+        *self.says.lock().expect("no panic while it was held") = says;
+    }
+
+    /// Starts a program that asks this server alone.
+    pub fn client(&self) -> Vec<String> {
+        let directory = scratch("names");
+        let file = |name: &str, text: String| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).expect("writes a file");
+            path.display().to_string()
+        };
+        let resolv = file("resolv.conf", format!("nameserver {}\n", self.address));
+        let switch = file("nsswitch.conf", "hosts: dns\n".to_owned());
+        let script = format!(
+            "mount --bind {resolv} /etc/resolv.conf && \
+             if [ -e /etc/nsswitch.conf ]; then mount --bind {switch} /etc/nsswitch.conf; fi && \
+             exec \"$@\""
+        );
+        ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The answer to a question for an address; the empty one for other types.
+fn answer(question: &[u8], says: Says) -> Option<Vec<u8>> {
+    // The name: labels with their lengths, a zero; then type and class.
+    let end = 12 + question.get(12..)?.iter().position(|&b| b == 0)? + 5;
+    let is_a = question.get(end - 4..end)? == [0, 1, 0, 1];
+    let (code, count) = match says {
+        Says::Nothing => return None,
+        Says::Failure => (2, 0),
+        Says::Address(_) => (0, u8::from(is_a)),
+    };
+    let mut answer = question.get(..2)?.to_vec();
+    answer.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+    answer.extend(&question[12..end]);
+    if let (Says::Address(address), true) = (says, is_a) {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}
