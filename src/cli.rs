@@ -578,7 +578,7 @@ fn parse_call(
     let top = TopArgs::from_args(&[PROGRAM], &words)
         .map_err(|exit| usage(exit.output.trim().replace('\n', " ")))?;
     let source = Source { env };
-    let verb = match &top.verb {
+    let mut verb = match &top.verb {
         VerbArgs::Run(args) => Verb::Run(source.run(args, host_name)?),
         VerbArgs::Init(args) => Verb::Init(init(args)?),
         VerbArgs::Check(args) => Verb::Check(check(args)?),
@@ -591,6 +591,18 @@ fn parse_call(
         }),
     };
     let (settings, bucket) = source.connection(&top)?;
+    if let Verb::Run(options) = &mut verb
+        && top
+            .nats_url
+            .as_deref()
+            .is_some_and(|url| url.split(',').any(|one| url::redact(one) != one))
+    {
+        options.warnings.push(
+            "the login in --nats-url can be read by every user of this host (ps): put the URL into \
+             NATS_URL, or use --creds, --user with --password-file, or --token-file"
+                .into(),
+        );
+    }
     Ok(Parsed::Run(Box::new(Invocation { settings, bucket, verbose: top.verbose, verb })))
 }
 

@@ -54,8 +54,11 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 use nats::header::HeaderMap;
+use time::OffsetDateTime;
 
+use crate::diagnosis::{self, Tried};
 use crate::error::{Failure, Kind, plain};
+use crate::instance::format_time;
 use crate::kv::Request;
 use crate::login::{Login, ReadLogin, Tls, check_tls_files, read_login};
 use crate::look::{Cause, ServerInfo};
@@ -403,6 +406,7 @@ impl Connector {
             tls: self.settings.tls.clone(),
             use_tls: tls,
             login: Arc::clone(login),
+            who: self.settings.login.to_string(),
             inbox_prefix: self.settings.inbox_prefix.clone(),
             socket: Arc::clone(&socket),
             shared: Arc::clone(&shared),
@@ -492,6 +496,7 @@ struct Dial {
     tls: Tls,
     use_tls: bool,
     login: Arc<ReadLogin>,
+    who: String,
     inbox_prefix: String,
     socket: Arc<CrateSocket>,
     shared: Arc<Shared>,
@@ -502,12 +507,16 @@ impl Dial {
     /// Lets the crate connect to the server that was looked at.
     fn run(self, info: ServerInfo, address: SocketAddr) -> Result<Session, Cause> {
         let (tls, shared) = (self.use_tls, Arc::clone(&self.shared));
+        if tls && info.tls_verify && self.tls.client.is_none() {
+            let why = "the server wants a certificate of ours: give --tlscert and --tlskey";
+            return Err(Cause::Tls(why.into()));
+        }
         let options = self.options(tls, &shared)?;
         // The certificate is checked against the host in the URL; without TLS
         // the address that answered saves a second look-up.
         let url = if tls { format!("tls://{}", self.server) } else { format!("nats://{address}") };
 
-        let connection = options.connect(url.as_str()).map_err(|e| cause_of(&e, tls))?;
+        let connection = options.connect(url.as_str()).map_err(|e| self.cause_of(&e, tls))?;
         let socket = self.socket.take();
         if let Some(socket) = &socket {
             // A frozen peer fills the socket's buffer: bound what then blocks.
@@ -544,6 +553,18 @@ impl Dial {
             server: info,
             address: self.server.clone(),
         })
+    }
+
+    /// What the crate's error is about, with what is known of the login.
+    fn cause_of(&self, error: &io::Error, tls: bool) -> Cause {
+        let mut who = self.who.clone();
+        if let Some(at) = self.login.expires()
+            && at < OffsetDateTime::now_utc()
+        {
+            who = format!("{who}, whose user JWT expired at {}", format_time(at));
+        }
+        let tls = tls.then_some(&self.tls);
+        diagnosis::cause(&plain(error), &Tried { host: &self.server.host, tls, who: &who })
     }
 
     fn options(&self, tls: bool, shared: &Arc<Shared>) -> Result<nats::Options, Cause> {
@@ -843,7 +864,8 @@ impl Session {
         Some(RequestError::Denied(refused))
     }
 
-    fn lost(&self) -> RequestError {
+    /// Why the session ended: the server's last words, if any.
+    pub fn lost(&self) -> RequestError {
         let errors = lock(&self.shared.errors);
         RequestError::Lost(errors.last().cloned().unwrap_or_default())
     }
@@ -897,28 +919,6 @@ fn refused_subject(error: &str) -> Option<String> {
 
 fn key_pair(seed: &str) -> Result<nkeys::KeyPair, Cause> {
     nkeys::KeyPair::from_seed(seed).map_err(|error| Cause::Login(error.to_string()))
-}
-
-fn cause_of(error: &io::Error, tls: bool) -> Cause {
-    let text = plain(error);
-    let lower = text.to_lowercase();
-    let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if is(&["authorization", "authentication", "user jwt", "nkey", "expired credentials"]) {
-        Cause::Login(server_words(&text))
-    } else if tls && is(&["tls", "certificate", "handshake", "invalid peer", "dns name", "alert"]) {
-        Cause::Tls(text)
-    } else {
-        Cause::Other(server_words(&text))
-    }
-}
-
-/// The server's own words out of the crate's `unexpected line while
-/// connecting: Err("...")`.
-fn server_words(text: &str) -> String {
-    match text.split_once("Err(\"") {
-        Some((_, rest)) => rest.trim_end_matches("\")").replace('\'', ""),
-        None => text.to_owned(),
-    }
 }
 
 /// The socket that the crate opens for a dial: it hands it out in no other way

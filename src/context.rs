@@ -15,8 +15,19 @@ use crate::error::{Failure, Kind, plain};
 /// A file larger than this is no context.
 const FILE_LIMIT: u64 = 1 << 20;
 /// Fields that this program cannot honour and must not ignore.
-const UNSUPPORTED: [&str; 6] =
-    ["nsc", "user_jwt", "user_seed", "windows_cert_store", "socks_proxy", "tls_first"];
+const UNSUPPORTED: [&str; 8] = [
+    "nsc",
+    "user_jwt",
+    "user_seed",
+    "windows_cert_store",
+    "socks_proxy",
+    "tls_first",
+    "jetstream_domain",
+    "jetstream_api_prefix",
+];
+/// Schemes by which the CLI fetches a secret from elsewhere (its credential
+/// resolvers, `natscontext/credentials.go`).
+const RESOLVERS: [&str; 5] = ["op", "nsc", "env", "data", "file"];
 
 /// The fields of a context that this program takes; paths with `~` expanded.
 #[derive(Default)]
@@ -81,10 +92,15 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
             _ => failure,
         }
     })?;
-    read(&text, home.as_deref()).map_err(|why| bad(&why))
+    read(&text, home.as_deref(), env).map_err(|why| bad(&why))
 }
 
-fn read(text: &str, home: Option<&Path>) -> Result<Context, String> {
+/// Reads the text of a context file. The error never shows a value.
+pub fn read(
+    text: &str,
+    home: Option<&Path>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Context, String> {
     // The words of serde_json could quote a secret; the place is enough.
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
         format!("not a JSON object (line {}, column {})", error.line(), error.column())
@@ -96,26 +112,42 @@ fn read(text: &str, home: Option<&Path>) -> Result<Context, String> {
             Some(_) => return Err(format!("{name} is not supported by aegis-agent")),
         }
     }
-    let text = |name: &str| match fields.get(name) {
+    let plain = |name: &str| match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(format!("{name} must be a string")),
     };
-    let path = |name: &str| {
-        let expand = |path: String| match (path.strip_prefix('~'), home) {
-            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
-                format!("{}{rest}", home.display())
+    // A literal may hold a colon; only what the CLI would resolve is refused.
+    let text = |name: &str| {
+        let found = plain(name)?;
+        match found.as_deref().and_then(|text| text.split_once(':')) {
+            Some((scheme, _)) if RESOLVERS.contains(&scheme.to_lowercase().as_str()) => {
+                Err(unresolved(name, scheme))
             }
-            _ => match (path.strip_prefix("$HOME"), home) {
-                (Some(rest), Some(home)) => format!("{}{rest}", home.display()),
-                _ => path,
-            },
+            _ => Ok(found),
+        }
+    };
+    let path = |name: &str| {
+        let Some(path) = plain(name)? else {
+            return Ok(None);
         };
-        text(name).map(|found| found.map(expand))
+        match path.split_once(':') {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("file") => {
+                let rest = rest.strip_prefix("//").unwrap_or(rest);
+                Ok(Some(expand(rest, home, env)))
+            }
+            Some((scheme, rest))
+                if rest.starts_with("//")
+                    || RESOLVERS.contains(&scheme.to_lowercase().as_str()) =>
+            {
+                Err(unresolved(name, scheme))
+            }
+            _ => Ok(Some(expand(&path, home, env))),
+        }
     };
     Ok(Context {
-        url: text("url")?,
+        url: plain("url")?,
         user: text("user")?,
         password: text("password")?,
         token: text("token")?,
@@ -124,8 +156,42 @@ fn read(text: &str, home: Option<&Path>) -> Result<Context, String> {
         cert: path("cert")?,
         key: path("key")?,
         ca: path("ca")?,
-        inbox_prefix: text("inbox_prefix")?,
+        inbox_prefix: plain("inbox_prefix")?,
     })
+}
+
+fn unresolved(name: &str, scheme: &str) -> String {
+    format!("{name} refers to {scheme}:, which aegis-agent cannot look up; name a file instead")
+}
+
+/// A path as the CLI takes it: `~` in front, `$NAME` and `${NAME}` anywhere.
+fn expand(path: &str, home: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString>) -> String {
+    let value = |name: &str| match (name, home) {
+        ("HOME", Some(home)) => home.display().to_string(),
+        _ => env(name).unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let mut rest = path;
+    let mut expanded = String::new();
+    if let (Some(behind), Some(home)) = (path.strip_prefix('~'), home)
+        && (behind.is_empty() || behind.starts_with('/'))
+    {
+        expanded = home.display().to_string();
+        rest = behind;
+    }
+    while let Some((before, behind)) = rest.split_once('$') {
+        expanded.push_str(before);
+        let braced = behind.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (name, after) = braced.unwrap_or(behind.split_at(end.unwrap_or(behind.len())));
+        if name.is_empty() {
+            expanded.push('$');
+        } else {
+            expanded.push_str(&value(name));
+        }
+        rest = after;
+    }
+    expanded.push_str(rest);
+    expanded
 }
 
 /// Names the contexts that there are.
@@ -152,14 +218,20 @@ mod tests {
     #[test]
     fn a_context_gives_its_fields_with_paths_expanded() {
         let text = r#"{"description":"x","url":"nats://a","user":"","creds":"~/c.creds",
-            "ca":"$HOME/ca.pem","nkey":"/n","inbox_prefix":"_I","nsc":"","tls_first":false}"#;
-        let context = read(text, Some(Path::new("/home/op"))).unwrap();
+            "ca":"$HOME/ca.pem","nkey":"/n","inbox_prefix":"_I","nsc":"","tls_first":false,
+            "cert":"${CERTS}/a.pem","key":"file:///$CERTS/k","token":"a:b","password":"x:op"}"#;
+        let env = |name: &str| (name == "CERTS").then(|| OsString::from("/etc/certs"));
+        let context = read(text, Some(Path::new("/home/op")), &env).unwrap();
         assert_eq!(context.url.as_deref(), Some("nats://a"));
         assert_eq!(context.user, None);
         assert_eq!(context.creds.as_deref(), Some("/home/op/c.creds"));
         assert_eq!(context.ca.as_deref(), Some("/home/op/ca.pem"));
         assert_eq!(context.nkey.as_deref(), Some("/n"));
         assert_eq!(context.inbox_prefix.as_deref(), Some("_I"));
+        assert_eq!(context.cert.as_deref(), Some("/etc/certs/a.pem"));
+        assert_eq!(context.key.as_deref(), Some("//etc/certs/k"));
+        assert_eq!(context.token.as_deref(), Some("a:b"));
+        assert_eq!(context.password.as_deref(), Some("x:op"));
     }
 
     #[test]
@@ -168,11 +240,16 @@ mod tests {
             (r#"{"nsc":"nsc://o/a/u"}"#, "nsc is not supported"),
             (r#"{"tls_first":true}"#, "tls_first is not supported"),
             (r#"{"user_seed":"SUsecret"}"#, "user_seed is not supported"),
+            (r#"{"password":"op://vault/secret"}"#, "password refers to op:"),
+            (r#"{"token":"env://SECRET"}"#, "token refers to env:"),
+            (r#"{"creds":"data:;base64,secret"}"#, "creds refers to data:"),
+            (r#"{"nkey":"vault://secret"}"#, "nkey refers to vault:"),
+            (r#"{"jetstream_domain":"hub"}"#, "jetstream_domain is not supported"),
             (r#"{"password":7}"#, "password must be a string"),
             (r#"{"password":"secret""#, "not a JSON object"),
             ("[]", "not a JSON object"),
         ] {
-            let error = read(text, None).err().unwrap();
+            let error = read(text, None, &|_| None).err().unwrap();
             assert!(error.contains(words), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }

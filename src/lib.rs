@@ -9,6 +9,8 @@ pub mod commands;
 pub mod connection;
 /// The `nats` CLI's context files.
 pub mod context;
+/// What a failed login or handshake is about, in words.
+pub mod diagnosis;
 /// Durations as people, environment files and `Nats-TTL` headers write them.
 pub mod duration;
 /// One entry of the bucket, and the instance in it.

@@ -1,17 +1,26 @@
 //! Who we are, towards NATS: logins and certificates, and the files they are in.
 //!
 //! A file that cannot be used is named, with what is wrong with it. No secret
-//! ever appears in `Debug`, in an error or in a log line.
+//! ever appears in `Debug`, in an error or in a log line. Whether a login is
+//! still valid is for the server to say, not for this host's clock.
 
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use data_encoding::{BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
 use crate::error::{Failure, Kind, plain};
 
 /// No credentials or certificate file is larger.
 const FILE_LIMIT: u64 = 1 << 20;
+/// What keys the TLS library can use (ring, as rustls 0.22 has it).
+pub const KEYS_SUPPORTED: &str = "RSA, EC P-256, EC P-384 and Ed25519 are";
+/// How a key or certificate of the curve P-521 names it (OID 1.3.132.0.35).
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
 /// Who we are, towards NATS. Files are read anew for each session, so that
 /// rotated credentials are picked up.
@@ -69,15 +78,46 @@ pub enum ReadLogin {
     User(String, String),
     /// A token.
     Token(String),
-    /// What a `.creds` file holds.
+    /// Out of a `.creds` file, each valid in form.
     Creds {
         /// The user JWT.
         jwt: String,
-        /// The user seed that goes with it.
+        /// The user seed that belongs to it.
         seed: String,
     },
     /// A user seed.
     Nkey(String),
+}
+
+impl ReadLogin {
+    /// When its JWT says that it ends, if it does.
+    pub fn expires(&self) -> Option<OffsetDateTime> {
+        match self {
+            ReadLogin::Creds { jwt, .. } => {
+                let seconds = read_claims(jwt)?.exp.filter(|seconds| *seconds > 0)?;
+                OffsetDateTime::from_unix_timestamp(seconds).ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who logs in, in words: what an operator has to look at when the server
+/// refuses.
+impl fmt::Display for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Login::None => f.write_str("no login was given"),
+            Login::User { name, password: Secret::File(path) } => {
+                write!(f, "user {name:?} with the password in {}", path.display())
+            }
+            Login::User { name, .. } => write!(f, "user {name:?} with a password"),
+            Login::Token(Secret::File(path)) => write!(f, "the token in {}", path.display()),
+            Login::Token(_) => f.write_str("a token"),
+            Login::Creds(path) => write!(f, "credentials file {}", path.display()),
+            Login::Nkey(path) => write!(f, "nkey file {}", path.display()),
+        }
+    }
 }
 
 /// Reads whatever files a login names.
@@ -90,14 +130,7 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
         Login::Token(token) => ReadLogin::Token(read_secret(token, "token file")?),
         Login::Creds(path) => {
             let text = read_text(path, "credentials file")?;
-            let block = |marker| block(&text, marker).map(str::to_owned);
-            let (Some(jwt), Some(seed)) =
-                (block("BEGIN NATS USER JWT"), block("BEGIN USER NKEY SEED"))
-            else {
-                return Err(bad_file(path, "credentials file", "it holds no user JWT and seed"));
-            };
-            check_seed(&seed).map_err(|why| bad_file(path, "credentials file", &why))?;
-            ReadLogin::Creds { jwt, seed }
+            read_creds(&text).map_err(|why| bad_file(path, "credentials file", why))?
         }
         Login::Nkey(path) => {
             let text = read_text(path, "nkey file")?;
@@ -105,21 +138,52 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
             let Some(seed) = seed else {
                 return Err(bad_file(path, "nkey file", "no line in it is a user seed (SU...)"));
             };
-            check_seed(seed).map_err(|why| bad_file(path, "nkey file", &why))?;
+            nkeys::KeyPair::from_seed(seed).map_err(|error| {
+                bad_file(path, "nkey file", &format!("its seed is damaged: {error}"))
+            })?;
             ReadLogin::Nkey(seed.to_owned())
         }
     })
 }
 
-/// The first line behind the one with `marker`.
-fn block<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
-    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(marker)).skip(1);
-    lines.next().filter(|line| !line.is_empty())
+/// Reads the text of a `.creds` file. The error never shows any of it.
+pub fn read_creds(text: &str) -> Result<ReadLogin, &'static str> {
+    let jwt = block(text, "BEGIN NATS USER JWT").ok_or("it holds no user JWT")?;
+    let seed = block(text, "BEGIN USER NKEY SEED").ok_or("it holds no user seed")?;
+    let claims = read_claims(jwt).ok_or("its user JWT is damaged")?;
+    let pair = nkeys::KeyPair::from_seed(seed).map_err(|_| "its seed is damaged")?;
+    if !seed.starts_with("SU") {
+        return Err("its seed is not that of a user (SU...)");
+    }
+    if claims.sub != pair.public_key() {
+        return Err("its seed does not belong to its user JWT");
+    }
+    Ok(ReadLogin::Creds { jwt: jwt.to_owned(), seed: seed.to_owned() })
 }
 
-fn check_seed(seed: &str) -> Result<(), String> {
-    let pair = nkeys::KeyPair::from_seed(seed);
-    pair.map(drop).map_err(|error| format!("its seed is damaged: {error}"))
+/// The line behind one that holds `title`.
+fn block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(title)).skip(1);
+    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
+}
+
+/// What a user JWT says, as far as it matters here.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: Option<i64>,
+}
+
+/// The claims of a JWT, unverified: that is the server's business.
+fn read_claims(jwt: &str) -> Option<Claims> {
+    let parts: Vec<&str> = jwt.split('.').collect();
+    let [header, claims, signature] = parts.as_slice() else {
+        return None;
+    };
+    let decode = |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).ok();
+    decode(header)?;
+    decode(signature)?;
+    serde_json::from_slice(&decode(claims)?).ok()
 }
 
 fn read_secret(secret: &Secret, what: &str) -> Result<String, Failure> {
@@ -148,10 +212,37 @@ pub fn check_tls_files(tls: &Tls) -> Result<(), Failure> {
     }
     for (path, what, marker) in files {
         let text = read_text(path, what)?;
-        if !text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(marker)) {
-            let why = format!("it holds no PEM block with {marker}");
-            return Err(bad_file(path, what, &why));
+        judge_pem(&text, marker).map_err(|why| bad_file(path, what, &why))?;
+    }
+    Ok(())
+}
+
+/// Whether a PEM file holds what it should, and what the TLS library can use.
+pub fn judge_pem(text: &str, marker: &str) -> Result<(), String> {
+    let mut found = false;
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if !line.starts_with("-----BEGIN ") || !line.contains(marker) {
+            continue;
         }
+        found = true;
+        let encrypted = |line: &str| line.contains("ENCRYPTED");
+        let body: Vec<&str> = lines.by_ref().take_while(|l| !l.starts_with("-----END")).collect();
+        if encrypted(line) || body.iter().any(|line| encrypted(line)) {
+            return Err("its key is under a passphrase, which is not supported: \
+                        take it off with `openssl pkey -in FILE -out NEWFILE`"
+                .into());
+        }
+        let bytes = BASE64_MIME_PERMISSIVE.decode(body.concat().as_bytes());
+        let bytes = bytes.map_err(|_| format!("its {marker} block is damaged"))?;
+        if bytes.windows(P521.len()).any(|window| window == P521) {
+            return Err(format!(
+                "it is of the curve P-521, which is not supported; {KEYS_SUPPORTED}"
+            ));
+        }
+    }
+    if !found {
+        return Err(format!("it holds no PEM block with {marker}"));
     }
     Ok(())
 }
@@ -160,8 +251,11 @@ fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
     let read = || {
         let mut text = String::new();
         let file = fs::File::open(path)?;
-        file.take(FILE_LIMIT).read_to_string(&mut text)?;
-        Ok::<_, io::Error>(text)
+        file.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > FILE_LIMIT {
+            return Err(io::Error::other("it is larger than 1 MiB"));
+        }
+        Ok(text)
     };
     read().map_err(|error| bad_file(path, what, &plain(&error)))
 }

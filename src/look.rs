@@ -13,6 +13,12 @@ use serde::Deserialize;
 /// and panics behind it.
 const LONGEST_INFO: usize = 4096;
 
+/// A TLS record with an empty ClientHello, for a server that says nothing:
+/// whoever waits for TLS answers with an alert, and nothing comes of it.
+pub const TLS_PROBE: [u8; 9] = [0x16, 3, 1, 0, 4, 1, 0, 0, 0];
+/// Types of TLS records that answer a ClientHello: alert, handshake.
+const TLS_RECORDS: [u8; 2] = [0x15, 0x16];
+
 /// What a server says of itself before anybody logs in (its `INFO` line).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -31,6 +37,8 @@ pub struct ServerInfo {
     pub max_payload: u64,
     /// TLS is a must.
     pub tls_required: bool,
+    /// Clients have to show a certificate.
+    pub tls_verify: bool,
     /// In lame-duck mode: going away soon.
     pub ldm: bool,
     /// Other members of the cluster, as `host:port`.
@@ -50,6 +58,8 @@ pub enum Cause {
     Silent,
     /// What answered does not speak NATS.
     NotNats(String),
+    /// The server waits for the TLS handshake and says nothing before it.
+    HandshakeFirst,
     /// The server is about to go (lame-duck mode).
     LameDuck,
     /// The TLS handshake failed.
@@ -68,6 +78,10 @@ impl fmt::Display for Cause {
             Cause::Unanswered => f.write_str("no answer (host down, or packets dropped)"),
             Cause::Silent => f.write_str("connected, but the server stays silent"),
             Cause::NotNats(seen) => write!(f, "not a NATS server: {seen}"),
+            Cause::HandshakeFirst => f.write_str(
+                "the server wants the TLS handshake first (handshake_first in its tls block), \
+                 which is not supported",
+            ),
             Cause::LameDuck => f.write_str("the server is shutting down (lame-duck mode)"),
             Cause::Tls(why) => write!(f, "TLS: {why}"),
             Cause::Login(why) => write!(f, "login refused: {why}"),
@@ -83,8 +97,9 @@ impl Cause {
             Cause::Tcp(_) | Cause::Unanswered => {
                 Some("is nats-server running there? check --nats-url (NATS_URL) and firewalls")
             }
-            Cause::Silent => Some(
-                "the server may be frozen or overloaded; servers with tls handshake_first are not supported",
+            Cause::Silent => Some("the server may be frozen or overloaded"),
+            Cause::HandshakeFirst => Some(
+                "in the server's tls block give handshake_first a delay, such as 300ms, or false",
             ),
             Cause::NotNats(_) => Some("check the port in --nats-url (NATS_URL)"),
             Cause::Tls(_) => {
@@ -105,6 +120,11 @@ pub struct InfoLine {
 }
 
 impl InfoLine {
+    /// Whether nothing has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.read.is_empty()
+    }
+
     /// Takes what was read, nothing at the end of the connection, and returns
     /// what the server said once its line is complete.
     pub fn add(&mut self, bytes: &[u8]) -> Result<Option<ServerInfo>, Cause> {
@@ -115,6 +135,9 @@ impl InfoLine {
             });
         }
         self.read.extend_from_slice(bytes);
+        if self.read.first().is_some_and(|first| TLS_RECORDS.contains(first)) {
+            return Err(Cause::HandshakeFirst);
+        }
         if let Some(end) = self.read.iter().position(|&byte| byte == b'\n')
             && end < LONGEST_INFO
         {

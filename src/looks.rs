@@ -13,7 +13,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::plain;
-use crate::look::{Cause, InfoLine, ServerInfo};
+use crate::look::{Cause, InfoLine, ServerInfo, TLS_PROBE};
 
 /// Name look-ups that hang, at most; one more waits until one of them ends.
 /// The C library's last for 5 to 30 s where no name server answers.
@@ -43,6 +43,9 @@ const AGAIN_UNCONNECTED: Duration = Duration::from_millis(1_200);
 /// A server that connected and is silent gets another look by then: more
 /// would fill the backlog of one that is frozen.
 const AGAIN_SILENT: Duration = Duration::from_millis(2_500);
+/// A server that connected and is silent by then, or by half of the time that
+/// there is, is asked whether it waits for a TLS handshake.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// A server that answered.
 pub(crate) struct Answered {
@@ -74,6 +77,7 @@ pub(crate) struct Looks {
     deadline: Instant,
     last_start: Option<Instant>,
     stagger: Duration,
+    probe_after: Duration,
     lookups: Arc<AtomicUsize>,
 }
 
@@ -88,6 +92,8 @@ struct Look {
     server: usize,
     began: Instant,
     step: Step,
+    /// Asked whether it waits for a TLS handshake.
+    probed: bool,
 }
 
 enum Step {
@@ -125,6 +131,7 @@ impl Looks {
             last_start: None,
             // Whoever stands last still gets half of the time.
             stagger: STAGGER.min(deadline.saturating_duration_since(now) / 2 / count),
+            probe_after: PROBE_AFTER.min(deadline.saturating_duration_since(now) / 2),
             lookups: Arc::clone(lookups),
         }
     }
@@ -166,7 +173,7 @@ impl Looks {
             match self.start(server, address) {
                 Ok(step) => {
                     self.last_start = Some(now);
-                    self.under_way.push(Look { server, began: now, step });
+                    self.under_way.push(Look { server, began: now, step, probed: false });
                 }
                 Err(cause) => self.servers[server].cause = Some(cause),
             }
@@ -231,9 +238,12 @@ impl Looks {
 
     fn look_after(&mut self) -> Option<Answered> {
         let mut answered = None;
-        for Look { server, began, step } in std::mem::take(&mut self.under_way) {
+        for Look { server, began, step, probed } in std::mem::take(&mut self.under_way) {
             match step.advance() {
-                Progress::Waits(step) => self.under_way.push(Look { server, began, step }),
+                Progress::Waits(step) => {
+                    let probed = probed || (began.elapsed() >= self.probe_after && step.probe());
+                    self.under_way.push(Look { server, began, step, probed });
+                }
                 Progress::Resolved(addresses) if addresses.is_empty() => {
                     self.lost(server, Cause::Resolve("it has no address".into()));
                 }
@@ -297,6 +307,18 @@ impl Looks {
 }
 
 impl Step {
+    /// Asks a server that has said nothing yet; tells whether it did.
+    fn probe(&self) -> bool {
+        match self {
+            Step::Reading(socket, _, line) if line.is_empty() => {
+                let mut socket = socket.stream();
+                socket.write_all(&TLS_PROBE).ok();
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn advance(self) -> Progress {
         match self {
             Step::Resolving(receiver) => match receiver.try_recv() {

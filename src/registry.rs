@@ -207,6 +207,11 @@ impl Registry {
         self.session.as_ref().filter(|session| !session.has_ended())
     }
 
+    /// Why the session ended: the server's last words, if any.
+    pub fn lost(&self) -> RequestError {
+        self.session.as_ref().map_or_else(no_session, Session::lost)
+    }
+
     /// What the connected server said of itself.
     pub fn server(&self) -> Option<&ServerInfo> {
         self.session.as_ref().map(|session| &session.server)

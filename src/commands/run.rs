@@ -241,7 +241,7 @@ impl Agent {
         match self.revision {
             Some(_) if session.is_none() => {
                 self.revision = None;
-                let error = RequestError::Lost(String::new());
+                let error = self.registry.lost();
                 self.lost(RegistryError::Request("heartbeat", error));
             }
             Some(revision) => {

@@ -15,6 +15,8 @@ mod faults;
 mod harness;
 mod harness_works;
 mod list;
+mod logins;
 mod network_faults;
 mod run;
+mod tls;
 mod usage;

@@ -212,6 +212,26 @@ impl Server {
         }
     }
 
+    /// Puts `extra` in the place of what `Setup` gave, and has the running
+    /// server take it (SIGHUP).
+    pub fn configure(&mut self, extra: &str) {
+        let path = self.directory.join("server.conf");
+        let config = std::fs::read_to_string(&path).expect("reads the configuration");
+        // What `Setup` does not give is on the first lines.
+        let lines: Vec<&str> = config.lines().collect();
+        let own =
+            lines.iter().take_while(|l| l.starts_with("listen") || l.starts_with("jetstream"));
+        let config = own.map(|line| format!("{line}\n")).collect::<String>() + extra;
+        std::fs::write(&path, config).expect("writes the configuration");
+        let reloads = self.log().matches("Reloaded server configuration").count();
+        send_signal(self.pid(), "HUP");
+        eventually(secs(5), "the server takes its configuration", || {
+            let log = self.log();
+            let done = log.matches("Reloaded server configuration").count() > reloads;
+            if done { Ok(()) } else { Err(log) }
+        });
+    }
+
     /// SIGSTOP: connections stay open and nothing answers.
     pub fn freeze(&mut self) {
         send_signal(self.pid(), "STOP");
