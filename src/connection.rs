@@ -855,7 +855,7 @@ impl Session {
         let mut errors = lock(&self.shared.errors);
         let own = format!("\"{}.", self.inbox);
         let found = errors.iter().enumerate().find_map(|(index, error)| {
-            let refused = refused_subject(error)?;
+            let refused = diagnosis::refusal(error, self.unique())?;
             // The nudge of `receive` needs no permission.
             (!(error.contains("Publish") && error.contains(&own))).then_some((index, refused))
         });
@@ -906,15 +906,6 @@ fn incoming(mut message: nats::Message) -> Incoming {
         headers: message.headers.clone(),
         data: std::mem::take(&mut message.data),
     }
-}
-
-/// `publish to "x"` out of `Permissions Violation for Publish to "x"`.
-fn refused_subject(error: &str) -> Option<String> {
-    let rest = error.split("Permissions Violation for ").nth(1)?;
-    let rest = rest.trim_end_matches(['\'', '\r', '\n', ' ']);
-    let (verb, subject) = rest.split_once(" to ")?;
-    let verb = if verb.starts_with("Subscri") { "subscribe" } else { "publish" };
-    Some(format!("{verb} to {subject}"))
 }
 
 fn key_pair(seed: &str) -> Result<nkeys::KeyPair, Cause> {

@@ -43,6 +43,25 @@ fn server_words(text: &str) -> Option<String> {
     Some(rest.trim_end_matches("\")").replace('\'', ""))
 }
 
+/// `publish to "x"` out of `Permissions Violation for Publish to "x"`, as a
+/// permission for it is written: what follows on a token that no two sessions
+/// share is `>`, so that the same refusal reads the same each time.
+pub fn refusal(error: &str, unique: &str) -> Option<String> {
+    let (_, rest) = error.split_once("Permissions Violation for ")?;
+    let (verb, subject) = rest.split_once(" to ")?;
+    let verb = if verb.starts_with("Subscri") { "subscribe" } else { "publish" };
+    let subject = subject.split('"').find(|part| !part.is_empty())?;
+    // A scan's consumer may be named after an earlier session.
+    let consumer =
+        subject.starts_with("$JS.API.CONSUMER.").then(|| subject.find(".aegis-")).flatten();
+    let cut = match subject.find(unique).filter(|_| !unique.is_empty()) {
+        Some(at) => subject[..at].rfind('.'),
+        None => consumer,
+    };
+    let cut = cut.map(|dot| format!("{}.>", &subject[..dot]));
+    Some(format!("{verb} to \"{}\"", cut.as_deref().unwrap_or(subject)))
+}
+
 fn tls_words(text: &str, host: &str, tls: &Tls) -> Option<String> {
     if let Some((_, what)) = text.split_once("invalid peer certificate: ") {
         return Some(of_server(what.trim(), host, tls));
@@ -128,6 +147,28 @@ fn both(tls: &Tls) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_reads_as_the_permission_for_it() {
+        for (subject, permission) in [
+            ("Publish to \"$JS.API.STREAM.INFO.KV_a\"", "publish to \"$JS.API.STREAM.INFO.KV_a\""),
+            ("Subscription to \"_I.x.uNi.*\"", "subscribe to \"_I.x.>\""),
+            (
+                "Publish to \"$JS.API.CONSUMER.CREATE.KV_a.aegis-uNi.$KV.a.>\"",
+                "publish to \"$JS.API.CONSUMER.CREATE.KV_a.>\"",
+            ),
+            (
+                "Publish to \"$JS.API.CONSUMER.INFO.KV_a.aegis-other\"",
+                "publish to \"$JS.API.CONSUMER.INFO.KV_a.>\"",
+            ),
+            ("Subscription to \"uNi\" using queue \"q\"", "subscribe to \"uNi\""),
+        ] {
+            let error = format!("Permissions Violation for {subject}");
+            assert_eq!(refusal(&error, "uNi").as_deref(), Some(permission));
+        }
+        assert_eq!(refusal("Stale Connection", "uNi"), None);
+        assert_eq!(refusal("Permissions Violation for ", ""), None);
+    }
 
     #[test]
     fn each_failure_names_its_file() {

@@ -24,6 +24,9 @@ use crate::look::ServerInfo;
 /// A question that was not answered by then is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// What is being done while a bucket is made.
+pub const CREATING: &str = "creating the bucket";
+
 /// Why an exchange with the registry failed.
 #[derive(Debug)]
 pub enum RegistryError {
@@ -80,6 +83,22 @@ impl From<RegistryError> for Failure {
             RegistryError::Connect(error) => error.into(),
             RegistryError::Unfit(unfit) => unfit.into(),
             RegistryError::NoClock => Failure::new(Kind::Unavailable, text),
+            RegistryError::Request(CREATING, RequestError::Denied(what)) => {
+                let text =
+                    format!("the bucket does not exist, and this user is not permitted to {what}");
+                Failure::new(Kind::Refused, text).with_hint(format!(
+                    "have it made by a user who may (aegis-agent init), or give this user the \
+                         permission to {what}"
+                ))
+            }
+            RegistryError::Request(_, RequestError::Denied(what))
+                if what.starts_with("subscribe") =>
+            {
+                Failure::new(Kind::Refused, text).with_hint(format!(
+                    "replies arrive there: --inbox-prefix (AEGIS_INBOX_PREFIX) must be one that \
+                     this user may subscribe to, or permit it to {what}"
+                ))
+            }
             RegistryError::Request(_, RequestError::Denied(what)) => {
                 Failure::new(Kind::Refused, text).with_hint(format!(
                     "give the user of this program the permission to {what}; \
@@ -92,10 +111,8 @@ impl From<RegistryError> for Failure {
                 )
             }
             RegistryError::Request(_, RequestError::TimedOut) => {
-                Failure::new(Kind::Unavailable, text).with_hint(
-                    "the server may be slow or frozen (see --timeout); a wrong --inbox-prefix \
-                     looks the same",
-                )
+                Failure::new(Kind::Unavailable, text)
+                    .with_hint("the server may be slow or frozen (see --timeout)")
             }
             RegistryError::Request(..) => Failure::new(Kind::Unavailable, text),
             RegistryError::Reply(_, ReplyError::Api(api)) => {

@@ -24,7 +24,7 @@ use crate::error::{Failure, Kind};
 use crate::fitness::{self, Unfit};
 use crate::instance::{self, Record, Status, instance_key};
 use crate::kv::{self, ApiError, Bucket, Put, ReplyError, StreamInfo};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::{CREATING, Registry, RegistryError};
 use crate::schedule::{Outcome, Patience, Schedule};
 use crate::signals::Signals;
 use crate::staleness::Ttl;
@@ -364,10 +364,9 @@ impl Agent {
     }
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
-        const DOING: &str = "creating the bucket";
         let bucket = self.registry.bucket().clone();
         let request = kv::create_bucket(&bucket, 1, kv::Storage::File, None);
-        match self.registry.configure(DOING, &request) {
+        match self.registry.configure(CREATING, &request) {
             Ok(info) => {
                 let connected = self.registry.server().map_or("", |server| &server.version);
                 fitness::judge_bucket(&bucket, &info, connected).map_err(RegistryError::Unfit)?;

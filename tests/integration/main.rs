@@ -17,6 +17,7 @@ mod harness_works;
 mod list;
 mod logins;
 mod network_faults;
+mod permissions;
 mod run;
 mod tls;
 mod usage;
