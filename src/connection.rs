@@ -68,6 +68,9 @@ use crate::looks::{Answered, Counted, Looks, sockets_of_looks};
 const DIALS_LIMIT: usize = 4;
 /// A connection whose packets nobody acknowledged for so long is lost.
 const LOST_AFTER: Duration = Duration::from_millis(2_500);
+/// Messages that may wait in a session: twice what a scan and a clean-up ask
+/// for at one time.
+const QUEUE_LIMIT: usize = 4_096;
 /// Servers taken from a cluster's gossip, at most.
 const DISCOVERED_LIMIT: usize = 32;
 /// How often a wait looks at what cannot wake it: `-ERR` on the side, a stop.
@@ -78,6 +81,15 @@ const SHORT_GLANCE: Duration = Duration::from_millis(3);
 const AGAIN: Duration = Duration::from_millis(1_200);
 /// Errors on the side kept until somebody asks, the newest.
 const SIDE_ERRORS: usize = 16;
+
+/// Panics on threads that are not ours: the crate's readers, on bytes that they
+/// cannot bear. Such a session neither ends nor says anything by itself.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// To be called for each panic on a thread that is not `main`.
+pub fn note_panic() {
+    PANICS.fetch_add(1, Ordering::SeqCst);
+}
 
 /// How to reach NATS and as whom. `Debug` never shows a secret.
 #[derive(Clone, Debug)]
@@ -516,6 +528,7 @@ impl Dial {
         // the address that answered saves a second look-up.
         let url = if tls { format!("tls://{}", self.server) } else { format!("nats://{address}") };
 
+        let panics = PANICS.load(Ordering::SeqCst);
         let connection = options.connect(url.as_str()).map_err(|e| self.cause_of(&e, tls))?;
         let socket = self.socket.take();
         if let Some(socket) = &socket {
@@ -536,6 +549,9 @@ impl Dial {
         let subscription = connection
             .subscribe(&format!("{inbox}.*"))
             .map_err(|error| Cause::Other(plain(&error)))?;
+        // The crate's queue has no bound of its own: a server that sends what
+        // nobody asked for would fill the memory.
+        subscription.set_message_limits(QUEUE_LIMIT);
         let receiver = subscription.receiver().clone();
         shared.hold(connection, subscription);
         Ok(Session {
@@ -550,6 +566,7 @@ impl Dial {
             next_token: 0,
             tls,
             stop: Arc::clone(&self.stop),
+            panics,
             server: info,
             address: self.server.clone(),
         })
@@ -713,6 +730,8 @@ pub struct Session {
     next_token: u64,
     tls: bool,
     stop: StopCheck,
+    /// Panics before this session.
+    panics: usize,
 }
 
 impl Session {
@@ -727,7 +746,13 @@ impl Session {
 
     /// Whether the connection is gone, as far as TCP knows.
     pub fn has_ended(&self) -> bool {
-        self.shared.has_ended()
+        self.shared.has_ended() || self.reader_died()
+    }
+
+    /// Whether a reader of the crate died since this session began; most likely
+    /// its own.
+    fn reader_died(&self) -> bool {
+        PANICS.load(Ordering::SeqCst) != self.panics
     }
 
     /// Whether the server announced that it is going.
@@ -799,6 +824,9 @@ impl Session {
             }
             if let Some(denied) = self.take_refusal() {
                 return Err(denied);
+            }
+            if self.reader_died() {
+                return Err(RequestError::Lost("what the server sends cannot be read".into()));
             }
             if left.is_zero() {
                 return Err(RequestError::TimedOut);
@@ -878,6 +906,10 @@ impl Drop for Session {
             // none of the crate's locks held.
             Some(socket) => {
                 socket.shutdown(Shutdown::Both).ok();
+                // One that died does not; the flusher would stay for good.
+                if self.reader_died() {
+                    self.shared.end();
+                }
             }
             None => self.shared.end(),
         }

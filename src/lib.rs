@@ -31,6 +31,8 @@ pub mod login;
 pub mod look;
 /// Several looks at once: which server of a list answers first.
 mod looks;
+/// No allocation on behalf of a stranger larger than NATS has messages.
+pub mod memory;
 /// The registry, spoken on a connection: register, read, deregister.
 pub mod registry;
 /// The newest revision of every key, within bounds.

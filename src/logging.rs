@@ -10,6 +10,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use time::OffsetDateTime;
 
 use crate::instance::format_time;
+use crate::table::clipped;
+
+/// Characters of one line.
+const LONGEST_LINE: usize = 4_000;
 
 struct Stderr {
     journal: bool,
@@ -35,7 +39,9 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let text = record.args().to_string().replace('\n', " ");
+        // Words of a server, or of whoever wrote into the bucket, must neither
+        // steer a terminal nor fill a journal.
+        let text = clipped(&record.args().to_string().replace('\n', " "), LONGEST_LINE);
         let line = if self.journal {
             let priority = match record.level() {
                 Level::Error => 3,

@@ -7,11 +7,16 @@ use aegis_agent::cli::{self, Invocation, Parsed, Verb};
 use aegis_agent::commands;
 use aegis_agent::error::Failure;
 use aegis_agent::logging;
+use aegis_agent::memory;
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
 
+#[global_allocator]
+static ALLOCATOR: memory::Bounded = memory::Bounded;
+
 fn main() -> ExitCode {
+    memory::trust_this_thread();
     keep_other_threads_quiet();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let env = |name: &str| std::env::var_os(name);
@@ -75,6 +80,8 @@ fn keep_other_threads_quiet() {
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() == Some("main") {
             default(panic);
+        } else {
+            aegis_agent::connection::note_panic();
         }
     }));
 }

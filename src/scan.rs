@@ -25,6 +25,13 @@ const PULLS: usize = 2;
 /// A session lost this often in a row during a scan, with no poison record
 /// to blame, is an outage.
 const FRUITLESS_RESTARTS: u32 = 3;
+/// Pulls that end without a message in a row, while the server says that there
+/// is more: one or two are honest, when entries expire meanwhile.
+const FRUITLESS_PULLS: u32 = 20;
+/// An honest server delivers what it announced, and what is written while the
+/// scan goes on; a scan is faster than all writers together.
+const DELIVERIES_PER_ENTRY: u64 = 4;
+const MORE_DELIVERIES: u64 = 100_000;
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 
@@ -48,6 +55,10 @@ pub struct Scan {
     last: u64,
     finished: bool,
     restarts: u32,
+    /// Pulls that ended without a message, in a row.
+    fruitless: u32,
+    /// Deliveries that are still believed.
+    believed: u64,
 }
 
 struct Pull {
@@ -82,6 +93,11 @@ impl Scan {
             last: 0,
             finished: made.pending == 0,
             restarts: 0,
+            fruitless: 0,
+            believed: made
+                .pending
+                .saturating_mul(DELIVERIES_PER_ENTRY)
+                .saturating_add(MORE_DELIVERIES),
         })
     }
 
@@ -150,6 +166,14 @@ impl Scan {
                 self.batch = (self.batch * 2).min(FULL_BATCH);
             }
         }
+        if delivery.sequence <= self.last {
+            return Err(contradiction("a sequence that does not rise"));
+        }
+        self.believed = match self.believed.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(contradiction("more messages than the bucket can hold")),
+        };
+        self.fruitless = 0;
         self.last = delivery.sequence;
         if delivery.pending == 0 {
             self.finished = true;
@@ -164,6 +188,10 @@ impl Scan {
             return Ok(());
         };
         let pull = self.pulls.remove(at);
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS_PULLS {
+            return Err(contradiction("no messages, and says that there are more"));
+        }
         match message.status() {
             Some(404) if pull.is_some_and(|pull| !pull.served) && self.pulls.is_empty() => {
                 self.finished = true;
@@ -222,6 +250,11 @@ impl Scan {
         self.last = self.last.max(through);
         Ok(())
     }
+}
+
+fn contradiction(what: &str) -> RegistryError {
+    let why = format!("the server contradicts itself: it delivers {what}");
+    RegistryError::Reply(SCANNING, ReplyError::Unreadable(why))
 }
 
 /// Whether no later revision of the message's key exists.

@@ -14,6 +14,7 @@ mod budget;
 mod faults;
 mod harness;
 mod harness_works;
+mod hostile;
 mod list;
 mod logins;
 mod network_faults;

@@ -1,0 +1,631 @@
+//! A hostile server: one of the tests' own that speaks NATS and means no good.
+//! Whatever it sends, a verb ends within its bounds, an agent lives on and
+//! finds the next server that behaves, and memory stays bounded.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::agent::{Agent, Output, aegis};
+use crate::harness::{eventually, millis, secs, time as rfc3339};
+
+const KEY: &str = "service-instances__orders-api__host-1";
+/// What a verb may take of memory, whatever it is sent: as much as a bucket
+/// of 100,000 and some.
+const MEMORY_KIB: u64 = 64 * 1024;
+const TIMEOUT: &str = "2s";
+/// Three steps of a verb, each within the timeout and 1 s, and a busy machine.
+const BOUND: Duration = secs(12);
+
+/// A request as it came.
+struct Asked {
+    subject: String,
+    reply: String,
+}
+
+impl Asked {
+    fn is(&self, what: &str) -> bool {
+        self.subject.starts_with(what)
+    }
+}
+
+/// What the server sends for a request; `None` for what a good one would.
+type Evil = dyn Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync;
+
+struct Hostile {
+    port: u16,
+    state: Arc<State>,
+}
+
+struct State {
+    evil: Box<Evil>,
+    /// The line that a client is greeted with.
+    greeting: Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>,
+    good: AtomicBool,
+    end: AtomicBool,
+    connections: AtomicUsize,
+    stored: Mutex<u64>,
+}
+
+fn info(port: u16) -> Value {
+    json!({
+        "server_id": "NHOSTILE", "server_name": "hostile", "version": "2.12.8", "go": "go1.25",
+        "host": "127.0.0.1", "port": port, "headers": true, "max_payload": 1 << 20, "proto": 1,
+        "client_id": 7, "jetstream": true,
+    })
+}
+
+fn greeting(port: u16) -> Vec<u8> {
+    format!("INFO {} \r\n", info(port)).into_bytes()
+}
+
+impl Hostile {
+    fn start(
+        evil: impl Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
+    ) -> Hostile {
+        Hostile::greeting(greeting, evil)
+    }
+
+    fn greeting(
+        greeting: impl Fn(u16) -> Vec<u8> + Send + Sync + 'static,
+        evil: impl Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
+    ) -> Hostile {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::new(State {
+            evil: Box::new(evil),
+            greeting: Box::new(greeting),
+            good: AtomicBool::new(false),
+            end: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            stored: Mutex::new(0),
+        });
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if shared.end.load(Ordering::SeqCst) {
+                    return;
+                }
+                let shared = shared.clone();
+                std::thread::spawn(move || serve(&shared, stream, port));
+            }
+        });
+        Hostile { port, state }
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on it behaves.
+    fn behave(&self) {
+        self.state.good.store(true, Ordering::SeqCst);
+    }
+
+    fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.state.end.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(state: &State, stream: TcpStream, port: u16) -> Option<()> {
+    state.connections.fetch_add(1, Ordering::SeqCst);
+    let good = || state.good.load(Ordering::SeqCst);
+    // Nobody reads what an endless writer sends: that must not keep a thread.
+    stream.set_write_timeout(Some(secs(5))).ok()?;
+    let mut writer = stream.try_clone().ok()?;
+    let line = if good() { greeting(port) } else { (state.greeting)(port) };
+    writer.write_all(&line).ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match *words.first()? {
+            "PING" => writer.write_all(b"PONG\r\n").ok()?,
+            "PUB" | "HPUB" => {
+                let size: usize = words.last()?.parse().ok()?;
+                let mut payload = vec![0; size + 2];
+                reader.read_exact(&mut payload).ok()?;
+                let header = words[0] == "HPUB";
+                let has_reply = words.len() == if header { 5 } else { 4 };
+                let reply = if has_reply { words[2] } else { "" }.to_owned();
+                let asked = Asked { subject: words[1].to_owned(), reply };
+                if good() || (state.evil)(&asked, &mut writer).is_none() {
+                    behave(state, &asked, &mut writer)?;
+                }
+            }
+            _ => {}
+        }
+        writer.flush().ok()?;
+    }
+}
+
+fn msg(writer: &mut dyn Write, subject: &str, reply: &str, payload: &[u8]) -> Option<()> {
+    write!(writer, "MSG {subject} 1 {reply} {}\r\n", payload.len()).ok()?;
+    writer.write_all(payload).ok()?;
+    writer.write_all(b"\r\n").ok()
+}
+
+fn stream_info() -> Value {
+    json!({
+        "type": "io.nats.jetstream.api.v1.stream_info_response",
+        "config": {
+            "name": "KV_service_registry", "subjects": ["$KV.service_registry.>"],
+            "max_msgs_per_subject": 1, "allow_msg_ttl": true, "allow_direct": true,
+            "allow_rollup_hdrs": true, "metadata": { "_nats.ver": "2.12.8", "_nats.level": "3" },
+        },
+        "state": { "messages": 1, "bytes": 100, "first_seq": 1, "last_seq": 1, "num_subjects": 1 },
+        "ts": rfc3339::rfc3339(rfc3339::now()),
+    })
+}
+
+fn consumer_info(pending: u64) -> Value {
+    json!({
+        "stream_name": "KV_service_registry", "num_pending": pending,
+        "delivered": { "consumer_seq": 0, "stream_seq": 0 }, "ts": rfc3339::rfc3339(rfc3339::now()),
+    })
+}
+
+fn record(instance: &str) -> Vec<u8> {
+    let record = json!({
+        "serviceName": "orders-api", "instanceId": instance, "version": "1.0.0", "status": "ACTIVE",
+        "lastHeartbeat": rfc3339::rfc3339(rfc3339::now()), "stickyActiveGroup": null, "metadata": {},
+    });
+    record.to_string().into_bytes()
+}
+
+/// The reply subject of a delivery.
+fn ack(sequence: impl std::fmt::Display, pending: impl std::fmt::Display) -> String {
+    let now = rfc3339::now().unix_timestamp_nanos();
+    format!("$JS.ACK.KV_service_registry.c.1.{sequence}.1.{now}.{pending}")
+}
+
+/// What a good server does: one instance, and room for ours.
+fn behave(state: &State, asked: &Asked, writer: &mut dyn Write) -> Option<()> {
+    let mut json = |value: Value| msg(writer, &asked.reply, "", value.to_string().as_bytes());
+    if asked.reply.is_empty() {
+        Some(())
+    } else if asked.is("$JS.API.STREAM.INFO.") {
+        json(stream_info())
+    } else if asked.is("$JS.API.CONSUMER.MSG.NEXT.") {
+        let subject = format!("$KV.service_registry.{KEY}");
+        msg(writer, &subject, &ack(1, 0), &record("host-1"))
+    } else if asked.is("$JS.API.CONSUMER.") {
+        json(consumer_info(1))
+    } else if asked.is("$JS.API.DIRECT.GET.") {
+        let header = "NATS/1.0 404 Message Not Found\r\n\r\n";
+        let size = header.len();
+        write!(writer, "HMSG {} 1 {size} {size}\r\n{header}\r\n", asked.reply).ok()
+    } else if asked.is("$JS.API.STREAM.MSG.GET.") {
+        json(
+            json!({ "error": { "code": 404, "err_code": 10037, "description": "no message found" } }),
+        )
+    } else if asked.is("$KV.") {
+        let mut stored = state.stored.lock().ok()?;
+        *stored += 1;
+        let seq = *stored;
+        json(json!({ "stream": "KV_service_registry", "seq": seq }))
+    } else {
+        json(json!({ "error": { "code": 400, "err_code": 10000, "description": "no" } }))
+    }
+}
+
+/// Runs `list` against it: it must come to an end, within time and memory, and
+/// not by a panic or a signal.
+fn list(server: &Hostile) -> Output {
+    list_within(server, MEMORY_KIB)
+}
+
+fn list_within(server: &Hostile, memory: u64) -> Output {
+    let output = aegis(&["list", "-s", &server.url(), "--timeout", TIMEOUT]).within(secs(30)).run();
+    assert!((0..=78).contains(&output.code), "{output:#?}");
+    assert!(!output.stderr.contains("panicked"), "{output:#?}");
+    assert!(output.took < BOUND, "{output:#?}");
+    assert!(output.peak_kib < memory, "{} KiB: {}", output.peak_kib, output.stderr);
+    output
+}
+
+/// Runs an agent against it for a few sessions, and then lets the server
+/// behave: the agent must be alive, small, and register.
+fn agent_survives(server: &Hostile) {
+    let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--timeout=500ms"])
+        .arg("--ttl=2s")
+        .arg("--interval=100ms")
+        .arg("-s")
+        .arg(&server.url())
+        .spawn();
+    eventually(secs(20), "a few sessions", || match server.connections() {
+        8.. => Ok(()),
+        count => Err(format!("{count} connections\n{}", agent.stderr())),
+    });
+    let usage = agent.usage();
+    assert!(agent.is_running(), "{}", agent.stderr());
+    server.behave();
+    agent.wait_for_line("revision", secs(8));
+    // Nothing is left of the sessions that were.
+    let threads = eventually(secs(5), "its threads end", || match agent.usage().threads {
+        threads @ ..=4 => Ok(threads),
+        threads => Err(format!("{threads} threads: {}\n{}", threads_of(&agent), agent.stderr())),
+    });
+    assert!(threads >= 1);
+    assert!(usage.peak_kib < MEMORY_KIB, "{usage:?}");
+    agent.signal("TERM");
+    agent.wait_exit(secs(3));
+    assert!(!agent.stderr().contains("panicked"), "{}", agent.stderr());
+}
+
+/// Name and place in the kernel of each thread.
+fn threads_of(agent: &Agent) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.pid()));
+    let tasks = tasks.into_iter().flatten().flatten();
+    tasks.fold(String::new(), |text, task| {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        format!("{text}{}:{} ", read("comm").trim(), read("wchan").trim())
+    })
+}
+
+#[test]
+fn a_fake_server_that_behaves_is_believed() {
+    let server = Hostile::start(|_, _| None);
+    let output = list(&server);
+    assert_eq!(output.code, 0, "{output:#?}");
+    assert!(output.stdout.contains("host-1"), "{output:#?}");
+}
+
+// At the door.
+
+#[test]
+fn a_greeting_of_any_kind_is_survived() {
+    let long = |size: usize| {
+        move |_: u16| format!("INFO {{\"server_id\":\"{}\"}}\r\n", "x".repeat(size)).into_bytes()
+    };
+    let deep = |_: u16| format!("INFO {}\r\n", "[".repeat(4_000)).into_bytes();
+    let urls = |port: u16| {
+        let mut info = info(port);
+        let odd =
+            ["", ":", "::::", "a:99999", "\u{0}:1", "[::1]:4222", "nats://x:1", "u:p@h:1", "%zz:1"];
+        info["connect_urls"] = json!(odd.iter().cycle().take(200).collect::<Vec<_>>());
+        format!("INFO {info}\r\n").into_bytes()
+    };
+    let numbers = |port: u16| {
+        let info = info(port).to_string();
+        let info =
+            info.replace("1048576", "-99999999999999999999999999").replace("\"2.12.8\"", "7");
+        format!("INFO {info}\r\n").into_bytes()
+    };
+    let greetings: Vec<Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>> = vec![
+        Box::new(long(1 << 20)),
+        Box::new(long(4_000)),
+        Box::new(deep),
+        Box::new(urls),
+        Box::new(numbers),
+        Box::new(|_| b"\r\n".repeat(10_000)),
+        Box::new(|_| vec![0; 1 << 20]),
+        Box::new(|_| b"INFO {}\r\n".to_vec()),
+        Box::new(|_| b"INFO \xff\xfe\r\n".to_vec()),
+        Box::new(|_| b"-ERR '\x1b[2J'\r\n".to_vec()),
+        Box::new(|_| b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        Box::new(|port| [greeting(port), b"MSG a 1 4294967295\r\n".to_vec()].concat()),
+        Box::new(|port| [greeting(port), b"PONG\r\n".repeat(100_000)].concat()),
+    ];
+    for greeting in greetings {
+        let server = Hostile::greeting(greeting, |_, _| None);
+        let output = list(&server);
+        assert!(!output.stderr.contains('\u{1b}'), "nothing steers the terminal: {output:?}");
+    }
+}
+
+// Frames.
+
+/// Bytes that are no frame, or one that lies about its sizes, in the place of
+/// a reply.
+const FRAMES: &[&[u8]] = &[
+    b"HMSG R 1 10 5\r\nNATS/1.0\r\n\r\n",
+    b"HMSG R 1 -1 5\r\nhello\r\n",
+    b"HMSG R 1 0 0\r\n\r\n",
+    b"HMSG R 1 12 99999999999999999999\r\nNATS/1.0\r\n\r\n\r\n",
+    b"HMSG R 1 3 3\r\nabc\r\n",
+    b"HMSG R 1 12 12\r\nNATS/1.0 \xff\r\n\r\n",
+    b"HMSG R\r\n",
+    b"MSG R 1 4294967295\r\n",
+    b"HMSG R 1 4294967295 4294967295\r\n",
+    b"MSG R 1 -1\r\n",
+    b"MSG R 1 x\r\n",
+    b"MSG R -1 0\r\n\r\n",
+    b"MSG R 18446744073709551615 0\r\n\r\n",
+    b"MSG R 1 a b c d 0\r\n\r\n",
+    b"MSG\r\n",
+    b"MSG R 1 5\r\nhello and more than was said\r\n",
+    b"\xff\xfe\xfd\r\n",
+    b"\0\0\0\0\r\n",
+    b"-ERR\r\n",
+    b"-ERR 'Permissions Violation for '\r\n",
+    b"-ERR 'Permissions Violation for Publish to \"\x1b[2J\"'\r\n",
+    b"INFO {\"connect_urls\":[\"\\u0000\"]}\r\n",
+    b"INFO {\r\n",
+    b"PONG\r\nPONG\r\nPONG\r\n",
+    b"+OK\r\nNOSUCH thing\r\n",
+];
+
+fn frame(place: usize, reply: &str) -> Vec<u8> {
+    match FRAMES.get(place) {
+        Some(frame) => {
+            let at = frame.iter().position(|&b| b == b'R');
+            let is_message = frame.starts_with(b"MSG R") || frame.starts_with(b"HMSG R");
+            match at.filter(|_| is_message).map(|_| if frame[0] == b'H' { 5 } else { 4 }) {
+                Some(at) => [&frame[..at], reply.as_bytes(), &frame[at + 1..]].concat(),
+                None => frame.to_vec(),
+            }
+        }
+        // Longer than the library's buffer, and no line: its reader panics.
+        None => vec![b'x'; 9_000],
+    }
+}
+
+#[test]
+fn frames_that_lie_end_a_list_with_words() {
+    for place in 0..=FRAMES.len() {
+        let server = Hostile::start(move |asked, out| {
+            asked
+                .is("$JS.API.CONSUMER.MSG")
+                .then(|| out.write_all(&frame(place, &asked.reply)).ok())?
+        });
+        let output = list(&server);
+        assert!(!output.stderr.contains('\u{1b}'), "nothing steers the terminal: {output:?}");
+        if output.code != 0 {
+            assert!(output.stderr.contains("error: "), "{place}: {output:#?}");
+        }
+    }
+}
+
+#[test]
+fn frames_that_lie_do_not_end_an_agent() {
+    for place in [0, 1, 4, 9, 16, FRAMES.len()] {
+        agent_survives(&Hostile::start(move |asked, out| {
+            asked.is("$KV.").then(|| out.write_all(&frame(place, &asked.reply)).ok())?
+        }));
+    }
+}
+
+/// The library makes room for what a frame says: 4 GiB here. It is not let to,
+/// its thread stays behind, and the agent goes on, four times.
+#[test]
+fn an_agent_survives_a_message_of_four_gibibytes() {
+    let lies = AtomicUsize::new(0);
+    let server = Hostile::start(move |asked, out| {
+        (asked.is("$KV.") && lies.fetch_add(1, Ordering::SeqCst) < 4).then_some(())?;
+        write!(out, "MSG {} 1 4294967295\r\n", asked.reply).ok()
+    });
+    let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=2s"])
+        .arg("--interval=100ms")
+        .arg("-s")
+        .arg(&server.url())
+        .spawn();
+    agent.wait_for_line("revision", secs(10));
+    let usage = agent.usage();
+    assert!(usage.peak_kib < MEMORY_KIB, "{usage:?}");
+    assert!(usage.threads <= 3 + 4, "{}", threads_of(&agent));
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    eprintln!("four lies of 4 GiB: {usage:?}");
+}
+
+/// One header line of 64 MB, and as many as fit into 8 MB.
+#[test]
+fn huge_headers_are_survived() {
+    let server = Hostile::start(|asked, out| {
+        asked.is("$JS.API.CONSUMER.MSG").then_some(())?;
+        let size = 64 << 20;
+        write!(out, "HMSG {} 1 {size} {size}\r\nNATS/1.0\r\nA: ", asked.reply).ok()?;
+        out.write_all(&vec![b'x'; size - 17]).ok()?;
+        out.write_all(b"\r\n\r\n\r\n").ok()
+    });
+    // Itself, and the library's copy of the value.
+    let output = list_within(&server, 3 * 64 * 1024);
+    eprintln!("one header line of 64 MB: {} KiB, {:?}", output.peak_kib, output.took);
+    let server = Hostile::start(|asked, out| {
+        asked.is("$JS.API.CONSUMER.MSG").then_some(())?;
+        let lines: String = (0..600_000).map(|n| format!("k{n:07}:v\r\n")).collect();
+        let header = format!("NATS/1.0\r\n{lines}\r\n");
+        let size = header.len();
+        write!(out, "HMSG {} 1 {size} {size}\r\n{header}\r\n", asked.reply).ok()
+    });
+    let output = list_within(&server, 512 * 1024);
+    eprintln!("600,000 header lines in 7 MB: {} KiB, {:?}", output.peak_kib, output.took);
+}
+
+// Replies.
+
+#[test]
+fn replies_to_nobody_are_dropped() {
+    let server = Hostile::start(|asked, out| {
+        asked.is("$JS.API.STREAM.INFO").then_some(())?;
+        let other = format!("{}9", asked.reply);
+        for _ in 0..20_000 {
+            msg(out, &other, "", b"{\"error\":{\"code\":1}}")?;
+            write!(out, "MSG nobody 77 0\r\n\r\n").ok()?;
+        }
+        None
+    });
+    let output = list(&server);
+    assert_eq!(output.code, 0, "{output:#?}");
+}
+
+fn nested(brackets: usize) -> Vec<u8> {
+    [b"{\"error\":".to_vec(), vec![b'['; brackets]].concat()
+}
+
+#[test]
+fn a_million_brackets_are_an_error_with_words() {
+    for what in ["$JS.API.STREAM.INFO", "$JS.API.CONSUMER.CREATE"] {
+        let server = Hostile::start(move |asked, out| {
+            asked.is(what).then(|| msg(out, &asked.reply, "", &nested(1_000_000)))?
+        });
+        let output = list(&server);
+        assert_eq!(output.code, 69, "{output:#?}");
+        assert!(output.stderr.contains("cannot be read"), "{output:#?}");
+        assert!(output.stderr.len() < 1_000, "{output:#?}");
+    }
+    let server = Hostile::start(|asked, out| {
+        asked.is("$JS.API.CONSUMER.MSG").then_some(())?;
+        let subject = format!("$KV.service_registry.{KEY}");
+        msg(out, &subject, &ack(1, 0), &vec![b'['; 1_000_000])
+    });
+    let output = list(&server);
+    assert_eq!(output.code, 0, "{output:#?}");
+    assert!(output.stdout.contains("1 unreadable"), "{output:#?}");
+    agent_survives(&Hostile::start(|asked, out| {
+        asked.is("$KV.").then(|| msg(out, &asked.reply, "", &nested(1_000_000)))?
+    }));
+}
+
+#[test]
+fn replies_with_absurd_values_are_survived() {
+    let configs = [
+        json!({ "config": [] }),
+        json!({ "config": null }),
+        json!({ "config": {} }),
+        json!({ "config": { "max_msgs_per_subject": i64::MIN, "max_age": i64::MAX } }),
+        json!({ "ts": "9999-12-31T23:59:59.999999999Z" }),
+        json!({ "ts": "0001-01-01T00:00:00Z" }),
+        json!({ "ts": "-9999-01-01T00:00:00+23:59" }),
+        json!({ "ts": 7 }),
+        json!({ "ts": null }),
+        json!({ "state": { "messages": u64::MAX, "last_seq": u64::MAX } }),
+        json!({ "state": { "messages": -1 } }),
+        json!({ "error": "x" }),
+        json!({ "error": { "code": 70_000 } }),
+        json!({ "error": { "err_code": 10_059, "description": "x".repeat(100_000) } }),
+    ];
+    for change in configs {
+        let told = change.clone();
+        let server = Hostile::start(move |asked, out| {
+            asked.is("$JS.API.STREAM.INFO").then_some(())?;
+            let mut reply = stream_info();
+            for (name, value) in change.as_object()? {
+                reply[name] = value.clone();
+            }
+            msg(out, &asked.reply, "", reply.to_string().as_bytes())
+        });
+        let output = list(&server);
+        eprintln!("{told:.60}: {} {:.100}", output.code, output.stderr);
+    }
+}
+
+#[test]
+fn acknowledgements_with_absurd_sequences_do_not_end_an_agent() {
+    for seq in ["0", "18446744073709551615", "-1", "1e400", "\"7\"", "null", "1.5"] {
+        let server = Hostile::start(move |asked, out| {
+            asked.is("$KV.").then_some(())?;
+            let reply = format!("{{\"stream\":\"KV_service_registry\",\"seq\":{seq}}}");
+            msg(out, &asked.reply, "", reply.as_bytes())
+        });
+        let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=2s"])
+            .arg("--interval=100ms")
+            .arg("-s")
+            .arg(&server.url())
+            .spawn();
+        agent.wait_for_line("orders-api/host-1", secs(5));
+        crate::harness::nothing_happens_for(millis(300));
+        assert!(agent.is_running(), "{seq}: {}", agent.stderr());
+        assert!(agent.lines().len() < 4, "{seq}: {}", agent.stderr());
+        agent.signal("TERM");
+        assert_eq!(agent.wait_exit(secs(8)), 0, "{seq}: {}", agent.stderr());
+    }
+}
+
+// Deliveries.
+
+/// `deliver` is called for each pull, with a count of pulls.
+fn deliveries(
+    pending: u64,
+    deliver: impl Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
+) -> Hostile {
+    Hostile::start(move |asked, out| {
+        if asked.is("$JS.API.CONSUMER.MSG") {
+            deliver(asked, out)
+        } else if asked.is("$JS.API.CONSUMER.") {
+            msg(out, &asked.reply, "", consumer_info(pending).to_string().as_bytes())
+        } else {
+            None
+        }
+    })
+}
+
+fn deliver(
+    out: &mut dyn Write,
+    sequence: impl std::fmt::Display,
+    pending: impl std::fmt::Display,
+) -> Option<()> {
+    let subject = format!("$KV.service_registry.{KEY}");
+    msg(out, &subject, &ack(sequence, pending), &record("host-1"))
+}
+
+#[test]
+fn deliveries_with_absurd_numbers_end_a_list() {
+    for (sequence, pending) in [
+        ("0", "0"),
+        ("18446744073709551615", "0"),
+        ("-1", "0"),
+        ("1", "-1"),
+        ("1", "18446744073709551616"),
+        ("x", "y"),
+        ("", ""),
+    ] {
+        list(&deliveries(1, move |_, out| deliver(out, sequence, pending)));
+    }
+}
+
+#[test]
+fn a_consumer_that_promises_and_does_not_deliver_ends_a_list_in_time() {
+    let output = list(&deliveries(u64::MAX, |_, _| Some(())));
+    assert_eq!(output.code, 69, "{output:#?}");
+}
+
+#[test]
+fn a_sequence_that_does_not_rise_ends_a_list_with_words() {
+    let output = list(&deliveries(1_000_000, |_, out| {
+        (0..2_000).try_for_each(|_| deliver(out, 5, 1_000_000))
+    }));
+    assert_eq!(output.code, 69, "{output:#?}");
+    assert!(output.stderr.contains("sequence"), "{output:#?}");
+}
+
+/// More than the bucket can hold, for ever, as fast as it is taken.
+#[test]
+fn endless_batches_end_a_list_with_words() {
+    let output = list(&deliveries(10, |_, out| {
+        (1..u64::MAX).try_for_each(|sequence| deliver(out, sequence, 10))
+    }));
+    assert_eq!(output.code, 69, "{output:#?}");
+    eprintln!("endless batches: {} KiB, {:?}: {}", output.peak_kib, output.took, output.stderr);
+}
+
+#[test]
+fn endless_statuses_end_a_list_in_time() {
+    for status in ["404 No Messages", "408 Request Timeout", "100 Idle Heartbeat", "409 x", "999 y"]
+    {
+        let server = deliveries(10, move |asked, out| {
+            let header = format!("NATS/1.0 {status}\r\n\r\n");
+            let size = header.len();
+            (0..3).try_for_each(|_| {
+                write!(out, "HMSG {} 1 {size} {size}\r\n{header}\r\n", asked.reply).ok()
+            })
+        });
+        let output = list(&server);
+        eprintln!("{status}: {} {:?} {}", output.code, output.took, output.stderr);
+    }
+}
