@@ -526,7 +526,8 @@ fn unknown_option(name: &str, verb: Option<&'static str>) -> String {
 
 /// The candidate within two typing errors, if there is one.
 fn nearest(word: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
-    let near = candidates.filter(|c| c.len() > 2).map(|c| (distance(word, c), c));
+    let alike = |c: &&str| c.len() > 2 && c.len().abs_diff(word.len()) <= 2;
+    let near = candidates.filter(alike).map(|c| (distance(word, c), c));
     near.filter(|(far, _)| *far <= 2).min().map(|(_, c)| c)
 }
 

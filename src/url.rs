@@ -32,16 +32,23 @@ pub fn parse_list(text: &str) -> Result<(Vec<ServerAddress>, Option<UrlLogin>), 
     Ok((servers, login))
 }
 
-/// A URL as it may be shown: its login replaced by `***`.
+/// A URL as it may be shown: what is or could be its login replaced by `***`,
+/// also where it stands in the wrong place.
 pub fn redact(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
+    let Some((login, host)) = url.rsplit_once('@') else {
+        // `nats://user:password`, the host forgotten: no port is like that.
+        return match url.rsplit_once(':') {
+            Some((rest, port))
+                if !port.starts_with("//") && !port.bytes().all(|b| b.is_ascii_digit()) =>
+            {
+                format!("{rest}:***")
+            }
+            _ => url.to_owned(),
+        };
     };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}***@{host}"),
-        None => url.to_owned(),
-    }
+    let scheme =
+        ["nats://", "tls://", "ws://", "wss://"].into_iter().find(|s| login.starts_with(s));
+    format!("{}***@{}", scheme.unwrap_or_default(), redact(host))
 }
 
 fn parse(url: &str) -> Result<(ServerAddress, Option<UrlLogin>), String> {
@@ -207,6 +214,9 @@ mod tests {
             "nats://u:s3cret@a:0",
             "nats://a\r\nPUB x",
             "nats://u:s3cret@a b",
+            "u:s3cret@nats://a",
+            "nats://u:s3cret",
+            "nats://a@u:s3cret",
         ] {
             let Err(error) = parse_list(url) else {
                 panic!("{url} was taken");

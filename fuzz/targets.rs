@@ -1,0 +1,287 @@
+//! What bad input must not break: one function a door, each of which panics
+//! where a promise does not hold. libFuzzer calls them (`fuzz_targets/`), and
+//! `cargo test` with the seeds and with noise made of them
+//! (`tests/properties.rs`).
+
+use std::time::Duration;
+
+use aegis_agent::cli;
+use aegis_agent::context;
+use aegis_agent::diagnosis::{self, Tried};
+use aegis_agent::duration;
+use aegis_agent::entry::Entry;
+use aegis_agent::fitness::ServerVersion;
+use aegis_agent::instance;
+use aegis_agent::kv::{self, Bucket, StoredMessage};
+use aegis_agent::login;
+use aegis_agent::look::InfoLine;
+use aegis_agent::staleness::{self, Stored};
+use aegis_agent::table;
+use aegis_agent::url;
+use time::OffsetDateTime;
+
+/// A target: its name, which is that of its seeds, and its function.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub(crate) const ALL: &[Target] = &[
+    ("record", record),
+    ("key", key),
+    ("reply", reply),
+    ("header", header),
+    ("version", version),
+    ("duration", duration),
+    ("url", url),
+    ("context", context),
+    ("creds", creds),
+    ("info", info),
+    ("arguments", arguments),
+];
+
+/// Moments at which somebody might ask.
+fn moments() -> [OffsetDateTime; 3] {
+    let now =
+        OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let edges = [OffsetDateTime::UNIX_EPOCH, time::Date::MAX.midnight().assume_utc()];
+    [now, edges[0], edges[1]]
+}
+
+/// A key on the first line, a value behind it: what stands in the bucket.
+pub(crate) fn record(data: &[u8]) {
+    let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
+    let key = String::from_utf8_lossy(&data[..end]);
+    let value = data.get(end + 1..).unwrap_or_default();
+    let Ok(record) = instance::read(&key, value) else {
+        return;
+    };
+    // What was read is written in a form that is read as the same.
+    let json = record.to_json();
+    let mut again = instance::read(&key, &json).expect("its own JSON can be read");
+    let lost = record.last_heartbeat - again.last_heartbeat;
+    assert!(lost.abs() < time::Duration::MICROSECOND, "six digits are written");
+    again.last_heartbeat = record.last_heartbeat;
+    assert_eq!(record, again);
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&json).expect("it is an object");
+    assert_eq!(fields.len(), 7, "exactly the seven fields");
+    for now in moments() {
+        let stored = Stored { at: now, ttl: staleness::stored_ttl(Some("30s")) };
+        let reasons = staleness::judge(&record, &stored, now, staleness::DEFAULT_STALE_AFTER);
+        assert!(reasons.len() <= 5);
+        staleness::age(&record, now);
+        staleness::clock_skew(&record, &stored);
+    }
+}
+
+/// A key that is called safe can be put into a subject: it names itself alone.
+pub(crate) fn key(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    instance::names_in_key(&text);
+    let bucket = Bucket::service_registry();
+    if instance::is_instance_key(&text) {
+        assert!(text.starts_with("service-instances"));
+    }
+    if !instance::key_is_safe(&text) {
+        return;
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-/_=.".contains(&b);
+    assert!(!text.is_empty() && text.bytes().all(plain), "{text:?}");
+    assert!(!text.starts_with('.') && !text.ends_with('.'), "{text:?}");
+    assert_eq!(bucket.key(&bucket.subject(&text)), Some(&*text));
+    for revision in [0, 1, u64::MAX] {
+        if let Some(request) = kv::purge(&bucket, &text, revision) {
+            let body: serde_json::Value =
+                serde_json::from_slice(&request.payload).expect("the request is JSON");
+            assert_eq!(body["filter"], bucket.subject(&text).as_str());
+            assert!(body["seq"].as_u64().is_some_and(|seq| seq > 1), "seq 1 purges all");
+        }
+    }
+}
+
+/// Whatever a server may answer to whatever was asked.
+pub(crate) fn reply(data: &[u8]) {
+    let refused = |error: kv::ReplyError| {
+        let _ = error.to_string();
+        if let kv::ReplyError::Api(error) = error {
+            kv::last_revision(&error);
+        }
+    };
+    kv::acknowledged(data).map(drop).unwrap_or_else(refused);
+    kv::purged(data).map(drop).unwrap_or_else(refused);
+    kv::read_consumer_info(data).map(drop).unwrap_or_else(refused);
+    if let Ok(info) = kv::read_stream_info(data) {
+        let facts = (info.history(), info.allows_ttl(), info.leader_version(), info.leader_level());
+        let _ = format!("{facts:?}{}", info.word("storage"));
+    }
+    match kv::read_message(data) {
+        Ok(message) => entry(message),
+        Err(error) => refused(error),
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some(delivery) = kv::delivery(text)
+    {
+        assert!(text.starts_with("$JS.ACK."), "{delivery:?}");
+    }
+}
+
+fn entry(message: StoredMessage) {
+    let poison = message.poison();
+    let entry = Entry::of_message(&Bucket::service_registry(), message);
+    match entry.instance() {
+        Some(Ok(record)) => {
+            assert!(poison.is_none(), "poison is reported, never read");
+            assert!(instance::key_is_safe(&entry.key), "{:?}", entry.key);
+            for now in moments() {
+                staleness::judge(&record, &entry.stored, now, Duration::from_secs(35));
+                staleness::ttl_left(&entry.stored, now);
+            }
+        }
+        Some(Err(unreadable)) => assert!(!unreadable.why.is_empty()),
+        None => {}
+    }
+}
+
+/// The header block of a stored message, and words of a server.
+pub(crate) fn header(data: &[u8]) {
+    let message = StoredMessage {
+        subject: "$KV.service_registry.service-instances__abc__i".into(),
+        sequence: 7,
+        stored: moments()[0],
+        headers: data.to_vec(),
+        data: b"{}".to_vec(),
+    };
+    for name in [kv::TTL_HEADER, kv::OPERATION_HEADER, kv::MARKER_REASON_HEADER] {
+        if let Some(value) = message.header(name) {
+            assert!(value.len() <= data.len() * 3);
+            staleness::stored_ttl(Some(&value));
+        }
+    }
+    entry(message);
+    let text = String::from_utf8_lossy(data);
+    for unique in ["", "x", "aegis-"] {
+        diagnosis::refusal(&text, unique);
+    }
+    let tls = login::Tls { ca: Some("/ca".into()), client: Some(("/c".into(), "/k".into())) };
+    for tls in [None, Some(&tls)] {
+        let cause = diagnosis::cause(&text, &Tried { host: "h", tls, who: "nobody" });
+        assert!(cause.to_string().len() <= text.len() + 400);
+    }
+    let shown = table::clipped(&text, 80);
+    assert!(shown.chars().count() <= 80 && !shown.chars().any(char::is_control), "{shown:?}");
+}
+
+/// Versions of servers and of services, and times.
+pub(crate) fn version(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Some(version) = ServerVersion::parse(&text) {
+        let again = ServerVersion::parse(&version.to_string()).expect("its own text can be read");
+        assert_eq!(version.numbers, again.numbers);
+    }
+    if let Ok(version) = text.parse::<instance::Version>() {
+        assert_eq!(version.as_str(), text);
+        assert!(version.as_str().bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    }
+    if let Some(at) = instance::parse_time(&text) {
+        let written = instance::format_time(at);
+        let again = instance::parse_time(&written).expect("its own text can be read");
+        assert!((again - at).abs() < time::Duration::MICROSECOND, "{text} {written}");
+    }
+}
+
+/// Durations of settings and of headers.
+pub(crate) fn duration(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(parsed) = duration::parse(&text) {
+        let _ = duration::words(parsed);
+        let again = duration::parse(&duration::as_setting(parsed)).expect("its own text");
+        assert_eq!(parsed, again, "{text}");
+    }
+    let _ = duration::parse_go(&text);
+    staleness::stored_ttl(Some(&text));
+}
+
+/// URLs: a login is taken out of them, and no error shows it.
+pub(crate) fn url(data: &[u8]) {
+    const SECRET: &str = "qZ7secretQz";
+    let text = String::from_utf8_lossy(data);
+    if let Ok((servers, _)) = url::parse_list(&text) {
+        assert!(!servers.is_empty());
+        for server in servers {
+            assert!(server.port != 0 && !server.host.is_empty());
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+            assert!(server.host.bytes().all(plain), "{server}");
+        }
+    }
+    let host = text.replace(',', "");
+    for login in [format!("u:{SECRET}"), SECRET.to_owned(), format!("u:{SECRET}{host}")] {
+        for scheme in ["nats://", "tls://", "ws://", ""] {
+            let url = format!("{scheme}{login}@{host}");
+            if let Err(error) = url::parse_list(&url) {
+                assert!(!error.contains(SECRET), "{url} gives {error}");
+            }
+            assert!(!url::redact(&url).contains(SECRET), "{url}");
+        }
+    }
+}
+
+/// The nats CLI's context files.
+pub(crate) fn context(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let env = |name: &str| (name == "A").then(|| "/a".into());
+    let home = std::path::Path::new("/home/op");
+    if let Err(error) = context::read(&text, Some(home), &env) {
+        assert!(!error.is_empty() && error.len() < 300 + text.len());
+    }
+    // A secret in the field that is refused is not shown.
+    let quoted = serde_json::Value::from(format!("op://qZ7secretQz{text}"));
+    for field in ["password", "token", "user"] {
+        let text = format!("{{\"{field}\":{quoted}}}");
+        let error = context::read(&text, Some(home), &env).err().expect("it is refused");
+        assert!(!error.contains("qZ7secretQz"), "{error}");
+    }
+}
+
+/// Credentials, certificates and keys.
+pub(crate) fn creds(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(login) = login::read_creds(&text) {
+        login.expires();
+        if let login::ReadLogin::Creds { jwt, seed } = login {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            assert!(jwt.bytes().all(plain) && seed.bytes().all(plain), "they go into a frame");
+        }
+    }
+    for marker in ["CERTIFICATE", "PRIVATE KEY"] {
+        let _ = login::judge_pem(&text, marker);
+    }
+}
+
+/// The first line of a server, in pieces of any size.
+pub(crate) fn info(data: &[u8]) {
+    let mut line = InfoLine::default();
+    let size = usize::from(data.first().copied().unwrap_or(1)).max(1);
+    for piece in data.chunks(size) {
+        match line.add(piece) {
+            Ok(None) => {}
+            Ok(Some(info)) => {
+                let _ = ServerVersion::parse(&info.version);
+                return;
+            }
+            Err(cause) => {
+                assert!(cause.to_string().len() < 1_000);
+                return;
+            }
+        }
+    }
+}
+
+/// The command line: an argument a line.
+pub(crate) fn arguments(data: &[u8]) {
+    use std::os::unix::ffi::OsStringExt;
+    let arguments: Vec<_> =
+        data.split(|&b| b == b'\n').map(|a| std::ffi::OsString::from_vec(a.to_vec())).collect();
+    let (env, host) = (|_: &str| None, || Some("host.example".to_owned()));
+    if let Err(error) = cli::parse(&arguments, &env, &host) {
+        assert!([64, 78].contains(&error.failure.exit_code()), "{:?}", error.failure);
+    }
+}
