@@ -77,7 +77,7 @@ pub fn run(
         let hangup = signals.take_hangup();
         if slept.passed() {
             info!("the host was suspended: heartbeat at once");
-            agent.registry.disconnect();
+            agent.resume();
             due = now;
         } else if hangup {
             debug!("SIGHUP: heartbeat at once");
@@ -217,6 +217,12 @@ impl Agent {
     /// `orders-api/host-1`, as the log names it.
     fn name(&self) -> String {
         format!("{}/{}", self.options.service, self.options.instance)
+    }
+
+    /// Nobody knows what became of the session while the host slept.
+    fn resume(&mut self) {
+        self.registry.disconnect();
+        self.revision = None;
     }
 
     /// When to act because the session has ended by itself, or its server is

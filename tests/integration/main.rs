@@ -11,6 +11,8 @@
 )]
 
 mod budget;
+mod clocks;
+mod cluster_faults;
 mod faults;
 mod harness;
 mod harness_works;
@@ -18,7 +20,9 @@ mod hostile;
 mod list;
 mod logins;
 mod network_faults;
+mod outages;
 mod permissions;
 mod run;
 mod tls;
+mod twins;
 mod usage;
