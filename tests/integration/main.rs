@@ -23,6 +23,7 @@ mod network_faults;
 mod outages;
 mod permissions;
 mod run;
+mod soak;
 mod tls;
 mod twins;
 mod usage;
