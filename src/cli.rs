@@ -17,6 +17,7 @@ use crate::connection::{ServerAddress, Settings};
 use crate::context::{self, Context};
 use crate::duration::{self, as_setting};
 use crate::error::{Failure, Kind};
+use crate::health::{Check, HealthOptions};
 use crate::instance::{InstanceId, ServiceName, Version};
 use crate::kv::{Bucket, Storage};
 use crate::login::{Login, Secret, Tls};
@@ -34,6 +35,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 const LONGEST_STALE_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);
 const LONGEST_META: usize = 1_024;
+const DEFAULT_HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_HEALTH_FAILURES: u32 = 3;
 
 /// What to do.
 #[derive(Debug)]
@@ -91,6 +94,10 @@ pub struct RunOptions {
     pub group: Option<String>,
     /// What `--meta` gives.
     pub metadata: BTreeMap<String, String>,
+    /// How to tell whether the service is well.
+    pub health: Option<HealthOptions>,
+    /// Where to write Prometheus text.
+    pub metrics_file: Option<PathBuf>,
     /// What is permitted and not wise.
     pub warnings: Vec<String>,
 }
@@ -250,8 +257,10 @@ enum VerbArgs {
     subcommand,
     name = "run",
     help_triggers("-h", "--help"),
-    note = "SIGTERM and SIGINT deregister and exit 0; SIGHUP beats at once. NATS being
-away, too old or refusing never ends it: it says so once and keeps trying.
+    note = "SIGTERM and SIGINT deregister and exit 0; SIGHUP reads files and settings
+anew and beats at once. NATS being away, too old or refusing never ends it: it
+says so once and keeps trying. A failing health check makes the status
+UNHEALTHY, and passing ones make it what it was.
 The options for connection and bucket are in aegis-agent --help."
 )]
 struct RunArgs {
@@ -279,6 +288,21 @@ struct RunArgs {
     /// metadata beside host and pid; repeatable
     #[argh(option, arg_name = "key=value")]
     meta: Vec<String>,
+    /// the service is well while this exits 0; no shell (AEGIS_HEALTH_EXEC)
+    #[argh(option, arg_name = "command")]
+    health_exec: Option<String>,
+    /// the service is well while this accepts connections (AEGIS_HEALTH_TCP)
+    #[argh(option, arg_name = "host:port")]
+    health_tcp: Option<String>,
+    /// limit of a check (AEGIS_HEALTH_TIMEOUT; default 2s, at most the interval)
+    #[argh(option, arg_name = "duration")]
+    health_timeout: Option<String>,
+    /// failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)
+    #[argh(option, arg_name = "n")]
+    health_failures: Option<String>,
+    /// keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)
+    #[argh(option, arg_name = "file")]
+    metrics_file: Option<String>,
 }
 
 /// Creates the bucket, or switches per-message TTL on in one that exists.
@@ -413,6 +437,11 @@ fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'static str]) 
                 "--interval",
                 "--group",
                 "--meta",
+                "--health-exec",
+                "--health-tcp",
+                "--health-timeout",
+                "--health-failures",
+                "--metrics-file",
             ],
             &["--standby"],
         ),
@@ -727,6 +756,9 @@ impl Source<'_> {
             ));
         }
         let group = self.given(&args.group, "--group", "AEGIS_GROUP")?;
+        let health = self.health(args, interval, &mut warnings)?;
+        let metrics_file =
+            self.given(&args.metrics_file, "--metrics-file", "AEGIS_METRICS_FILE")?;
         Ok(RunOptions {
             service,
             instance,
@@ -736,8 +768,49 @@ impl Source<'_> {
             standby: args.standby,
             group: group.map(|given| given.read(read_group)).transpose()?,
             metadata: read_metadata(&args.meta)?,
+            health,
+            metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
             warnings,
         })
+    }
+
+    fn health(
+        &self,
+        args: &RunArgs,
+        interval: Duration,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<HealthOptions>, Failure> {
+        let exec = self.given(&args.health_exec, "--health-exec", "AEGIS_HEALTH_EXEC")?;
+        let tcp = self.given(&args.health_tcp, "--health-tcp", "AEGIS_HEALTH_TCP")?;
+        let exec = exec.map(|given| given.read(Check::exec)).transpose()?;
+        let tcp = tcp.map(|given| given.read(Check::tcp)).transpose()?;
+        let timeout =
+            self.given(&args.health_timeout, "--health-timeout", "AEGIS_HEALTH_TIMEOUT")?;
+        let timeout = match timeout {
+            Some(given) => {
+                let timeout = given.duration(Duration::from_millis(1), LONGEST_TIMEOUT)?;
+                if timeout > interval {
+                    warnings.push(format!(
+                        "the limit {} of a health check is longer than the interval: {} it is",
+                        as_setting(timeout),
+                        as_setting(interval)
+                    ));
+                }
+                timeout.min(interval)
+            }
+            None => DEFAULT_HEALTH_TIMEOUT.min(interval),
+        };
+        let failures =
+            self.given(&args.health_failures, "--health-failures", "AEGIS_HEALTH_FAILURES")?;
+        let failures = failures.map(|given| {
+            given.read(|text| match text.parse() {
+                Ok(failures @ 1..=1_000) => Ok(failures),
+                _ => Err("must be a whole number from 1 to 1000"),
+            })
+        });
+        let failures = failures.transpose()?.unwrap_or(DEFAULT_HEALTH_FAILURES);
+        let checks: Vec<Check> = exec.into_iter().chain(tcp).collect();
+        Ok((!checks.is_empty()).then_some(HealthOptions { checks, timeout, failures }))
     }
 
     fn connection(&self, top: &TopArgs) -> Result<(Settings, Bucket), Failure> {
@@ -952,6 +1025,14 @@ fn read_metadata(given: &[String]) -> Result<BTreeMap<String, String>, Failure> 
         }
     }
     Ok(metadata)
+}
+
+fn read_file_name(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.file_name().is_none() || text.ends_with('/') || text.contains('\0') {
+        return Err("must be the name of a file");
+    }
+    Ok(path)
 }
 
 fn read_inbox_prefix(text: &str) -> Result<String, &'static str> {
@@ -1175,6 +1256,11 @@ mod tests {
             (&format!("{run} --meta pid=1"), "host and pid are set by the agent itself"),
             (&format!("{run} --meta a=1 --meta a=2"), "the key is given twice"),
             (&format!("{run} --meta =1"), "the key must be"),
+            (&format!("{run} --health-exec '"), "--health-exec \"'\": has a quote without its end"),
+            (&format!("{run} --health-tcp 80"), "--health-tcp \"80\": must be HOST:PORT"),
+            (&format!("{run} --health-timeout 0"), "--health-timeout \"0\": must be from 1ms"),
+            (&format!("{run} --health-failures 0"), "--health-failures \"0\": must be a whole"),
+            (&format!("{run} --metrics-file /a/.."), "--metrics-file \"/a/..\": must be the name"),
             ("list --timeout 0", "--timeout \"0\": must be from 1ms"),
             ("list --timeout 2h", "--timeout \"2h\": must be from 1ms"),
             ("list --stale-after -1", "--stale-after \"-1\": not a duration"),
@@ -1231,6 +1317,25 @@ mod tests {
         let options = run_options("run --service abc --ttl 30 --interval 11", &[]);
         assert!(options.warnings[0].contains("interval 11s is more than a third of the TTL 30s"));
         assert!(run_options("run --service abc --ttl 30 --interval 10", &[]).warnings.is_empty());
+    }
+
+    #[test]
+    fn health_comes_from_options_and_environment_and_is_never_slower_than_the_heart() {
+        let health = |args: &str, env: &[(&str, &str)]| {
+            run_options(&format!("run --service abc {args}"), env).health
+        };
+        assert_eq!(health("--health-timeout 1s", &[]), None);
+        let env = [("AEGIS_HEALTH_EXEC", "/bin/check -q 'a b'"), ("AEGIS_HEALTH_FAILURES", "5")];
+        let both = health("--health-tcp [::1]:80", &env).unwrap();
+        let words = ["/bin/check", "-q", "a b"].map(str::to_owned).to_vec();
+        let tcp = Check::Tcp { host: "::1".into(), port: 80 };
+        assert_eq!(both.checks, [Check::Exec(words), tcp]);
+        assert_eq!((both.timeout, both.failures), (Duration::from_secs(2), 5));
+        let fast = "--health-tcp a:1 --interval 500ms";
+        assert_eq!(health(fast, &[]).unwrap().timeout, Duration::from_millis(500));
+        let slow = run_options(&format!("run --service abc --health-timeout 1s {fast}"), &[]);
+        assert_eq!(slow.health.unwrap().timeout, Duration::from_millis(500));
+        assert!(slow.warnings[0].contains("longer than the interval"), "{:?}", slow.warnings);
     }
 
     #[test]

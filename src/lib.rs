@@ -1,6 +1,8 @@
 //! aegis-agent keeps a service registry in a NATS JetStream key-value bucket
 //! true. The table of contents; arrows point from the verbs downwards.
 
+/// Runs a service's health checks, without anybody waiting for them.
+pub mod checkup;
 /// Command line and environment into validated options.
 pub mod cli;
 /// One file per verb.
@@ -19,6 +21,10 @@ pub mod entry;
 pub mod error;
 /// Is this server, and is this bucket, fit for a registry?
 pub mod fitness;
+/// Is the service that we speak for well?
+pub mod health;
+/// The host around an agent: systemd, health, metrics.
+pub mod host;
 /// The instance record: its names, its key and its JSON.
 pub mod instance;
 /// JetStream key-value as bytes: requests out, replies in, error codes.
@@ -43,7 +49,13 @@ pub mod schedule;
 pub mod signals;
 /// When is an entry stale, and why.
 pub mod staleness;
+/// How an agent stands with the registry, in words and in numbers.
+pub mod standing;
+/// What systemd is told, and its watchdog.
+pub mod systemd;
 /// Tables for people.
 pub mod table;
+/// A small file, written whole or not at all.
+pub mod textfile;
 /// Server URLs, and the logins in them.
 pub mod url;

@@ -1,13 +1,13 @@
 //! The program: parse, run the verb, print, exit code.
 
+use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use aegis_agent::cli::{self, Invocation, Parsed, Verb};
 use aegis_agent::commands;
-use aegis_agent::error::Failure;
-use aegis_agent::logging;
-use aegis_agent::memory;
+use aegis_agent::error::{Failure, Kind};
+use aegis_agent::{logging, memory, systemd};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             let check = matches!(invocation.verb, Verb::Check(_));
             let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
             logging::start(invocation.verbose, in_journal(), times);
-            match run(*invocation) {
+            match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
                 Err(failure) => exit(&failure, check),
             }
@@ -41,13 +41,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(invocation: Invocation) -> Result<ExitCode, Failure> {
+/// The same call again, with the files and the environment of now.
+fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
+    let fresh = systemd::reloaded_environment();
+    let env = |name: &str| match &fresh {
+        Some(fresh) => fresh.get(name).cloned(),
+        None => std::env::var_os(name),
+    };
+    match cli::parse(args, &env, &host_name) {
+        Ok(Parsed::Run(invocation)) => Ok(*invocation),
+        Ok(Parsed::Print(_)) => Err(Failure::new(Kind::Usage, "no verb")),
+        Err(error) => Err(error.failure),
+    }
+}
+
+fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
     let Invocation { settings, bucket, verb, .. } = invocation;
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
         Verb::Run(options) => {
             let host = host_name().unwrap_or_default();
-            commands::run::run(options, settings, bucket, &host)?;
+            commands::run::run(options, settings, bucket, &host, anew)?;
         }
         Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,

@@ -51,6 +51,22 @@ impl RegistryError {
         }
     }
 
+    /// The causes in words, without the servers' names.
+    pub fn why(&self) -> String {
+        match self {
+            RegistryError::Connect(ConnectError::Servers(tried)) => {
+                let mut causes: Vec<String> = Vec::new();
+                for cause in tried.iter().map(|(_, cause)| cause.to_string()) {
+                    if !causes.contains(&cause) {
+                        causes.push(cause);
+                    }
+                }
+                causes.join(", ")
+            }
+            error => error.to_string(),
+        }
+    }
+
     /// What the server does not permit, such as `publish to "..."`.
     pub fn denied(&self) -> Option<&str> {
         match self {
@@ -173,6 +189,12 @@ impl Registry {
         let limit = registry.timeout();
         registry.connect(limit)?;
         Ok(registry)
+    }
+
+    /// Speaks through another connector from now on, on a fresh session.
+    pub fn replace_connector(&mut self, connector: Connector) {
+        self.session = None;
+        self.connector = connector;
     }
 
     /// The bucket.

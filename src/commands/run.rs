@@ -3,31 +3,36 @@
 //! One thread: it waits on signals until the schedule says to act, and beats.
 //! A session that does not acknowledge one heartbeat is given up; its
 //! successor registers anew. What a restart cannot cure ends the agent before
-//! this begins; nothing that NATS does ever ends it.
+//! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
+//! and session, while the entry stays.
 
 // The loop reads the clocks.
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::cli::RunOptions;
-use crate::connection::{Connector, RequestError, Session, Settings};
+use crate::cli::{Invocation, RunOptions, Verb};
+use crate::connection::{Connector, RequestError, Session, Settings, StopCheck};
 use crate::duration::{as_setting, words};
 use crate::entry::Entry;
 use crate::error::{Failure, Kind};
 use crate::fitness::{self, Unfit};
+use crate::host::Host;
 use crate::instance::{self, Record, Status, instance_key};
 use crate::kv::{self, ApiError, Bucket, Put, ReplyError, StreamInfo};
 use crate::registry::{CREATING, Registry, RegistryError};
 use crate::schedule::{Outcome, Patience, Schedule};
 use crate::signals::Signals;
 use crate::staleness::Ttl;
+use crate::standing::{Labels, Standing};
+use crate::systemd::Manager;
 
 /// Our clock is trusted up to this difference from the registry's.
 const CLOCK_TRUST: Duration = Duration::from_secs(1);
@@ -51,12 +56,16 @@ const MOVE_AGAIN: Duration = Duration::from_secs(2);
 /// A suspend shorter than this changes nothing.
 const SUSPEND_NOTICED: Duration = Duration::from_secs(1);
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// The call read anew, for a reload.
+pub type Anew<'a> = dyn Fn() -> Result<Invocation, Failure> + 'a;
+
+/// Runs the agent until SIGTERM or SIGINT; `anew` is asked on SIGHUP.
 pub fn run(
     options: RunOptions,
     settings: Settings,
     bucket: Bucket,
-    host: &str,
+    host_name: &str,
+    anew: &Anew<'_>,
 ) -> Result<(), Failure> {
     for warning in &options.warnings {
         warn!("{warning}");
@@ -65,8 +74,25 @@ pub fn run(
         Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
     })?;
     settings.check_files()?;
-    let connector = Connector::new(settings).with_signals(signals.stop_check(), signals.waker());
-    let mut agent = Agent::new(options, Registry::new(connector, bucket), host);
+    let manager = Arc::new(Manager::from_env(settings.timeout));
+    let stop = {
+        let (manager, stop) = (Arc::clone(&manager), signals.stop_check());
+        // Asked during every wait for NATS: the place for a sign of life.
+        Arc::new(move || {
+            manager.glance();
+            stop()
+        })
+    };
+    let waker = signals.waker();
+    let connect = |settings| {
+        let stop: StopCheck = stop.clone();
+        Connector::new(settings).with_signals(stop, Arc::clone(&waker))
+    };
+    let servers = list(&settings);
+    let mut host = Host::new(manager, signals.waker());
+    host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
+    let mut agent =
+        Agent::new(options, Registry::new(connect(settings), bucket), host_name, servers);
     let mut schedule = Schedule::new(agent.options.interval, seed());
 
     let start = Instant::now();
@@ -74,26 +100,46 @@ pub fn run(
     let mut due = Duration::ZERO;
     while !signals.stopped() {
         let now = start.elapsed();
+        let turned = agent.turn(&mut host, now, due);
         let hangup = signals.take_hangup();
         if slept.passed() {
             info!("the host was suspended: heartbeat at once");
             agent.resume();
             due = now;
         } else if hangup {
-            debug!("SIGHUP: heartbeat at once");
+            host.manager.reloading();
+            if let Some(settings) = agent.reload(anew, host_name) {
+                let options = &agent.options;
+                let (health, metrics) = (options.health.as_ref(), options.metrics_file.as_ref());
+                host.configure(health, metrics, options.interval);
+                agent.set_status(&host);
+                schedule = Schedule::new(agent.options.interval, seed());
+                agent.registry.replace_connector(connect(settings));
+            }
+            host.manager.reloaded();
+            due = now;
+        } else if turned {
             due = now;
         } else if let Some(at) = agent.wants_a_new_session(now) {
             due = due.min(at);
         }
         if now < due {
-            signals.wait(due - now);
+            signals.wait(host.sleep(now, due));
             continue;
         }
         let outcome = agent.beat();
         due = schedule.next(now, start.elapsed(), outcome);
     }
+    host.stopping(&agent.standing);
     agent.stop();
+    agent.stopped(&mut host, start.elapsed());
     Ok(())
+}
+
+/// The servers, as a person lists them.
+fn list(settings: &Settings) -> String {
+    let servers: Vec<String> = settings.servers.iter().map(ToString::to_string).collect();
+    servers.join(", ")
 }
 
 /// Differs from agent to agent, without a source of randomness of our own.
@@ -159,6 +205,7 @@ struct Agent {
     moving: Option<Duration>,
     outage: Option<Outage>,
     twin: Option<Twin>,
+    standing: Standing,
     started: Instant,
 }
 
@@ -179,27 +226,14 @@ struct Twin {
 }
 
 impl Agent {
-    fn new(options: RunOptions, registry: Registry, host: &str) -> Agent {
-        let mut metadata = serde_json::Map::new();
-        for (key, value) in &options.metadata {
-            metadata.insert(key.clone(), Value::from(value.as_str()));
-        }
-        metadata.insert("host".into(), Value::from(host));
-        metadata.insert("pid".into(), Value::from(std::process::id().to_string()));
-        let record = Record {
-            service_name: options.service.as_str().to_owned(),
-            instance_id: options.instance.as_str().to_owned(),
-            version: options.version.as_str().to_owned(),
-            status: if options.standby { Status::Standby } else { Status::Active },
-            last_heartbeat: OffsetDateTime::UNIX_EPOCH,
-            sticky_active_group: options.group.clone(),
-            metadata,
-        };
+    fn new(options: RunOptions, registry: Registry, host: &str, servers: String) -> Agent {
+        let name = format!("{}/{}", options.service, options.instance);
         Agent {
             key: instance_key(&options.service, &options.instance),
+            record: record(&options, host),
+            standing: Standing::new(name, servers),
             options,
             registry,
-            record,
             revision: None,
             registered_at: Duration::ZERO,
             ever_registered: false,
@@ -223,6 +257,63 @@ impl Agent {
     fn resume(&mut self) {
         self.registry.disconnect();
         self.revision = None;
+    }
+
+    /// One turn of the loop, as the host sees it. Whether the service's health
+    /// has turned, so that its status is to be published at once.
+    fn turn(&mut self, host: &mut Host, now: Duration, due: Duration) -> bool {
+        let labels = labels(&self.options, self.registry.bucket());
+        let turned = host.turn(now, due, &mut self.standing, &labels);
+        self.set_status(host);
+        turned
+    }
+
+    fn set_status(&mut self, host: &Host) {
+        self.record.status = match host.is_healthy() {
+            Some(false) => Status::Unhealthy,
+            _ => status(&self.options),
+        };
+    }
+
+    fn stopped(&mut self, host: &mut Host, now: Duration) {
+        let labels = labels(&self.options, self.registry.bucket());
+        host.stopped(now, &mut self.standing, &labels);
+    }
+
+    /// Takes over what the command line's files and the environment say now,
+    /// and returns how to connect. What is wrong leaves everything as it was.
+    fn reload(&mut self, anew: &Anew<'_>, host: &str) -> Option<Settings> {
+        let fresh = anew().and_then(|fresh| match fresh {
+            Invocation { settings, bucket, verb: Verb::Run(options), .. } => {
+                settings.check_files().map(|()| (settings, bucket, options))
+            }
+            _ => Err(Failure::new(Kind::Usage, "not a call of run")),
+        });
+        let (settings, bucket, mut options) = match fresh {
+            Ok(fresh) => fresh,
+            Err(failure) => {
+                warn!("reload: {}; everything stays as it was", failure.chain());
+                return None;
+            }
+        };
+        for warning in &options.warnings {
+            warn!("{warning}");
+        }
+        let same = options.service == self.options.service
+            && options.instance == self.options.instance
+            && bucket == *self.registry.bucket();
+        if !same {
+            warn!("reload: service, instance and bucket change with a restart only");
+            options.service = self.options.service.clone();
+            options.instance = self.options.instance.clone();
+        }
+        self.record = record(&options, host);
+        self.standing.set_servers(list(&settings));
+        self.options = options;
+        // The next attempt registers on a fresh session, over our own entry.
+        self.revision = None;
+        info!("reloaded the settings of {}", self.name());
+        Some(settings)
     }
 
     /// When to act because the session has ended by itself, or its server is
@@ -425,10 +516,13 @@ impl Agent {
             };
             let sent = Instant::now();
             let limit = self.patience.limit(self.registry.timeout(), self.life());
+            self.standing.sent();
             let error = match self.registry.put_within(put, limit) {
                 Ok(revision) => {
-                    self.patience.acknowledged(sent.elapsed());
+                    let (now, took) = (self.started.elapsed(), sent.elapsed());
+                    self.patience.acknowledged(took);
                     self.stored_at = Some(sent);
+                    self.standing.acknowledged(revision, OffsetDateTime::now_utc(), now, took);
                     self.stamps.clear();
                     self.remember(stamp);
                     self.unsafe_to_read = false;
@@ -443,6 +537,7 @@ impl Agent {
             let Some(last) = conflict(&error) else {
                 return Err(error);
             };
+            self.standing.conflict();
             if round == CONFLICT_ROUNDS {
                 return Err(error);
             }
@@ -564,6 +659,7 @@ impl Agent {
         self.ever_registered = true;
         if let Some(clock) = self.registry.clock() {
             let off = OffsetDateTime::now_utc() - clock.now();
+            self.standing.set_clock_offset(off.as_seconds_f64());
             if off.unsigned_abs() > CLOCK_TRUST {
                 warn!(
                     "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
@@ -575,6 +671,8 @@ impl Agent {
 
     /// Says each cause of an outage once.
     fn lost(&mut self, error: RegistryError) {
+        self.standing.failed();
+        self.standing.lost(&error.why(), OffsetDateTime::now_utc());
         let failure = Failure::from(error);
         let cause = failure.chain();
         let name = self.name();
@@ -654,6 +752,36 @@ impl Agent {
 /// A cause by which it is known again: sequences and the like change each time.
 fn without_numbers(cause: &str) -> String {
     cause.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+/// What does not change from one heartbeat to the next.
+fn record(options: &RunOptions, host: &str) -> Record {
+    let mut metadata = serde_json::Map::new();
+    for (key, value) in &options.metadata {
+        metadata.insert(key.clone(), Value::from(value.as_str()));
+    }
+    metadata.insert("host".into(), Value::from(host));
+    metadata.insert("pid".into(), Value::from(std::process::id().to_string()));
+    Record {
+        service_name: options.service.as_str().to_owned(),
+        instance_id: options.instance.as_str().to_owned(),
+        version: options.version.as_str().to_owned(),
+        status: status(options),
+        last_heartbeat: OffsetDateTime::UNIX_EPOCH,
+        sticky_active_group: options.group.clone(),
+        metadata,
+    }
+}
+
+/// Whose metrics they are.
+fn labels<'a>(options: &'a RunOptions, bucket: &'a Bucket) -> Labels<'a> {
+    let (service, instance) = (options.service.as_str(), options.instance.as_str());
+    Labels { service, instance, bucket: bucket.as_str() }
+}
+
+/// The status of a service that is well.
+fn status(options: &RunOptions) -> Status {
+    if options.standby { Status::Standby } else { Status::Active }
 }
 
 /// Whether a refusal means that another revision stands there; with its

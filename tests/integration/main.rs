@@ -24,6 +24,7 @@ mod outages;
 mod permissions;
 mod run;
 mod soak;
+mod systemd;
 mod tls;
 mod twins;
 mod usage;
