@@ -180,6 +180,7 @@ pub struct UsageError {
 
 /// Keeps a service registry in a NATS JetStream key-value bucket true.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     help_triggers("-h", "--help"),
     note = "Options stand before or after the verb. An option beats its environment
@@ -242,6 +243,7 @@ struct TopArgs {
 }
 
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(subcommand)]
 enum VerbArgs {
     Run(RunArgs),
@@ -253,6 +255,7 @@ enum VerbArgs {
 
 /// Registers an instance, keeps its entry alive, and takes it out on SIGTERM.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "run",
@@ -307,6 +310,7 @@ struct RunArgs {
 
 /// Creates the bucket, or switches per-message TTL on in one that exists.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "init",
@@ -328,6 +332,7 @@ struct InitArgs {
 
 /// Says whether per-message TTL really works here, and if not, why.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "check",
@@ -352,6 +357,7 @@ struct CheckArgs {
 
 /// Removes stale entries, and never one that was refreshed meanwhile.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "cleanup",
@@ -385,6 +391,7 @@ struct CleanupArgs {
 
 /// Shows who is alive.
 #[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "list",
@@ -1112,6 +1119,10 @@ fn cleanup(args: &CleanupArgs) -> Result<CleanupOptions, Failure> {
         json: args.json,
     })
 }
+
+/// The man pages and completions that are shipped.
+#[cfg(test)]
+mod pages;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,346 @@
+//! The man pages and completions under packaging/, made from the same
+//! structures as `--help`, so that they cannot drift from it.
+//!
+//! The tests compare; `AEGIS_WRITE_PAGES=1 cargo test --lib cli::pages` writes
+//! them. What a page says beyond the options stands in here.
+
+use std::path::{Path, PathBuf};
+
+use argh::ArgsInfo;
+use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
+use argh_shared::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
+
+use super::*;
+
+/// The command line as argh knows it, with the options of connection and
+/// bucket behind each verb as well: there, too, they are taken.
+fn everywhere() -> CommandInfoWithArgs<'static> {
+    let mut top = TopArgs::get_args_info();
+    let global = copies(top.flags);
+    for verb in &mut top.commands {
+        let mut flags = copies(verb.command.flags);
+        // Its own --help is there already.
+        flags.extend(copies(&global).into_iter().filter(|flag| flag.long != "--help"));
+        verb.command.flags = Vec::leak(flags);
+    }
+    top
+}
+
+fn copies<'a>(flags: &[FlagInfo<'a>]) -> Vec<FlagInfo<'a>> {
+    let copy = |flag: &FlagInfo<'a>| FlagInfo {
+        kind: match flag.kind {
+            FlagInfoKind::Switch => FlagInfoKind::Switch,
+            FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
+        },
+        optionality: match flag.optionality {
+            Optionality::Repeating => Optionality::Repeating,
+            _ => Optionality::Optional,
+        },
+        ..*flag
+    };
+    flags.iter().map(copy).collect()
+}
+
+/// Text as roff takes it.
+fn roff(text: &str) -> String {
+    let safe = text.replace('\\', "\\e").replace('-', "\\-");
+    if safe.starts_with(['.', '\'']) { format!("\\&{safe}") } else { safe }
+}
+
+fn options(flags: &[FlagInfo<'_>]) -> String {
+    let mut text = String::new();
+    // `-h`, `--help` stand in the page once.
+    for flag in flags.iter().filter(|flag| flag.long != "--help") {
+        let mut names = String::new();
+        if let Some(short) = flag.short {
+            names.push_str(&format!("\\fB\\-{short}\\fR, "));
+        }
+        names.push_str(&format!("\\fB{}\\fR", roff(flag.long)));
+        if let FlagInfoKind::Option { arg_name } = flag.kind {
+            names.push_str(&format!(" \\fI{}\\fR", roff(&arg_name.to_uppercase())));
+        }
+        text.push_str(&format!(".TP\n{names}\n{}\n", roff(flag.description)));
+    }
+    text
+}
+
+fn verb(name: &str) -> String {
+    let top = TopArgs::get_args_info();
+    let verb = top.commands.iter().find(|verb| verb.name == name).expect("one of the verbs");
+    let mut text = format!(".SS {name}\n{}\n", roff(verb.command.description));
+    for note in verb.command.notes {
+        let note = note.split("The options for connection").next().unwrap_or_default();
+        text.push_str(&format!(
+            ".PP\n{}\n",
+            note.trim().lines().map(roff).collect::<Vec<_>>().join("\n")
+        ));
+    }
+    let text = text.trim_end_matches(".PP\n\n").to_owned();
+    text + &options(verb.command.flags)
+}
+
+fn page(section: u8, title: &str, body: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let body = body.trim_start();
+    format!(
+        ".\\\" Made by src/cli/pages.rs from what --help says; do not edit.\n\
+         .TH AEGIS\\-AGENT {section} \"\" \"aegis\\-agent {version}\" \"{title}\"\n{body}"
+    )
+}
+
+fn section_1() -> String {
+    let top = TopArgs::get_args_info();
+    let body = format!(
+        r"
+.SH NAME
+aegis\-agent \- see who is alive in a NATS service registry, and whether it works
+.SH SYNOPSIS
+.B aegis\-agent list
+.RI [ options ]
+.br
+.B aegis\-agent check
+.RI [ options ]
+.SH DESCRIPTION
+A service registry is a bucket of the key\-value store of NATS JetStream, in
+which each running instance of a service has an entry that expires unless it is
+refreshed.
+.B list
+shows the entries,
+.B check
+says whether expiry really works there. The verbs that write
+.RB ( run ,
+.B init
+and
+.BR cleanup )
+are described in
+.BR aegis\-agent (8).
+.PP
+Options of the connection and the bucket stand before or after the verb. An
+option beats its environment variable (in parentheses), which beats the context
+of the nats CLI, which beats the default. A duration is written 10s, 500ms, 1m
+or as a number of seconds. The answer goes to standard output, everything else
+to standard error.
+.SH VERBS
+{list}{check}.SH OPTIONS
+{global}.TP
+\fB\-h\fR, \fB\-\-help\fR
+show what a verb takes
+.SH ENVIRONMENT
+.B NATS_PASSWORD
+and
+.B NATS_TOKEN
+hold secrets themselves; no secret is ever an argument. The other variables
+stand beside their option. One that is empty counts as not set.
+.SH EXIT STATUS
+.TP
+.B list
+0 done, 64 wrong call, 69 NATS or bucket not available, 77 refused, 78 bad file
+or environment
+.TP
+.B check
+0 ok, 1 warning, 2 critical, 3 unknown
+.SH EXAMPLES
+.nf
+aegis\-agent list \-\-all
+aegis\-agent check \-\-format nagios \-s nats://n1.example.org,nats://n2.example.org
+.fi
+.SH SEE ALSO
+.BR aegis\-agent (8)
+",
+        list = verb("list"),
+        check = verb("check"),
+        global = options(top.flags),
+    );
+    page(1, "User Commands", &body)
+}
+
+fn section_8() -> String {
+    let body = format!(
+        r"
+.SH NAME
+aegis\-agent \- keep a service registry in NATS true
+.SH SYNOPSIS
+.B aegis\-agent run \-\-service
+.I NAME
+.RI [ options ]
+.br
+.B aegis\-agent init
+.RI [ options ]
+.br
+.B aegis\-agent cleanup
+.RI [ options ]
+.SH DESCRIPTION
+.B run
+registers one instance of a service, refreshes its entry and takes it out when
+told to stop.
+.B init
+prepares the bucket.
+.B cleanup
+removes entries that nobody keeps alive. The options of the connection and the
+bucket are in
+.BR aegis\-agent (1).
+.SH VERBS
+{run}{init}{cleanup}.SH SYSTEMD
+.B aegis\-agent@orders\-api.service
+speaks for
+.BR orders\-api.service :
+it starts with it and stops before it. Enable it once:
+.PP
+.nf
+systemctl enable \-\-now aegis\-agent@orders\-api.service
+.fi
+.PP
+.B aegis\-agent.service
+speaks for a service that is no unit of this host.
+.B aegis\-agent\-cleanup.timer
+cleans every five minutes,
+.B aegis\-agent\-check.timer
+writes /run/aegis\-agent\-check/aegis\-agent.prom every minute. Nothing is enabled
+by the package.
+.PP
+.B systemctl status
+shows in words what an agent is doing; times of day in it are UTC. It is ready
+with its first acknowledgement, or after 10 s without one.
+.B systemctl reload
+reads environment files and the files that they name anew, without the entry
+disappearing; service, instance and bucket need a restart, and so does what
+came by LoadCredential=.
+.SH HEALTH
+The checks of
+.B \-\-health\-exec
+and
+.B \-\-health\-tcp
+run before each heartbeat, both where both are given, and delay none. A command is split into words
+as a shell would, but no shell runs it. It is well if it exits 0 in time; late,
+it is killed with its process group. Its output is thrown away, and of the
+environment it sees PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and TZ. Under
+systemd it runs in the sandbox of the agent.
+.SH METRICS
+The file of
+.B \-\-metrics\-file
+is replaced whole when the state changes, and otherwise once an interval.
+.SH SIGNALS
+.TP
+\fBSIGTERM\fR, \fBSIGINT\fR
+take the entry out and exit 0
+.TP
+.B SIGHUP
+read settings and files anew, and beat at once
+.SH FILES
+.TP
+.I /etc/aegis\-agent/agent.env
+settings of every agent of the host, of cleanup and of check
+.TP
+.I /etc/aegis\-agent/SERVICE.env
+settings of one agent, which win over those
+.TP
+.I /run/aegis\-agent/SERVICE/metrics.prom
+its metrics
+.SH EXIT STATUS
+0 done, 64 wrong call, 69 NATS or bucket not available, 75 done in part (run it
+again), 77 refused, 78 bad file or environment.
+.B run
+exits 64 or 78 for what a restart cannot cure, never because NATS is away, and 0
+after SIGTERM or SIGINT.
+.SH SEE ALSO
+.BR aegis\-agent (1),
+.BR systemd.service (5)
+",
+        run = verb("run"),
+        init = verb("init"),
+        cleanup = verb("cleanup"),
+    );
+    page(8, "System Administration", &body)
+}
+
+/// Each shipped file with what it has to hold.
+fn shipped() -> [(&'static str, String); 5] {
+    let all = everywhere();
+    [
+        ("man/aegis-agent.1", section_1()),
+        ("man/aegis-agent.8", section_8()),
+        ("completions/aegis-agent.bash", Bash::generate(PROGRAM, &all)),
+        ("completions/_aegis-agent", Zsh::generate(PROGRAM, &all)),
+        ("completions/aegis-agent.fish", Fish::generate(PROGRAM, &all)),
+    ]
+}
+
+fn packaging() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging")
+}
+
+#[test]
+fn man_pages_and_completions_are_those_of_this_command_line() {
+    let write = std::env::var_os("AEGIS_WRITE_PAGES").is_some();
+    for (name, text) in shipped() {
+        let path = packaging().join(name);
+        if write {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == text,
+            "packaging/{name} is out of date: AEGIS_WRITE_PAGES=1 cargo test --lib cli::pages"
+        );
+    }
+}
+
+/// The words of `--help` that are options.
+fn options_in(help: &str) -> Vec<String> {
+    let words = help.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_option_that_help_names_is_in_the_man_pages_and_the_completions() {
+    let read = |name: &str| std::fs::read_to_string(packaging().join(name)).unwrap();
+    let pages = (read("man/aegis-agent.1") + &read("man/aegis-agent.8")).replace("\\-", "-");
+    let shells = ["aegis-agent.bash", "_aegis-agent", "aegis-agent.fish"]
+        .map(|s| read(&format!("completions/{s}")));
+    let helps = std::iter::once(help(None)).chain(VERBS.into_iter().map(|verb| help(Some(verb))));
+    let mut seen = 0;
+    for option in helps.flat_map(|help| options_in(&help)) {
+        seen += 1;
+        assert!(pages.contains(&option), "{option} is in no man page");
+        if option == "--help" {
+            continue;
+        }
+        for shell in &shells {
+            // fish writes `-l option`.
+            let long = format!("-l {}", &option[2..]);
+            let long_quoted = format!("-l '{}'", &option[2..]);
+            let known = [&option, &long, &long_quoted].into_iter().any(|text| shell.contains(text));
+            assert!(known, "{option} is missing in {}", &shell[..40]);
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+#[test]
+fn what_the_sorter_takes_is_what_argh_knows() {
+    let top = TopArgs::get_args_info();
+    let names = |flags: &[FlagInfo<'_>], values: bool| -> Vec<String> {
+        let wanted =
+            flags.iter().filter(|f| matches!(f.kind, FlagInfoKind::Option { .. }) == values);
+        let names =
+            wanted.flat_map(|f| [f.short.map(|s| format!("-{s}")), Some(f.long.to_owned())]);
+        let mut names: Vec<String> = names
+            .flatten()
+            .filter(|n| !matches!(n.as_str(), "-V" | "--version" | "--help"))
+            .collect();
+        names.sort();
+        names
+    };
+    let sorted = |list: &[&str]| {
+        let mut list: Vec<String> = list.iter().map(|&name| name.to_owned()).collect();
+        list.sort();
+        list
+    };
+    assert_eq!(names(top.flags, true), sorted(&GLOBAL));
+    assert_eq!(names(top.flags, false), sorted(&GLOBAL_SWITCHES));
+    for verb in &top.commands {
+        let (values, switches) = options_of(verb.name);
+        assert_eq!(names(verb.command.flags, true), sorted(values), "{}", verb.name);
+        assert_eq!(names(verb.command.flags, false), sorted(switches), "{}", verb.name);
+    }
+}
