@@ -1,0 +1,556 @@
+#!/usr/bin/env python3
+"""Installs the package into a live systemd and watches it work.
+
+    sudo python3 tests/live_systemd.py [--deb FILE]
+
+Boots this machine's own root, under an overlay in memory, with systemd-nspawn:
+a real systemd, a real nats-server and a real service with its agent. Without
+--deb the package is built with `cargo deb` (cargo install cargo-deb).
+
+Needs root, systemd-nspawn (Debian: systemd-container) and a systemd of this
+machine that can boot. Where one of them is missing it says SKIPPED and why, and
+ends with 0; with AEGIS_LIVE=1 in the environment that is a failure. Standard
+library only. Takes about a minute.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import nats_server  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+AGENT = "aegis-agent@orders-api.service"
+STARTED = time.monotonic()
+
+
+class Broken(Exception):
+    """Something was not as promised."""
+
+
+class Skip(Exception):
+    """There is no live systemd to be had here."""
+
+
+def say(text):
+    print(f"{time.monotonic() - STARTED:6.1f} s  {text}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--deb", type=Path, help="the package; built where not given")
+    options = parser.parse_args()
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, interrupt)
+    machine = None
+    try:
+        require()
+        deb = options.deb or build()
+        machine = Machine(deb)
+        machine.boot()
+        Story(machine, deb).tell()
+    except Skip as why:
+        say(f"SKIPPED: live systemd test: {why}")
+        return 1 if os.environ.get("AEGIS_LIVE") == "1" else 0
+    except Broken as problem:
+        say(f"FAILED: {problem}")
+        if machine:
+            machine.post_mortem()
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_IGN)
+        if machine:
+            machine.end()
+    say("all of it was seen")
+    return 0
+
+
+def interrupt(_signal, _frame):
+    raise KeyboardInterrupt
+
+
+def require():
+    if os.geteuid() != 0:
+        raise Skip("it needs root")
+    for program, package in (("systemd-nspawn", "systemd-container"), ("nsenter", "util-linux"), ("dpkg", "dpkg")):
+        if not shutil.which(program):
+            raise Skip(f"{program} is missing (Debian: {package})")
+    if not any(Path(init).exists() for init in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")):
+        raise Skip("this machine has no systemd to boot")
+
+
+def build():
+    say("cargo deb --locked")
+    try:
+        done = subprocess.run(
+            ["cargo", "deb", "--locked", "--quiet"], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise Broken("there is no cargo on PATH") from None
+    if done.returncode:
+        raise Broken("cargo deb failed, see above (cargo install --locked cargo-deb)")
+    return Path(done.stdout.decode().strip().splitlines()[-1])
+
+
+class Machine:
+    """A booted overlay of this machine's root."""
+
+    def __init__(self, deb):
+        self.deb = deb
+        self.directory = Path(tempfile.mkdtemp(prefix="aegis-live-"))
+        self.root = self.directory / "root"
+        self.process = None
+        self.leader = None
+        self.mounted = []
+        self.cgroup = None
+        self.console = self.directory.with_suffix(".log")
+
+    def mount(self, *arguments):
+        done = subprocess.run(["mount", *arguments], stderr=subprocess.PIPE)
+        if done.returncode:
+            raise Skip(f"mount {' '.join(arguments)}: {done.stderr.decode().strip()}")
+        self.mounted.append(arguments[-1])
+
+    def boot(self):
+        # In memory: quick, and an overlay on an overlay is not possible.
+        self.mount("-t", "tmpfs", "-o", "size=1g", "tmpfs", str(self.directory))
+        for name in ("upper", "work", "root"):
+            (self.directory / name).mkdir()
+        layers = f"lowerdir=/,upperdir={self.directory}/upper,workdir={self.directory}/work"
+        self.mount("-t", "overlay", "-o", layers, "overlay", str(self.root))
+        self.furnish()
+        self.make_cgroup()
+        log = open(self.console, "wb")
+        # nspawn keeps to the cgroup it finds itself in (--keep-unit).
+        enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
+        nspawn = [
+            "systemd-nspawn", f"--directory={self.root}", "--boot", "--register=no", "--keep-unit",
+            "--private-network", "--link-journal=no", "--resolv-conf=off", f"--machine=aegis-live-{os.getpid()}",
+            "--console=pipe", "systemd.unit=live.target",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            enter + nspawn, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            if self.process.poll() is not None:
+                raise Skip(f"systemd-nspawn does not boot here: {self.console.read_text(errors='replace')[-600:]}")
+            self.leader = self.leader or self.find_leader()
+            if self.leader and self.run("systemctl", "is-active", "live.target", check=False)[1] == "active":
+                break
+            if time.monotonic() > deadline:
+                raise Broken("the machine did not boot within a minute")
+            time.sleep(0.1)
+        version = self.run("systemctl", "--version")[1].splitlines()[0]
+        say(f"booted: {version}")
+
+    def furnish(self):
+        """What the machine has beside this machine's root."""
+        etc = self.root / "etc"
+        (etc / "machine-id").write_text("uninitialized\n")
+        units = etc / "systemd/system"
+        units.mkdir(parents=True, exist_ok=True)
+        # None of the services of this machine, only what they stand on.
+        (units / "live.target").write_text(
+            "[Unit]\nRequires=basic.target\nWants=dbus.socket systemd-journald.service\n"
+            "After=basic.target\nAllowIsolate=yes\n"
+        )
+        conf = etc / "systemd/journald.conf.d"
+        conf.mkdir(parents=True, exist_ok=True)
+        (conf / "live.conf").write_text("[Journal]\nStorage=volatile\nForwardToConsole=no\n")
+        for unit in ("packagekit", "systemd-firstboot", "systemd-networkd", "polkit"):
+            (units / f"{unit}.service").unlink(missing_ok=True)
+            (units / f"{unit}.service").symlink_to("/dev/null")
+        # What this machine starts with basic.target, it does not need here.
+        for directory in ("sysinit.target.wants", "timers.target.wants", "sockets.target.wants"):
+            for link in (units / directory).glob("*"):
+                link.unlink()
+        local = self.root / "usr/local/bin"
+        local.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(nats_server.find(), local / "nats-server")
+        shutil.copy2(self.deb, self.root / "root" / self.deb.name)
+        (units / "nats.service").write_text(
+            "[Service]\nExecStart=/usr/local/bin/nats-server -a 127.0.0.1 -p 4222 -js -sd /var/lib/nats\n"
+        )
+        # The service notes, while it still answers, what the registry says.
+        (units / "orders-api.service").write_text(
+            "[Service]\n"
+            "ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 8080\n"
+            "ExecStop=/usr/local/bin/at-stop\n"
+            "WorkingDirectory=/var/empty-here\nRestart=on-failure\nRestartSec=3\n"
+            "[Install]\nWantedBy=multi-user.target\n"
+        )
+        (self.root / "var/empty-here").mkdir()
+        at_stop = local / "at-stop"
+        at_stop.write_text(
+            "#!/bin/sh\naegis-agent list --json >/run/at-stop.json\n"
+            "python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:8080/\", timeout=5)' "
+            "&& echo answers >/run/at-stop.answers\n"
+        )
+        at_stop.chmod(0o755)
+
+    def make_cgroup(self):
+        name = f"aegis-live-{os.getpid()}"
+        for base in (Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup")):
+            if (base / "cgroup.procs").exists():
+                self.cgroup = base / name
+                try:
+                    self.cgroup.mkdir()
+                except OSError as why:
+                    raise Skip(f"no cgroup of its own: {why}") from None
+                return
+        raise Skip("no cgroup hierarchy that systemd could use")
+
+    def find_leader(self):
+        """The machine's PID 1, by the number that it has out here."""
+        parents = {}
+        inside = []
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            except OSError:
+                continue
+            pid = int(status.parent.name)
+            parents[pid] = int(fields["PPid"])
+            numbers = fields.get("NSpid", "").split()
+            if len(numbers) > 1 and numbers[-1] == "1":
+                inside.append(pid)
+        for pid in inside:
+            above = pid
+            while above in parents and above != self.process.pid:
+                above = parents[above]
+            if above == self.process.pid:
+                return pid
+        return None
+
+    def run(self, *command, check=True, within=40):
+        """A command inside; its exit code and its output."""
+        nsenter = ["nsenter", "--target", str(self.leader), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
+        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+                 "DEBIAN_FRONTEND=noninteractive", "SYSTEMD_PAGER=", "LC_ALL=C.UTF-8"]  # fmt: skip
+        try:
+            done = subprocess.run(
+                nsenter + clean + list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, timeout=within,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            raise Broken(f"{' '.join(command)} does not end within {within} s: {late.output}") from None
+        output = done.stdout.decode(errors="replace").strip()
+        if check and done.returncode:
+            raise Broken(f"{' '.join(command)} ended with {done.returncode}: {output}")
+        return done.returncode, output
+
+    def post_mortem(self):
+        if not self.leader or self.process.poll() is not None:
+            print(self.console.read_text(errors="replace")[-4000:])
+            return
+        for command in (
+            ["systemctl", "--no-pager", "--failed"],
+            ["systemctl", "--no-pager", "status", "aegis-agent*", "orders-api", "nats"],
+            ["journalctl", "--no-pager", "-n", "60", "-o", "short-precise", "-u", "aegis*", "-u", "orders-api*", "-u", "nats*"],
+        ):
+            print(f"--- {' '.join(command)}\n{self.run(*command, check=False)[1]}")
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            # SIGTERM makes nspawn shut the machine down; quicker is the end.
+            for pid in self.processes_inside() + [self.process.pid]:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    pass
+            self.process.wait()
+        for where in reversed(self.mounted):
+            for _ in range(50):
+                if subprocess.run(["umount", where], stderr=subprocess.DEVNULL).returncode == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                subprocess.run(["umount", "--lazy", where])
+        if self.cgroup and self.cgroup.exists():
+            for path, _, _ in os.walk(self.cgroup, topdown=False):
+                for _ in range(20):
+                    try:
+                        os.rmdir(path)
+                        break
+                    except OSError:
+                        time.sleep(0.05)
+        self.directory.rmdir()
+        self.console.unlink(missing_ok=True)
+
+    def processes_inside(self):
+        # Its PID 1 takes the whole PID name space with it.
+        return [self.leader] if self.leader else []
+
+
+class Story:
+    def __init__(self, machine, deb):
+        self.machine = machine
+        self.run = machine.run
+        self.deb = deb
+
+    def tell(self):
+        self.install()
+        self.first_steps()
+        self.hardening()
+        self.stop_and_start()
+        self.crash()
+        self.reload()
+        self.frozen()
+        self.outage()
+        self.credentials()
+        self.cleanup_timer()
+        self.check_timer()
+        self.remove()
+
+    # Looks.
+
+    def show(self, unit, name):
+        return self.run("systemctl", "show", "--value", "-p", name, unit)[1]
+
+    def pid(self):
+        return int(self.show(AGENT, "MainPID"))
+
+    def registered(self):
+        code, output = self.run("aegis-agent", "list", "--json", check=False)
+        if code == 69:
+            return {}  # the server is not there yet
+        if code:
+            raise Broken(f"list ended with {code}: {output}")
+        return {one["serviceName"]: one for one in json.loads(output)["instances"]}
+
+    def wait(self, what, within, look):
+        """Looks until it is so; the seconds it took, and what was seen."""
+        start = time.monotonic()
+        while True:
+            seen = look()
+            if seen:
+                say(f"{what}: after {time.monotonic() - start:.2f} s")
+                return seen
+            if time.monotonic() - start > within:
+                raise Broken(f"not seen within {within} s: {what}")
+            time.sleep(0.05)
+
+    def expect(self, what, seen):
+        if not seen:
+            raise Broken(f"not true: {what}")
+        say(what)
+
+    def root_path(self, path):
+        return self.machine.root / path.lstrip("/")
+
+    # The story.
+
+    def install(self):
+        name = f"./{self.deb.name}"
+        self.run("sh", "-c", f"cd /root && apt-get install -y {name}", within=90)
+        say(f"installed {self.deb.name}, {self.deb.stat().st_size / 1024:.0f} KiB")
+        states = self.run("systemctl", "list-unit-files", "--no-legend", "aegis-agent*")[1]
+        units = dict(line.split()[:2] for line in states.splitlines())
+        self.expect(
+            f"nothing is enabled by itself: {', '.join(sorted(units))}",
+            len(units) == 6 and set(units.values()) <= {"disabled", "static"},
+        )
+        running = self.run("systemctl", "list-units", "--no-legend", "--all", "aegis-agent*", check=False)[1]
+        self.expect("nothing is started by itself", "active" not in running.replace("inactive", ""))
+        verified = self.run("systemd-analyze", "verify", AGENT, "aegis-agent.service", "aegis-agent-check.timer",
+                            "aegis-agent-cleanup.timer")[1]  # fmt: skip
+        self.expect("systemd-analyze verify has nothing to say, man pages included", verified == "")
+        for unit in (AGENT, "aegis-agent.service", "aegis-agent-check.service", "aegis-agent-cleanup.service"):
+            last = self.run("systemd-analyze", "security", "--no-pager", "--threshold=12", unit)[1].splitlines()[-1]
+            say(last.strip("→ "))
+
+    def first_steps(self):
+        self.run("systemctl", "start", "nats.service")
+        self.run("systemctl", "enable", "--now", "orders-api.service")
+        # As in the README, behind the installation.
+        for command in (
+            "echo NATS_URL=nats://127.0.0.1:4222 >>/etc/aegis-agent/agent.env",
+            "systemctl enable --now aegis-agent@orders-api.service",
+            "systemctl status --no-pager aegis-agent@orders-api.service",
+            "aegis-agent list",
+        ):
+            output = self.run("sh", "-c", command)[1]
+            say(f"$ {command}")
+            for line in output.splitlines():
+                print(f"            {line}")
+        self.expect("orders-api is registered", "orders-api" in self.registered())
+        status = self.show(AGENT, "StatusText")
+        self.expect(f"StatusText={status}", status.startswith("registered orders-api/"))
+        metrics = self.root_path("/run/aegis-agent/orders-api/metrics.prom")
+        text = self.run("sh", "-c", f"stat -c %a:%U {self.inside(metrics)}; cat {self.inside(metrics)}")[1]
+        self.expect("its metrics are readable for everybody and say so", text.startswith("644:") and "aegis_agent_registered{" in text)
+
+    def inside(self, path):
+        return "/" + str(path.relative_to(self.machine.root))
+
+    def hardening(self):
+        status = self.run("cat", f"/proc/{self.pid()}/status")[1]
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        user = fields["Uid"].split()
+        self.expect(f"it runs as user {user[0]}, not as root", "0" not in user)
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            self.expect(f"{name} is {fields[name]}", int(fields[name], 16) == 0)
+        self.expect("NoNewPrivs is 1", fields["NoNewPrivs"] == "1")
+        self.expect("Seccomp is 2 (filter)", fields["Seccomp"] == "2")
+        # What it sees of the file system.
+        mounts = self.run("cat", f"/proc/{self.pid()}/mountinfo")[1]
+        options = {line.split()[4]: line.split()[5].split(",") for line in mounts.splitlines()}
+        self.expect("its root is read-only", "ro" in options["/"])
+        self.expect("its /proc hides others' processes", "hidepid" in mounts or "subset=pid" in mounts)
+
+    def stop_and_start(self):
+        self.run("systemctl", "stop", "orders-api.service")
+        at_stop = self.run("cat", "/run/at-stop.json")[1]
+        self.expect(
+            "gone from the registry before the service stops to answer",
+            json.loads(at_stop)["instances"] == [] and self.run("cat", "/run/at-stop.answers")[1] == "answers",
+        )
+        self.expect("the agent has stopped with its service", self.show(AGENT, "ActiveState") == "inactive")
+        self.run("systemctl", "start", "orders-api.service")
+        self.wait("registered when its service starts again", 5, lambda: "orders-api" in self.registered())
+
+    def crash(self):
+        agent = self.pid()
+        self.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "orders-api.service")
+        self.wait("gone after the service's crash", 2, lambda: "orders-api" not in self.registered())
+        self.wait("back after its automatic restart", 10, lambda: "orders-api" in self.registered())
+        self.expect("by a fresh agent", self.pid() not in (0, agent))
+        self.expect("the service was restarted once", self.show("orders-api.service", "NRestarts") == "1")
+
+    def reload(self):
+        agent = self.pid()
+        before = self.registered()["orders-api"]
+        self.run("sh", "-c", "echo AEGIS_SERVICE_VERSION=2.0.0 >/etc/aegis-agent/orders-api.env")
+        self.run("systemctl", "reload", AGENT)
+        self.wait("systemctl reload reads the environment files anew", 5,
+                  lambda: self.registered()["orders-api"]["version"] == "2.0.0")  # fmt: skip
+        after = self.registered()["orders-api"]
+        self.expect("in the same process, and the entry never went", self.pid() == agent and
+                    after["metadata"]["pid"] == before["metadata"]["pid"])  # fmt: skip
+        log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
+        self.expect("which it says", "reloaded the settings of orders-api/" in log)
+        owner = self.run("stat", "-c", "%a", "/run/aegis-agent/orders-api/environment")[1]
+        self.expect(f"the environment is left with mode {owner}", owner == "600")
+        self.expect("active again", self.show(AGENT, "ActiveState") == "active")
+
+    def frozen(self):
+        self.drop_in(AGENT, "watchdog", "[Service]\nWatchdogSec=2s\n")
+        self.run("systemctl", "restart", AGENT)
+        agent = self.pid()
+        time.sleep(4)
+        self.expect("a watchdog of 2 s is content with a healthy agent", self.pid() == agent)
+        self.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", AGENT)
+        self.wait("the watchdog restarts a frozen agent (SIGSTOP)", 10, lambda: self.pid() not in (0, agent))
+        self.wait("which registers again", 5, lambda: self.show(AGENT, "StatusText").startswith("registered"))
+        log = self.run("journalctl", "--no-pager", "-u", AGENT)[1]
+        self.expect("the journal says why", "Watchdog timeout" in log)
+
+    def outage(self):
+        agent = self.pid()
+        self.run("systemctl", "stop", "nats.service")
+        self.wait("an outage is in the status", 15, lambda: self.show(AGENT, "StatusText").startswith("no registry since"))
+        say(f"StatusText={self.show(AGENT, 'StatusText')}")
+        time.sleep(5)
+        self.expect("and trips no watchdog", self.pid() == agent and self.show(AGENT, "ActiveState") == "active")
+        start = time.monotonic()
+        self.run("systemctl", "restart", AGENT)
+        took = time.monotonic() - start
+        self.expect(f"without a registry it is ready after {took:.1f} s", 9 < took < 14)
+        self.run("systemctl", "start", "nats.service")
+        self.wait("registered when the registry is back", 5, lambda: "orders-api" in self.registered())
+
+    def credentials(self):
+        """The drop-in of the examples, with a server that asks for a login."""
+        etc = self.root_path("/etc")
+        (etc / "nats-2.conf").write_text(
+            'listen: "127.0.0.1:4223"\njetstream { store_dir: "/var/lib/nats-2" }\n'
+            "authorization { users: [ { user: agent, password: secret } ] }\n"
+        )
+        units = etc / "systemd/system"
+        (units / "nats-2.service").write_text("[Service]\nExecStart=/usr/local/bin/nats-server -c /etc/nats-2.conf\n")
+        (units / "payments.service").write_text("[Service]\nExecStart=/bin/sleep infinity\n")
+        (etc / "aegis-agent/payments.env").write_text("NATS_URL=nats://localhost:4223\nNATS_USER=agent\n")
+        secret = etc / "aegis-agent/payments.password"
+        secret.write_text("secret\n")
+        secret.chmod(0o600)
+        unit = "aegis-agent@payments.service"
+        self.drop_in(unit, "credentials", "[Service]\nLoadCredential=password:/etc/aegis-agent/payments.password\n"
+                     "Environment=\"AEGIS_OPTIONS=--password-file %d/password\"\n")  # fmt: skip
+        self.run("systemctl", "start", "nats-2.service", "payments.service", unit)
+        self.wait("registered with a secret from LoadCredential=, mode 0600, by a host name", 5,
+                  lambda: self.show(unit, "StatusText").startswith("registered payments/"))  # fmt: skip
+        self.run("systemctl", "stop", "payments.service", "nats-2.service")
+
+    def cleanup_timer(self):
+        put("service-instances__orders-api__ghost", stale("orders-api", "ghost"), self.machine)
+        self.expect("a stale entry is there", "ghost" in self.run("aegis-agent", "list", "--all")[1])
+        self.drop_in("aegis-agent-cleanup.timer", "soon", "[Timer]\nOnCalendar=\nOnActiveSec=1s\nRandomizedDelaySec=0\n")
+        self.run("systemctl", "start", "aegis-agent-cleanup.timer")
+        self.wait("the timer cleans", 15, lambda: "ghost" not in self.run("aegis-agent", "list", "--all")[1])
+        self.wait("the service has ended well", 5, lambda: self.show("aegis-agent-cleanup.service", "ActiveState") == "inactive")
+        self.expect("and the living are spared", "orders-api" in self.registered())
+
+    def check_timer(self):
+        self.drop_in("aegis-agent-check.timer", "soon", "[Timer]\nOnCalendar=\nOnActiveSec=1s\nRandomizedDelaySec=0\n")
+        self.run("systemctl", "start", "aegis-agent-check.timer")
+        path = "/run/aegis-agent-check/aegis-agent.prom"
+        text = self.wait("the check's metrics are written", 15, lambda: self.run("cat", path, check=False)[0] == 0)
+        text = self.run("cat", path)[1]
+        self.expect("in Prometheus text", "# TYPE" in text)
+        self.expect("readable for everybody", self.run("stat", "-c", "%a", path)[1] == "644")
+
+    def remove(self):
+        self.run("sh", "-c", "apt-get remove -y aegis-agent", within=90)
+        self.expect("removing the package stops the agents", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("the settings are left", self.run("test", "-e", "/etc/aegis-agent/agent.env", check=False)[0] == 0)
+        log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
+        self.expect("and the entry was taken out", log.count("deregistered orders-api/") >= 4)
+
+    def drop_in(self, unit, name, text):
+        directory = self.root_path(f"/etc/systemd/system/{unit}.d")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.conf").write_text(text)
+        self.run("systemctl", "daemon-reload")
+
+
+def stale(service, instance):
+    return json.dumps({
+        "serviceName": service, "instanceId": instance, "version": "1.0.0", "status": "ACTIVE",
+        "lastHeartbeat": "2020-01-01T00:00:00.000000+00:00", "stickyActiveGroup": None, "metadata": {},
+    })  # fmt: skip
+
+
+PUT = """
+import socket, sys
+key, value = sys.argv[1], sys.argv[2]
+with socket.create_connection(("127.0.0.1", 4222), timeout=5) as connection:
+    words = connection.makefile("rb")
+    words.readline()
+    payload = value.encode()
+    connection.sendall(b'CONNECT {"verbose":false,"pedantic":false,"lang":"python","version":"0"}\\r\\n'
+        b"SUB inbox 1\\r\\nPUB $KV.service_registry.%s inbox %d\\r\\n%s\\r\\n" % (key.encode(), len(payload), payload))
+    while not words.readline().startswith(b"MSG"):
+        pass
+"""
+
+
+def put(key, value, machine):
+    """Stores a value without a TTL, as a writer of old would."""
+    machine.run("python3", "-c", PUT, key, value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
