@@ -29,4 +29,5 @@ mod soak;
 mod systemd;
 mod tls;
 mod twins;
+mod units;
 mod usage;

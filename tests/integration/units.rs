@@ -1,0 +1,224 @@
+//! The units and packages under systemd/ and packaging/: verified, scored, and
+//! whole. What they do on a live systemd is tests/live_systemd.py's subject.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::harness::scratch;
+
+const SERVICES: [&str; 4] = [
+    "aegis-agent@orders-api.service",
+    "aegis-agent.service",
+    "aegis-agent-cleanup.service",
+    "aegis-agent-check.service",
+];
+const TIMERS: [&str; 2] = ["aegis-agent-cleanup.timer", "aegis-agent-check.timer"];
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// A root with the units, their partner and their program in it; `None`, said
+/// aloud, where there is no systemd-analyze.
+fn root() -> Option<PathBuf> {
+    // The units are written for 252 and later; `security --offline` is as old.
+    let version = Command::new("systemd-analyze").arg("--version").output();
+    let version = version.map(|output| said(&output)).unwrap_or_default();
+    let number = version.split_whitespace().nth(1).and_then(|word| word.parse::<u32>().ok());
+    if number.is_none_or(|number| number < 252) {
+        eprintln!("SKIPPED: no systemd-analyze of 252 or later (Debian: systemd): {version:?}");
+        return None;
+    }
+    let root = scratch("units");
+    let units = root.join("usr/lib/systemd/system");
+    std::fs::create_dir_all(&units).expect("a directory");
+    std::fs::create_dir_all(root.join("usr/bin")).expect("a directory");
+    for (link, target) in [("bin", "usr/bin"), ("lib", "usr/lib")] {
+        std::os::unix::fs::symlink(target, root.join(link)).expect("a link");
+    }
+    for program in ["aegis-agent", "sh"] {
+        std::fs::copy("/bin/sh", root.join("usr/bin").join(program)).expect("a program");
+    }
+    for entry in std::fs::read_dir(repository().join("systemd")).expect("systemd/").flatten() {
+        let name = entry.file_name().into_string().expect("UTF-8");
+        if name.ends_with(".service") || name.ends_with(".timer") {
+            std::fs::copy(entry.path(), units.join(&name)).expect("copies a unit");
+        }
+    }
+    let template = units.join("aegis-agent@.service");
+    std::fs::copy(template, units.join(SERVICES[0])).expect("an instance");
+    let partner = "[Service]\nExecStart=/bin/sh\n";
+    std::fs::write(units.join("orders-api.service"), partner).expect("the partner");
+    for target in ["sysinit", "basic", "shutdown", "network", "timers", "time-sync", "time-set"] {
+        std::fs::write(units.join(format!("{target}.target")), "[Unit]\n").expect("a target");
+    }
+    Some(root)
+}
+
+fn analyze(root: &Path, arguments: &[&str]) -> Output {
+    Command::new("systemd-analyze")
+        .args(["--no-pager", &format!("--root={}", root.display())])
+        .args(arguments)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .expect("systemd-analyze runs")
+}
+
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn systemd_analyze_verify_has_nothing_to_say() {
+    let Some(root) = root() else { return };
+    let units: Vec<&str> = SERVICES.into_iter().chain(TIMERS).collect();
+    // The man pages are not in this root.
+    let output = analyze(&root, &[&["verify", "--man=no"][..], &units].concat());
+    assert!(output.status.success() && said(&output).trim().is_empty(), "{}", said(&output));
+
+    // It would: a name that this systemd does not know.
+    let path = root.join("usr/lib/systemd/system/aegis-agent.service");
+    let unit = std::fs::read_to_string(&path).expect("there");
+    std::fs::write(&path, unit.replace("[Service]\n", "[Service]\nBogus=yes\n")).expect("written");
+    let output = analyze(&root, &["verify", "--man=no", "aegis-agent.service"]);
+    assert!(said(&output).contains("Bogus"), "{}", said(&output));
+}
+
+#[test]
+fn no_service_is_more_exposed_than_it_has_to_be() {
+    let Some(root) = root() else { return };
+    for service in SERVICES {
+        // Succeeds where the exposure is at most a tenth of the threshold.
+        let output = analyze(&root, &["security", "--offline=yes", "--threshold=12", service]);
+        assert!(output.status.success(), "{}", said(&output));
+        let text = said(&output);
+        let last = text.trim().lines().next_back().unwrap_or_default();
+        assert!(last.contains("exposure level"), "{last}");
+    }
+}
+
+#[test]
+fn every_service_is_locked_down_in_the_same_way() {
+    let lock = |name: &str| {
+        let unit = read(&format!("systemd/{name}"));
+        let from = unit.find("DynamicUser=yes").expect("a dynamic user");
+        let lock = &unit[from..];
+        lock.split("\n\n[Install]").next().expect("one part").trim().to_owned()
+    };
+    let first = lock("aegis-agent@.service");
+    for wanted in [
+        "CapabilityBoundingSet=\n",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged @resources",
+    ] {
+        assert!(first.contains(wanted), "{wanted}");
+    }
+    for other in ["aegis-agent.service", "aegis-agent-cleanup.service", "aegis-agent-check.service"]
+    {
+        assert_eq!(lock(other), first, "{other}");
+    }
+}
+
+#[test]
+fn agents_are_restarted_for_ever_but_not_for_what_a_restart_cannot_cure() {
+    for name in ["aegis-agent@.service", "aegis-agent.service"] {
+        let unit = read(&format!("systemd/{name}"));
+        for line in [
+            "Type=notify",
+            "StartLimitIntervalSec=0",
+            "Restart=on-failure",
+            "RestartPreventExitStatus=64 78",
+            "WatchdogSec=30s",
+        ] {
+            assert!(unit.lines().any(|l| l == line), "{name}: {line}");
+        }
+    }
+    let template = read("systemd/aegis-agent@.service");
+    for line in ["BindsTo=%i.service", "After=%i.service network.target", "WantedBy=%i.service"] {
+        assert!(template.lines().any(|l| l == line), "{line}");
+    }
+}
+
+#[test]
+fn hosts_take_turns_at_cleaning() {
+    let timer = read("systemd/aegis-agent-cleanup.timer");
+    for line in ["OnCalendar=*:0/5", "RandomizedDelaySec=5min", "FixedRandomDelay=yes"] {
+        assert!(timer.lines().any(|l| l == line), "{line}");
+    }
+}
+
+#[test]
+fn the_cron_line_is_one_that_cron_and_sh_take() {
+    let cron = read("systemd/aegis-agent.cron");
+    let line = cron.lines().find(|line| line.starts_with("*/5 ")).expect("a line");
+    // What follows an unescaped per cent sign would be the command's input.
+    assert_eq!(line.matches('%').count(), line.matches("\\%").count());
+    let mut fields = line.splitn(7, ' ');
+    assert_eq!(fields.nth(5), Some("nobody"));
+    let command = fields.next().expect("a command").replace("\\%", "%");
+    assert!(command.starts_with("[ -d /run/systemd/system ] || "), "not where timers are");
+    let check = Command::new("sh").args(["-n", "-c", &command]).output().expect("sh runs");
+    assert!(check.status.success(), "{}", said(&check));
+    // The moment is within the five minutes, and always the same.
+    let from = command.find("$((").expect("a sum");
+    let to = command.find("))\"").expect("its end");
+    let sum = format!("echo \"{}))\"", &command[from..to]);
+    let delay = || {
+        let output = Command::new("sh").args(["-c", &sum]).output().expect("sh runs");
+        said(&output).trim().parse::<u32>().unwrap_or_else(|_| panic!("{}", said(&output)))
+    };
+    assert!(delay() < 240 && delay() == delay());
+}
+
+#[test]
+fn every_file_that_the_packages_name_is_there() {
+    let manifest = read("Cargo.toml");
+    let (deb, rpm) = manifest
+        .split_once("[package.metadata.deb]")
+        .and_then(|(_, rest)| rest.split_once("[package.metadata.generate-rpm]"))
+        .expect("both packages");
+    let assets = |text: &str| -> Vec<(String, String)> {
+        let lines = text.lines().filter(|line| line.contains("\", "));
+        let words = lines.map(|line| line.split('"').skip(1).step_by(2).collect::<Vec<_>>());
+        words
+            .filter(|words| words.len() >= 3 && words[0].contains('/'))
+            .map(|words| (words[0].to_owned(), words[1].trim_start_matches('/').to_owned()))
+            .collect()
+    };
+    let (deb, rpm) = (assets(deb), assets(rpm));
+    assert!(deb.len() > 10 && rpm.len() > 15, "{deb:?} {rpm:?}");
+    for (source, _) in deb.iter().chain(&rpm) {
+        let built = source.starts_with("target/");
+        assert!(built || repository().join(source).is_file(), "{source} is not there");
+    }
+    // The same files in both; the .deb gets those units through its helper.
+    let mut missing: Vec<&str> = rpm
+        .iter()
+        .map(|(source, _)| source.as_str())
+        .filter(|source| !deb.iter().any(|(other, _)| other == source))
+        .collect();
+    missing.sort_unstable();
+    assert_eq!(missing, ["systemd/aegis-agent.service", "systemd/aegis-agent@.service"]);
+}
+
+#[test]
+fn no_package_enables_or_starts_anything() {
+    let manifest = read("Cargo.toml");
+    assert!(manifest.contains("enable = false, start = false"));
+    for script in ["debian/postinst", "debian/prerm", "rpm/post", "rpm/preun"] {
+        let path = format!("packaging/{script}");
+        let check = Command::new("sh").arg("-n").arg(repository().join(&path)).output();
+        let check = check.expect("sh runs");
+        assert!(check.status.success(), "{path}: {}", said(&check));
+        for line in read(&path).lines().filter(|line| line.contains("systemctl")) {
+            let harmless = ["daemon-reload", "try-restart", " stop ", " disable "];
+            assert!(harmless.iter().any(|verb| line.contains(verb)), "{path}: {line}");
+        }
+    }
+}
