@@ -308,6 +308,9 @@ class Story:
         self.stop_and_start()
         self.crash()
         self.reload()
+        self.health()
+        self.without_partner()
+        self.upgrade()
         self.frozen()
         self.outage()
         self.credentials()
@@ -446,6 +449,47 @@ class Story:
         self.expect(f"the environment is left with mode {owner}", owner == "600")
         self.expect("active again", self.show(AGENT, "ActiveState") == "active")
 
+    def health(self):
+        """A check of the service, within the agent's own sandbox."""
+        self.run("touch", "/run/well")
+        environment = "AEGIS_INTERVAL=1s\nAEGIS_HEALTH_FAILURES=1\nAEGIS_HEALTH_TCP=localhost:8080\n"
+        self.write_env("orders-api", environment + "AEGIS_HEALTH_EXEC=sh -c 'test -e /run/well'\n")
+        self.run("systemctl", "reload", AGENT)
+        time.sleep(2.5)
+        status = lambda: self.registered()["orders-api"]["status"]  # noqa: E731
+        self.expect("healthy, by a command and by a port", status() == "ACTIVE")
+        self.run("rm", "/run/well")
+        self.wait("UNHEALTHY when its check fails", 5, lambda: status() == "UNHEALTHY")
+        say(f"StatusText={self.show(AGENT, 'StatusText')}")
+        self.run("touch", "/run/well")
+        self.wait("ACTIVE when it passes", 5, lambda: status() == "ACTIVE")
+        self.write_env("orders-api", "")
+
+    def without_partner(self):
+        self.write_env("aegis-agent", "AEGIS_SERVICE=mainframe\n")
+        self.run("systemctl", "start", "aegis-agent.service")
+        self.wait("aegis-agent.service speaks for a service that is no unit", 5, lambda: "mainframe" in self.registered())
+        self.run("systemctl", "stop", "aegis-agent.service")
+        self.expect("and takes it out", "mainframe" not in self.registered())
+        self.write_env("aegis-agent", "AEGIS_SERVICE=Main Frame\n")
+        self.run("systemctl", "start", "aegis-agent.service", check=False)
+        time.sleep(2.5)
+        seen = [self.show("aegis-agent.service", name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")]
+        self.expect(f"what a restart cannot cure is not restarted: {seen}", seen == ["failed", "78", "0"])
+        self.run("systemctl", "reset-failed", "aegis-agent.service")
+
+    def upgrade(self):
+        agent = self.pid()
+        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.wait("an upgrade restarts the agents that run", 5, lambda: self.pid() not in (0, agent))
+        self.wait("which register again", 5, lambda: "orders-api" in self.registered())
+        self.expect("and no other", self.show("aegis-agent.service", "ActiveState") == "inactive")
+        kept = self.run("cat", "/etc/aegis-agent/agent.env")[1]
+        self.expect("and the settings stay", "\nNATS_URL=nats://127.0.0.1:4222" in kept)
+
+    def write_env(self, name, text):
+        self.root_path(f"/etc/aegis-agent/{name}.env").write_text(text)
+
     def frozen(self):
         self.drop_in(AGENT, "watchdog", "[Service]\nWatchdogSec=2s\n")
         self.run("systemctl", "restart", AGENT)
@@ -482,7 +526,7 @@ class Story:
         units = etc / "systemd/system"
         (units / "nats-2.service").write_text("[Service]\nExecStart=/usr/local/bin/nats-server -c /etc/nats-2.conf\n")
         (units / "payments.service").write_text("[Service]\nExecStart=/bin/sleep infinity\n")
-        (etc / "aegis-agent/payments.env").write_text("NATS_URL=nats://localhost:4223\nNATS_USER=agent\n")
+        self.write_env("payments", "NATS_URL=nats://localhost:4223\nNATS_USER=agent\n")
         secret = etc / "aegis-agent/payments.password"
         secret.write_text("secret\n")
         secret.chmod(0o600)
