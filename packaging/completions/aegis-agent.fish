@@ -1,5 +1,5 @@
 function __fish_aegis-agent_using_command
-    set -l cmd (commandline -xpc)
+    set -l cmd (commandline -opc)
     set -e cmd[1]
     set -l target_cmd $argv
 

@@ -261,8 +261,16 @@ fn shipped() -> [(&'static str, String); 5] {
         ("man/aegis-agent.8", section_8()),
         ("completions/aegis-agent.bash", Bash::generate(PROGRAM, &all)),
         ("completions/_aegis-agent", Zsh::generate(PROGRAM, &all)),
-        ("completions/aegis-agent.fish", Fish::generate(PROGRAM, &all)),
+        ("completions/aegis-agent.fish", fish(&all)),
     ]
+}
+
+/// `commandline -x` is younger than the fish of Debian 12 (3.6), which says
+/// "unknown option" at every key; `-o` does the same in all of them.
+fn fish(command: &CommandInfoWithArgs<'_>) -> String {
+    let text = Fish::generate(PROGRAM, command);
+    assert_eq!(text.matches("commandline -xpc").count(), 1);
+    text.replace("commandline -xpc", "commandline -opc")
 }
 
 fn packaging() -> PathBuf {
