@@ -38,8 +38,6 @@ pub struct Manager {
     socket: Option<UnixDatagram>,
     /// A sign of life at least this often.
     ping_every: Option<Duration>,
-    /// No attempt of the loop lasts longer.
-    patience: Duration,
     started: Instant,
     state: Mutex<State>,
 }
@@ -50,14 +48,15 @@ struct State {
     /// The `STATUS=` that was heard.
     line: String,
     pinged: Option<Instant>,
+    /// No attempt of the loop lasts longer.
+    patience: Duration,
     /// Until then a wait counts as progress.
     patient_until: Option<Instant>,
 }
 
 impl Manager {
-    /// The manager that `NOTIFY_SOCKET` names, if any; `timeout` bounds each
-    /// exchange with NATS.
-    pub fn from_env(timeout: Duration) -> Manager {
+    /// The manager that `NOTIFY_SOCKET` names, if any.
+    pub fn from_env() -> Manager {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
         let socket = socket.and_then(|name| match connect(&name) {
             Ok(socket) => Some(socket),
@@ -75,17 +74,21 @@ impl Manager {
         Manager {
             ping_every: ping_every.filter(|_| socket.is_some()),
             socket,
-            patience: timeout.saturating_mul(EXCHANGES),
             started: Instant::now(),
             state: Mutex::default(),
         }
+    }
+
+    /// Each exchange with NATS is bounded by `timeout` from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().patience = timeout.saturating_mul(EXCHANGES);
     }
 
     /// The loop turns: whatever it does next has its full time.
     pub fn turn(&self) {
         let now = Instant::now();
         let mut state = self.state();
-        state.patient_until = now.checked_add(self.patience);
+        state.patient_until = now.checked_add(state.patience);
         self.look(&mut state, now);
     }
 
@@ -241,9 +244,8 @@ mod tests {
         let manager = Manager {
             socket: Some(ours),
             ping_every: Some(Duration::ZERO),
-            patience,
             started: Instant::now(),
-            state: Mutex::default(),
+            state: Mutex::new(State { patience, ..State::default() }),
         };
         (manager, theirs)
     }

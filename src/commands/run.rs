@@ -74,7 +74,7 @@ pub fn run(
         Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
     })?;
     settings.check_files()?;
-    let manager = Arc::new(Manager::from_env(settings.timeout));
+    let manager = Arc::new(Manager::from_env());
     let stop = {
         let (manager, stop) = (Arc::clone(&manager), signals.stop_check());
         // Asked during every wait for NATS: the place for a sign of life.
@@ -84,12 +84,13 @@ pub fn run(
         })
     };
     let waker = signals.waker();
-    let connect = |settings| {
+    let connect = |settings: Settings| {
         let stop: StopCheck = stop.clone();
+        manager.set_timeout(settings.timeout);
         Connector::new(settings).with_signals(stop, Arc::clone(&waker))
     };
     let servers = list(&settings);
-    let mut host = Host::new(manager, signals.waker());
+    let mut host = Host::new(Arc::clone(&manager), signals.waker());
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let mut agent =
         Agent::new(options, Registry::new(connect(settings), bucket), host_name, servers);
@@ -101,12 +102,7 @@ pub fn run(
     while !signals.stopped() {
         let now = start.elapsed();
         let turned = agent.turn(&mut host, now, due);
-        let hangup = signals.take_hangup();
-        if slept.passed() {
-            info!("the host was suspended: heartbeat at once");
-            agent.resume();
-            due = now;
-        } else if hangup {
+        if signals.take_hangup() {
             host.manager.reloading();
             if let Some(settings) = agent.reload(anew, host_name) {
                 let options = &agent.options;
@@ -117,6 +113,11 @@ pub fn run(
                 agent.registry.replace_connector(connect(settings));
             }
             host.manager.reloaded();
+            due = now;
+        }
+        if slept.passed() {
+            info!("the host was suspended: heartbeat at once");
+            agent.resume();
             due = now;
         } else if turned {
             due = now;
@@ -522,7 +523,11 @@ impl Agent {
                     let (now, took) = (self.started.elapsed(), sent.elapsed());
                     self.patience.acknowledged(took);
                     self.stored_at = Some(sent);
-                    self.standing.acknowledged(revision, OffsetDateTime::now_utc(), now, took);
+                    let utc = OffsetDateTime::now_utc();
+                    self.standing.acknowledged(revision, utc, now, took);
+                    if let Some(clock) = self.registry.clock() {
+                        self.standing.set_clock_offset((utc - clock.now()).as_seconds_f64());
+                    }
                     self.stamps.clear();
                     self.remember(stamp);
                     self.unsafe_to_read = false;
@@ -612,8 +617,10 @@ impl Agent {
         let Ok(record) = instance::read(&self.key, &entry.value) else {
             return false;
         };
+        // The rest of the metadata can change with a reload.
+        let same = |name: &str| record.metadata.get(name) == self.record.metadata.get(name);
         let stamp = instance::format_time(record.last_heartbeat);
-        record.metadata == self.record.metadata && self.stamps.contains(&stamp)
+        same("host") && same("pid") && self.stamps.contains(&stamp)
     }
 
     fn remember(&mut self, stamp: OffsetDateTime) {
@@ -659,7 +666,6 @@ impl Agent {
         self.ever_registered = true;
         if let Some(clock) = self.registry.clock() {
             let off = OffsetDateTime::now_utc() - clock.now();
-            self.standing.set_clock_offset(off.as_seconds_f64());
             if off.unsigned_abs() > CLOCK_TRUST {
                 warn!(
                     "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
