@@ -119,12 +119,11 @@ pub fn judge_server(version: &str) -> Result<(), Unfit> {
     }
 }
 
-/// Whether heartbeats may be written to this bucket. The version that counts
-/// is its leader's, which says so in the stream's metadata from 2.11 on;
-/// `connected` is the version of the server that answers.
-pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Result<(), Unfit> {
+/// Whether the bucket's leader knows `Nats-TTL`. It says so in the stream's
+/// metadata from 2.11 on; `connected` is the version of the server that answers.
+pub fn judge_leader(info: &StreamInfo, connected: &str) -> Result<(), Unfit> {
     match info.leader_version() {
-        Some(version) => judge_server(version)?,
+        Some(version) => judge_server(version),
         None => judge_server(connected).and_then(|()| {
             // A newer member answers for an older leader.
             Err(Unfit::TooOld {
@@ -133,8 +132,12 @@ pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Resu
                     None => connected.to_owned(),
                 },
             })
-        })?,
+        }),
     }
+}
+
+/// Whether what is stored under the bucket's name is a bucket, and takes writes.
+pub fn judge_kind(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
     if info.is_mirror {
         return Err(Unfit::NotABucket(bucket.clone(), "it is a mirror of another stream"));
     }
@@ -149,10 +152,19 @@ pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Resu
             "the stream of that name is no key-value bucket",
         ));
     }
-    if !info.allows_ttl() {
-        return Err(Unfit::NoFlag(bucket.clone()));
-    }
     Ok(())
+}
+
+/// Whether messages of the bucket may carry a TTL of their own.
+pub fn judge_flag(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
+    if info.allows_ttl() { Ok(()) } else { Err(Unfit::NoFlag(bucket.clone())) }
+}
+
+/// Whether heartbeats may be written to this bucket: all of the above.
+pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Result<(), Unfit> {
+    judge_leader(info, connected)?;
+    judge_kind(bucket, info)?;
+    judge_flag(bucket, info)
 }
 
 #[cfg(test)]

@@ -156,6 +156,11 @@ pub fn update_stream(bucket: &Bucket, config: &Value) -> Request {
     Request::api(format!("$JS.API.STREAM.UPDATE.{}", bucket.stream()), config)
 }
 
+/// Removes the bucket with all that is in it.
+pub fn delete_bucket(bucket: &Bucket) -> Request {
+    Request::empty(format!("$JS.API.STREAM.DELETE.{}", bucket.stream()))
+}
+
 /// One heartbeat.
 #[derive(Debug, Clone)]
 pub struct Put<'a> {
@@ -410,6 +415,26 @@ pub fn last_revision(error: &ApiError) -> Option<u64> {
     number.trim().parse().ok()
 }
 
+/// Whether the stream in a reply of `STREAM.CREATE` is new: a stream with the
+/// same configuration may have been there.
+pub fn did_create(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Created {
+        #[serde(default)]
+        did_create: bool,
+    }
+    reply::<Created>(data).is_ok_and(|reply| reply.did_create)
+}
+
+/// Whether a reply of `STREAM.DELETE` says that it is done.
+pub fn deleted(data: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Deleted {
+        success: bool,
+    }
+    reply::<Deleted>(data).is_ok_and(|reply| reply.success)
+}
+
 /// How many messages a purge removed.
 pub fn purged(data: &[u8]) -> Result<u64, ReplyError> {
     #[derive(Deserialize)]
@@ -417,6 +442,84 @@ pub fn purged(data: &[u8]) -> Result<u64, ReplyError> {
         purged: u64,
     }
     reply::<Purged>(data).map(|reply| reply.purged)
+}
+
+/// What an account may use of JetStream, and the API level of whoever answers
+/// for JetStream: in a cluster its leader.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccountInfo {
+    /// 0 before 2.11, which does not tell it.
+    pub level: u32,
+    /// Storage on disk.
+    pub file: Vec<Used>,
+    /// Storage in memory.
+    pub memory: Vec<Used>,
+}
+
+/// What is used of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// So much.
+    pub used: u64,
+    /// Of so much; 0 for no limit.
+    pub limit: u64,
+}
+
+impl Used {
+    /// The used share, 0 to 1; `None` without a limit.
+    pub fn share(&self) -> Option<f64> {
+        (self.limit > 0).then(|| self.used as f64 / self.limit as f64)
+    }
+}
+
+impl AccountInfo {
+    /// Everything that has a limit, named.
+    pub fn rooms(&self) -> Vec<(&'static str, Used)> {
+        let file = self.file.iter().map(|used| ("file storage", *used));
+        let memory = self.memory.iter().map(|used| ("memory storage", *used));
+        file.chain(memory).filter(|(_, used)| used.limit > 0).collect()
+    }
+}
+
+/// Reads a reply of `$JS.API.INFO`. Limits stand for the whole account, or for
+/// each tier of replicas.
+pub fn read_account_info(data: &[u8]) -> Result<AccountInfo, ReplyError> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Limits {
+        max_memory: i64,
+        max_storage: i64,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Tier {
+        memory: u64,
+        storage: u64,
+        limits: Limits,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Api {
+        level: u32,
+    }
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(flatten)]
+        whole: Tier,
+        #[serde(default)]
+        tiers: std::collections::BTreeMap<String, Tier>,
+        #[serde(default)]
+        api: Api,
+    }
+    let info: Info = reply(data)?;
+    let tiers =
+        if info.tiers.is_empty() { vec![info.whole] } else { info.tiers.into_values().collect() };
+    let used = |used: u64, limit: i64| Used { used, limit: u64::try_from(limit).unwrap_or(0) };
+    Ok(AccountInfo {
+        level: info.api.level,
+        file: tiers.iter().map(|t| used(t.storage, t.limits.max_storage)).collect(),
+        memory: tiers.iter().map(|t| used(t.memory, t.limits.max_memory)).collect(),
+    })
 }
 
 /// A stream's configuration, state and clock.

@@ -1,6 +1,12 @@
 //! aegis-agent keeps a service registry in a NATS JetStream key-value bucket
 //! true. The table of contents; arrows point from the verbs downwards.
 
+/// Server versions with known TTL bugs.
+pub mod bugs;
+/// How many entries live, linger, or would live for ever.
+pub mod census;
+/// The verdicts of `check`.
+pub mod checks;
 /// Runs a service's health checks, without anybody waiting for them.
 pub mod checkup;
 /// Command line and environment into validated options.
@@ -39,8 +45,12 @@ pub mod look;
 mod looks;
 /// No allocation on behalf of a stranger larger than NATS has messages.
 pub mod memory;
+/// Does an entry with a TTL really expire here?
+pub mod probe;
 /// The registry, spoken on a connection: register, read, deregister.
 pub mod registry;
+/// The answer of `check` in four formats.
+pub mod report;
 /// The newest revision of every key, within bounds.
 pub mod scan;
 /// When to act next: the heartbeat schedule.

@@ -6,6 +6,7 @@
 //! speaks NATS and is not about to go.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -43,6 +44,10 @@ pub struct ServerInfo {
     pub ldm: bool,
     /// Other members of the cluster, as `host:port`.
     pub connect_urls: Vec<String>,
+    /// From the moment TCP stood to the end of the line: one way there, one
+    /// back, and the server's reaction.
+    #[serde(skip)]
+    pub round_trip: Duration,
 }
 
 /// Why one server did not serve.

@@ -99,7 +99,7 @@ struct Look {
 enum Step {
     Resolving(Receiver<io::Result<Vec<SocketAddr>>>),
     Connecting(LookSocket, SocketAddr),
-    Reading(LookSocket, SocketAddr, InfoLine),
+    Reading(LookSocket, SocketAddr, InfoLine, Instant),
 }
 
 /// What one look did when it was looked after.
@@ -310,7 +310,7 @@ impl Step {
     /// Asks a server that has said nothing yet; tells whether it did.
     fn probe(&self) -> bool {
         match self {
-            Step::Reading(socket, _, line) if line.is_empty() => {
+            Step::Reading(socket, _, line, _) if line.is_empty() => {
                 let mut socket = socket.stream();
                 socket.write_all(&TLS_PROBE).ok();
                 true
@@ -330,18 +330,25 @@ impl Step {
                 }
             },
             Step::Connecting(socket, address) => match connected(socket.stream()) {
-                Ok(true) => Step::Reading(socket, address, InfoLine::default()).advance(),
+                Ok(true) => {
+                    Step::Reading(socket, address, InfoLine::default(), Instant::now()).advance()
+                }
                 Ok(false) => Progress::Waits(Step::Connecting(socket, address)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     Progress::Failed(Cause::Unanswered)
                 }
                 Err(error) => Progress::Failed(Cause::Tcp(plain(&error))),
             },
-            Step::Reading(socket, address, mut line) => match read_on(socket.stream(), &mut line) {
-                Ok(Some(info)) => Progress::Answered(info, address),
-                Ok(None) => Progress::Waits(Step::Reading(socket, address, line)),
-                Err(cause) => Progress::Failed(cause),
-            },
+            Step::Reading(socket, address, mut line, since) => {
+                match read_on(socket.stream(), &mut line) {
+                    Ok(Some(info)) => {
+                        let info = ServerInfo { round_trip: since.elapsed(), ..info };
+                        Progress::Answered(info, address)
+                    }
+                    Ok(None) => Progress::Waits(Step::Reading(socket, address, line, since)),
+                    Err(cause) => Progress::Failed(cause),
+                }
+            }
         }
     }
 }

@@ -1,18 +1,288 @@
 //! `check`: does TTL really work here, and if not, why?
+//!
+//! Collects the facts, as many of them in one exchange as can be, and asks on
+//! where one cannot be had; `checks` judges them, `report` renders. Nothing is
+//! written without `--probe`: an ephemeral consumer reads the bucket.
 
-use std::io::Write;
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
 
-use crate::cli::CheckOptions;
-use crate::connection::Settings;
-use crate::error::{Failure, Kind};
-use crate::kv::Bucket;
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Instant;
 
-/// Not built yet.
+use time::OffsetDateTime;
+
+use crate::census::Census;
+use crate::checks::{self, Check, Connected, Facts, Gap, GapKind};
+use crate::cli::{CheckOptions, Format};
+use crate::connection::{ConnectError, Connector, Incoming, RequestError, Settings};
+use crate::error::{Failure, Kind, written};
+use crate::fitness;
+use crate::kv::{self, ApiError, Bucket, Request, StreamInfo};
+use crate::probe::{ProbeError, probe};
+use crate::registry::{Registry, RegistryError};
+use crate::report;
+use crate::scan::Scan;
+use crate::signals::Signals;
+
+const ACCOUNT: &str = "asking what the account may use";
+const BUCKET: &str = "looking at the bucket";
+
+/// Writes the report to `out`, or to the file that was asked for, and returns
+/// the exit code.
 pub fn run(
-    _options: &CheckOptions,
-    _settings: Settings,
-    _bucket: Bucket,
-    _out: &mut dyn Write,
+    options: &CheckOptions,
+    settings: Settings,
+    bucket: Bucket,
+    out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    Err(Failure::new(Kind::Usage, "not built yet"))
+    let signals = if options.probe { Some(take_signals()?) } else { None };
+    let mut connector = Connector::new(settings);
+    if let Some(signals) = &signals {
+        connector = connector.with_signals(signals.stop_check(), signals.waker());
+    }
+    let facts = collect(Registry::new(connector, bucket), signals);
+    let checks = checks::judge(&facts);
+    let text = render(options.format, &facts.bucket, &checks);
+    match &options.output {
+        Some(path) => replace_file(path, text.as_bytes()).map_err(|error| {
+            Failure::new(Kind::Config, format!("cannot write {}", path.display()))
+                .with_hint("is its directory there, and may this user write to it?")
+                .with_source(error)
+        })?,
+        None => written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?,
+    }
+    Ok(report::worst(&checks).code())
+}
+
+/// SIGTERM and SIGINT must not leave a probe behind.
+pub(super) fn take_signals() -> Result<Signals, Failure> {
+    Signals::take(false).map_err(|error| {
+        Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+    })
+}
+
+fn render(format: Format, bucket: &Bucket, checks: &[Check]) -> String {
+    match format {
+        Format::Text => report::text(bucket, checks, wants_colour()),
+        Format::Json => report::json(checks),
+        Format::Nagios => report::nagios(bucket, checks),
+        Format::Prometheus => report::prometheus(bucket, checks),
+    }
+}
+
+/// On a terminal that knows colours, unless <https://no-color.org> is set.
+fn wants_colour() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
+}
+
+/// All that can be found out, in as few exchanges as possible.
+fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
+    let missing = |why: &str| Gap { kind: GapKind::NotMade, message: why.to_owned(), hint: None };
+    let mut facts = Facts {
+        bucket: registry.bucket().clone(),
+        connection: Err(missing("no connection to NATS")),
+        account: Err(missing("no connection to NATS")),
+        stream: Err(missing("no connection to NATS")),
+        census: Err(missing("there is no usable bucket")),
+        clock: None,
+        probe: signals.is_some().then(|| Err(missing("no connection to NATS"))),
+    };
+    let limit = registry.timeout();
+    if let Err(error) = registry.connect(limit) {
+        facts.connection = Err(gap(error));
+        return facts;
+    }
+    let Some(session) = registry.session() else {
+        let lost = RequestError::Lost(String::new());
+        facts.connection = Err(gap(RegistryError::Request("connecting", lost)));
+        return facts;
+    };
+    let server = session.server.clone();
+    facts.connection = Ok(Connected {
+        place: session.place(),
+        cluster: server.cluster.filter(|cluster| !cluster.is_empty()),
+        version: server.version.clone(),
+        jetstream: server.jetstream,
+        round_trip: server.round_trip,
+    });
+
+    let [account, stream] = ask(
+        &mut registry,
+        [(ACCOUNT, kv::account_info()), (BUCKET, kv::stream_info(&facts.bucket))],
+        |registry, place, reply| {
+            // Read as it arrives: its time is the registry's clock.
+            if place == 1 && registry.read_info(BUCKET, reply).is_ok() {
+                let clock = registry.clock().map(|clock| clock.now());
+                facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
+            }
+        },
+    );
+    facts.account = account.map_err(gap).and_then(|reply| {
+        kv::read_account_info(&reply.data)
+            .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
+    });
+    facts.stream = stream.map_err(gap).and_then(|reply| {
+        match kv::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(BUCKET, e)) {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
+            Err(error) => Err(gap(error)),
+        }
+    });
+
+    if let Ok(Some(info)) = &facts.stream
+        && fitness::judge_kind(&facts.bucket, info).is_ok()
+    {
+        facts.census = census(&mut registry, info).map_err(gap);
+    }
+    if let Some(mut signals) = signals {
+        facts.probe =
+            Some(match probe_is_possible(&facts.bucket, &facts.stream, &server.version) {
+                Err(why) => Err(missing(&why)),
+                Ok(()) => probe(&mut registry, &mut signals).map_err(|error| match error {
+                    ProbeError::Interrupted => Gap {
+                        kind: GapKind::OutOfTime,
+                        message: "interrupted by a signal".into(),
+                        hint: None,
+                    },
+                    ProbeError::Registry(error) => gap(error),
+                }),
+            });
+    }
+    facts
+}
+
+/// Sends all requests, then waits for their replies, within one time limit.
+/// Each reply is shown to `seen` the moment it arrives.
+fn ask<const N: usize>(
+    registry: &mut Registry,
+    requests: [(&'static str, Request); N],
+    mut seen: impl FnMut(&mut Registry, usize, &Incoming),
+) -> [Result<Incoming, RegistryError>; N] {
+    let deadline = Instant::now() + registry.timeout();
+    let mut answers: [Option<Result<Incoming, RequestError>>; N] = std::array::from_fn(|_| None);
+    let mut inboxes: [String; N] = std::array::from_fn(|_| String::new());
+    for (place, (doing, request)) in requests.iter().enumerate() {
+        match registry.send(doing, request) {
+            Ok(inbox) => inboxes[place] = inbox,
+            Err(error) => answers[place] = Some(Err(request_error(error))),
+        }
+    }
+    while answers.iter().any(Option::is_none) {
+        match registry.receive(BUCKET, deadline) {
+            Ok(reply) => {
+                if let Some(place) = inboxes.iter().position(|inbox| *inbox == reply.subject) {
+                    seen(registry, place, &reply);
+                    answers[place] = Some(match reply.status() {
+                        Some(503) => Err(RequestError::NoResponders),
+                        _ => Ok(reply),
+                    });
+                }
+            }
+            Err(error) => {
+                let error = request_error(error);
+                // A refusal names the subject; all else concerns all of them.
+                let refused = match &error {
+                    RequestError::Denied(what) => requests.iter().position(|(_, request)| {
+                        what.contains(&format!("\"{}\"", request.subject))
+                    }),
+                    _ => None,
+                };
+                for (place, answer) in answers.iter_mut().enumerate() {
+                    if answer.is_none() && refused.is_none_or(|refused| refused == place) {
+                        *answer = Some(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let mut doing = requests.iter().map(|(doing, _)| *doing);
+    answers.map(|answer| {
+        let doing = doing.next().unwrap_or(BUCKET);
+        let answer = answer.unwrap_or(Err(RequestError::TimedOut));
+        answer.map_err(|error| RegistryError::Request(doing, error))
+    })
+}
+
+fn request_error(error: RegistryError) -> RequestError {
+    match error {
+        RegistryError::Request(_, error) => error,
+        other => RequestError::Lost(other.to_string()),
+    }
+}
+
+/// Counts the entries of the bucket.
+fn census(registry: &mut Registry, info: &StreamInfo) -> Result<Census, RegistryError> {
+    let mut scan = Scan::begin(registry, info)?;
+    let clock = registry.clock().ok_or(RegistryError::NoClock)?;
+    let mut census = Census::default();
+    while let Some(entry) = scan.next(registry, true)? {
+        census.count(&entry, clock.now());
+    }
+    scan.end(registry);
+    Ok(census)
+}
+
+/// Whether a probe would say anything that the other checks do not.
+fn probe_is_possible(
+    bucket: &Bucket,
+    stream: &Result<Option<StreamInfo>, Gap>,
+    connected: &str,
+) -> Result<(), String> {
+    let info = match stream {
+        Ok(Some(info)) => info,
+        Ok(None) => return Err("the bucket does not exist".into()),
+        Err(_) => return Err("the bucket could not be looked at".into()),
+    };
+    fitness::judge_bucket(bucket, info, connected).map_err(|unfit| unfit.to_string())
+}
+
+/// Why a fact is missing, in the words that the other verbs use.
+fn gap(error: RegistryError) -> Gap {
+    let kind = match &error {
+        RegistryError::Connect(ConnectError::Stopped) => GapKind::NotMade,
+        RegistryError::Connect(ConnectError::Config(_)) => GapKind::Denied,
+        RegistryError::Request(_, RequestError::Denied(_)) => GapKind::Denied,
+        RegistryError::Request(_, RequestError::NoResponders) => GapKind::NoJetStream,
+        RegistryError::Request(..) => GapKind::OutOfTime,
+        error => match error.api_code() {
+            Some(ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT) => GapKind::NoJetStream,
+            _ => GapKind::Failed,
+        },
+    };
+    let failure = Failure::from(error);
+    // Login and permissions.
+    let kind = if failure.kind() == Kind::Refused { GapKind::Denied } else { kind };
+    Gap { kind, message: failure.chain(), hint: failure.hint().map(str::to_owned) }
+}
+
+/// Writes a file whole or not at all: whoever reads it meanwhile sees the old
+/// one, and so does everybody after a crash.
+fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("not the name of a file"))?;
+    // The textfile collector takes names that end in .prom: not this one.
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    // One that a killed process of the same number left, and never through a
+    // link that somebody else put there.
+    fs::remove_file(&temporary).ok();
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+        // Whatever the umask says: the collector is another user.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        fs::remove_file(&temporary).ok();
+    })
 }

@@ -1,0 +1,176 @@
+//! Does an entry with a TTL really expire here? A live test with a throw-away
+//! key of its own.
+//!
+//! The key is no instance's, is gone when this returns, however it returns,
+//! and dies by itself within a second where TTL works, should the program be
+//! killed. What the outcome is worth is for the verbs to say.
+
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant};
+
+use log::debug;
+
+use crate::checks::Probed;
+use crate::connection::RequestError;
+use crate::duration::as_setting;
+use crate::kv::{self, ApiError, Put, ReplyError};
+use crate::registry::{Registry, RegistryError};
+use crate::signals::Signals;
+use crate::staleness::{EXPIRY_GRACE, Ttl};
+
+/// The shortest that servers take.
+const TTL: Duration = Duration::from_secs(1);
+/// How often is looked whether it is gone.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+const PROBING: &str = "probing expiry";
+
+/// Why there is no outcome.
+#[derive(Debug)]
+pub enum ProbeError {
+    /// SIGTERM or SIGINT came meanwhile.
+    Interrupted,
+    /// The registry could not be asked, or refused.
+    Registry(RegistryError),
+}
+
+impl From<RegistryError> for ProbeError {
+    fn from(error: RegistryError) -> ProbeError {
+        ProbeError::Registry(error)
+    }
+}
+
+/// Puts a key with a TTL of 1 s and waits for it to go, 6 s at most.
+pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, ProbeError> {
+    let Some(session) = registry.session() else {
+        let lost = RequestError::Lost("not connected".into());
+        return Err(RegistryError::Request(PROBING, lost).into());
+    };
+    let key = format!("aegis-probe-{}", session.unique());
+    let began = Instant::now();
+    let put = Put {
+        key: &key,
+        value: b"aegis-agent check --probe".to_vec(),
+        ttl: TTL,
+        expected: None,
+        rollup: false,
+    };
+    let request = kv::put(registry.bucket(), put);
+    let stored = registry.request(PROBING, &request).and_then(|reply| {
+        kv::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+    });
+    let revision = match stored {
+        Ok(revision) => revision,
+        Err(RegistryError::Reply(_, ReplyError::Api(error))) => {
+            return Ok(Probed::Refused(error.to_string()));
+        }
+        Err(error) => {
+            // Without an answer it may be stored all the same.
+            if error.denied().is_none() {
+                remove(registry, &key, None);
+            }
+            return Err(error.into());
+        }
+    };
+    let put = began.elapsed();
+    let outcome = watch(registry, signals, &key, began, put);
+    match &outcome {
+        Ok((_, true)) => {}
+        // A server's own delete marker, or the entry itself, is still there.
+        Ok((_, false)) | Err(_) => remove(registry, &key, Some(revision)),
+    }
+    outcome.map(|(probed, _)| probed)
+}
+
+/// The outcome, and whether the key has left nothing behind.
+fn watch(
+    registry: &mut Registry,
+    signals: &mut Signals,
+    key: &str,
+    began: Instant,
+    put: Duration,
+) -> Result<(Probed, bool), ProbeError> {
+    // Half of the exchange lies before the server stored it.
+    let end = began + put / 2 + TTL;
+    let mut first = true;
+    loop {
+        if signals.stopped() {
+            return Err(ProbeError::Interrupted);
+        }
+        let found = registry.get(key)?;
+        let late = end.elapsed();
+        match found {
+            None => return Ok((Probed::Expired { put, late }, true)),
+            Some(entry) if entry.deleted => {
+                return Ok((Probed::Expired { put, late }, false));
+            }
+            Some(entry) if first && entry.stored.ttl != Ttl::After(TTL) => {
+                let stored = match entry.stored.ttl {
+                    Ttl::After(ttl) => as_setting(ttl),
+                    Ttl::Never => String::new(),
+                };
+                return Ok((Probed::Changed { put, stored }, false));
+            }
+            Some(_) if late > EXPIRY_GRACE => {
+                return Ok((Probed::Lingered { put, late }, false));
+            }
+            Some(_) => {}
+        }
+        let next = if first { end } else { Instant::now() + LOOK_EVERY };
+        first = false;
+        while !signals.stopped() {
+            let left = next.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            signals.wait(left);
+        }
+    }
+}
+
+/// Removes the key, whatever stands under it, as well as can be done within
+/// the time limit; a fresh session where the last one is gone.
+fn remove(registry: &mut Registry, key: &str, revision: Option<u64>) {
+    let limit = registry.timeout();
+    registry.end_within(limit);
+    if registry.session().is_none()
+        && let Err(error) = registry.connect(limit)
+    {
+        debug!("{key} is left to its TTL: {error}");
+        return;
+    }
+    let newest = match registry.get(key) {
+        Ok(found) => found.map(|entry| entry.revision),
+        // We may not look; we know what we wrote.
+        Err(error) => {
+            debug!("{key}: {error}");
+            revision
+        }
+    };
+    let Some(newest) = newest else { return };
+    let Some(request) = kv::purge(registry.bucket(), key, newest) else { return };
+    let purged = registry.request(PROBING, &request).and_then(|reply| {
+        kv::purged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+    });
+    let Err(error) = purged else { return };
+    debug!("{key} cannot be purged: {error}");
+    // A delete marker that lives no longer than the probe itself.
+    for rollup in [true, false] {
+        let mut request = kv::deregister(registry.bucket(), key, newest, rollup);
+        for (name, value) in &mut request.headers {
+            if *name == kv::TTL_HEADER {
+                *value = as_setting(TTL);
+            }
+        }
+        let marked = registry.request(PROBING, &request).and_then(|reply| {
+            kv::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+        });
+        match marked {
+            Err(error) if rollup && error.api_code() == Some(ApiError::ROLLUP) => {}
+            Err(error) => return debug!("{key} is left to its TTL: {error}"),
+            Ok(_) => return,
+        }
+    }
+}
