@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::checks::{Check, Metric, Status, Unit};
 use crate::kv::Bucket;
+use crate::table::printable;
 
 /// The worst status of all checks.
 pub fn worst(checks: &[Check]) -> Status {
@@ -63,6 +64,8 @@ pub fn json(checks: &[Check]) -> String {
 }
 
 /// For Nagios and its kin: `AEGIS WARNING: text | 'label'=value[unit];warn;crit`.
+///
+/// The worst comes first, and it alone with its hint: NRPE carries 1 KiB.
 pub fn nagios(bucket: &Bucket, checks: &[Check]) -> String {
     let worst = worst(checks);
     let mut text = format!("AEGIS {}: bucket {bucket}", worst.as_str().to_uppercase());
@@ -72,8 +75,10 @@ pub fn nagios(bucket: &Bucket, checks: &[Check]) -> String {
         .into_iter()
         .flat_map(|status| checks.iter().filter(move |check| check.status == status))
         .filter(|check| !check.skipped)
-        .map(|check| {
-            let hint = check.hint.as_ref().map_or(String::new(), |hint| format!(" [{hint}]"));
+        .enumerate()
+        .map(|(place, check)| {
+            let hint = check.hint.as_ref().filter(|_| place == 0);
+            let hint = hint.map_or(String::new(), |hint| format!(" [{hint}]"));
             format!("{}: {}{hint}", check.name, check.message)
         })
         .collect();
@@ -142,7 +147,7 @@ pub fn prometheus(bucket: &Bucket, checks: &[Check]) -> String {
             &mut text,
             "aegis_server_info",
             "The version of nats-server that counts for the bucket",
-            [(format!("bucket=\"{bucket}\",version=\"{}\"", label(version)), 1.0)],
+            [(format!("bucket=\"{bucket}\",version=\"{}\"", label(&printable(version))), 1.0)],
         );
     }
     // One family a name, whatever check it comes from.
@@ -279,10 +284,10 @@ mod tests {
     #[test]
     fn labels_and_help_are_escaped_for_prometheus() {
         let mut version = check("server-version", Status::Ok, "");
-        version.value = Some("2.12.8\"\n\\".into());
+        version.value = Some("2.12.8\"\\\u{1b}".into());
         version.metrics.push(metric("size", Unit::Bytes, 1.0));
         let text = prometheus(&bucket(), &[version]);
-        assert!(text.contains("version=\"2.12.8\\\"\\n\\\\\"} 1\n"), "{text}");
+        assert!(text.contains("version=\"2.12.8\\\"\\\\\\\\u{1b}\"} 1\n"), "{text}");
         assert!(text.contains("# HELP aegis_size_bytes A \\\\ thing\n"), "{text}");
     }
 

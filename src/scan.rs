@@ -13,7 +13,7 @@ use log::debug;
 
 use crate::connection::{Incoming, RequestError};
 use crate::entry::Entry;
-use crate::kv::{self, ApiError, ReplyError, StoredMessage, StreamInfo};
+use crate::kv::{self, ApiError, ReplyError, Request, StoredMessage, StreamInfo};
 use crate::registry::{Registry, RegistryError};
 
 /// Largest pull batch: each message waits in the crate's queue with 2.4 KB.
@@ -35,7 +35,8 @@ const MORE_DELIVERIES: u64 = 100_000;
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 
-const SCANNING: &str = "reading the bucket";
+/// What a scan is doing, for its errors.
+pub const SCANNING: &str = "reading the bucket";
 
 /// Reads the newest revision of every key, in the order of revisions, through
 /// one ephemeral consumer, with a bounded number of messages under way.
@@ -70,17 +71,30 @@ struct Pull {
 impl Scan {
     /// Begins a scan on the registry's session. `info` is the bucket's.
     pub fn begin(registry: &mut Registry, info: &StreamInfo) -> Result<Scan, RegistryError> {
-        let consumer = match registry.session() {
-            Some(session) => format!("aegis-{}", session.unique()),
-            None => {
-                return Err(RegistryError::Request(
-                    SCANNING,
-                    RequestError::Lost("not connected".into()),
-                ));
-            }
-        };
-        let request = kv::create_consumer(registry.bucket(), &consumer, CONSUMER_KEPT);
+        let (consumer, request) = Scan::ask(registry)?;
         let reply = registry.request(SCANNING, &request)?;
+        Scan::begun(registry, consumer, &reply, info)
+    }
+
+    /// The name of a consumer for a scan on the registry's session, and the
+    /// request that makes it, for whoever sends it together with others.
+    pub fn ask(registry: &Registry) -> Result<(String, Request), RegistryError> {
+        let Some(session) = registry.session() else {
+            let lost = RequestError::Lost("not connected".into());
+            return Err(RegistryError::Request(SCANNING, lost));
+        };
+        let consumer = format!("aegis-{}", session.unique());
+        let request = kv::create_consumer(registry.bucket(), &consumer, CONSUMER_KEPT);
+        Ok((consumer, request))
+    }
+
+    /// Begins a scan with the reply to [`Scan::ask`]'s request.
+    pub fn begun(
+        registry: &mut Registry,
+        consumer: String,
+        reply: &Incoming,
+        info: &StreamInfo,
+    ) -> Result<Scan, RegistryError> {
         let made = kv::read_consumer_info(&reply.data)
             .map_err(|error| RegistryError::Reply(SCANNING, error))?;
         registry.set_clock(made.ts);

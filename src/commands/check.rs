@@ -25,7 +25,7 @@ use crate::kv::{self, ApiError, Bucket, Request, StreamInfo};
 use crate::probe::{ProbeError, probe};
 use crate::registry::{Registry, RegistryError};
 use crate::report;
-use crate::scan::Scan;
+use crate::scan::{SCANNING, Scan};
 use crate::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";
@@ -112,9 +112,16 @@ fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
         round_trip: server.round_trip,
     });
 
-    let [account, stream] = ask(
+    let (consumer, scan) = match Scan::ask(&registry) {
+        Ok(asked) => asked,
+        Err(error) => {
+            facts.connection = Err(gap(error));
+            return facts;
+        }
+    };
+    let [account, stream, scan] = ask(
         &mut registry,
-        [(ACCOUNT, kv::account_info()), (BUCKET, kv::stream_info(&facts.bucket))],
+        [(ACCOUNT, kv::account_info()), (BUCKET, kv::stream_info(&facts.bucket)), (SCANNING, scan)],
         |registry, place, reply| {
             // Read as it arrives: its time is the registry's clock.
             if place == 1 && registry.read_info(BUCKET, reply).is_ok() {
@@ -135,10 +142,16 @@ fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
         }
     });
 
-    if let Ok(Some(info)) = &facts.stream
-        && fitness::judge_kind(&facts.bucket, info).is_ok()
-    {
-        facts.census = census(&mut registry, info).map_err(gap);
+    if let Ok(Some(info)) = &facts.stream {
+        let scan = scan.and_then(|reply| Scan::begun(&mut registry, consumer, &reply, info));
+        facts.census = match (fitness::judge_kind(&facts.bucket, info), scan) {
+            (Ok(()), scan) => scan.and_then(|scan| census(&mut registry, scan)).map_err(gap),
+            (Err(_), Ok(scan)) => {
+                scan.end(&mut registry);
+                facts.census
+            }
+            (Err(_), Err(_)) => facts.census,
+        };
     }
     if let Some(mut signals) = signals {
         facts.probe =
@@ -217,8 +230,7 @@ fn request_error(error: RegistryError) -> RequestError {
 }
 
 /// Counts the entries of the bucket.
-fn census(registry: &mut Registry, info: &StreamInfo) -> Result<Census, RegistryError> {
-    let mut scan = Scan::begin(registry, info)?;
+fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryError> {
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
     let mut census = Census::default();
     while let Some(entry) = scan.next(registry, true)? {

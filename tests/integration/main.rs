@@ -11,6 +11,9 @@
 )]
 
 mod budget;
+mod check;
+mod check_answers;
+mod check_probe;
 mod clocks;
 mod cluster_faults;
 mod faults;
@@ -18,6 +21,7 @@ mod harness;
 mod harness_works;
 mod health;
 mod hostile;
+mod init;
 mod list;
 mod logins;
 mod metrics;
