@@ -48,6 +48,9 @@ pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, P
         let lost = RequestError::Lost("not connected".into());
         return Err(RegistryError::Request(PROBING, lost).into());
     };
+    if signals.stopped() {
+        return Err(ProbeError::Interrupted);
+    }
     let key = format!("aegis-probe-{}", session.unique());
     let began = Instant::now();
     let put = Put {
@@ -94,7 +97,7 @@ fn watch(
 ) -> Result<(Probed, bool), ProbeError> {
     // Half of the exchange lies before the server stored it.
     let end = began + put / 2 + TTL;
-    let mut first = true;
+    let mut seen = false;
     loop {
         if signals.stopped() {
             return Err(ProbeError::Interrupted);
@@ -102,11 +105,13 @@ fn watch(
         let found = registry.get(key)?;
         let late = end.elapsed();
         match found {
+            // The replica that answers has not heard of it yet.
+            None if !seen && late.is_zero() => {}
             None => return Ok((Probed::Expired { put, late }, true)),
             Some(entry) if entry.deleted => {
                 return Ok((Probed::Expired { put, late }, false));
             }
-            Some(entry) if first && entry.stored.ttl != Ttl::After(TTL) => {
+            Some(entry) if entry.stored.ttl != Ttl::After(TTL) => {
                 let stored = match entry.stored.ttl {
                     Ttl::After(ttl) => as_setting(ttl),
                     Ttl::Never => String::new(),
@@ -116,17 +121,20 @@ fn watch(
             Some(_) if late > EXPIRY_GRACE => {
                 return Ok((Probed::Lingered { put, late }, false));
             }
-            Some(_) => {}
+            Some(_) => seen = true,
         }
-        let next = if first { end } else { Instant::now() + LOOK_EVERY };
-        first = false;
-        while !signals.stopped() {
-            let left = next.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            signals.wait(left);
+        let soon = Instant::now() + LOOK_EVERY;
+        wait_until(if seen { soon.max(end) } else { soon }, signals);
+    }
+}
+
+fn wait_until(at: Instant, signals: &mut Signals) {
+    while !signals.stopped() {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
         }
+        signals.wait(left);
     }
 }
 
@@ -141,9 +149,9 @@ fn remove(registry: &mut Registry, key: &str, revision: Option<u64>) {
         debug!("{key} is left to its TTL: {error}");
         return;
     }
+    // What we wrote, where we may not look or a replica has not heard of it.
     let newest = match registry.get(key) {
-        Ok(found) => found.map(|entry| entry.revision),
-        // We may not look; we know what we wrote.
+        Ok(found) => found.map(|entry| entry.revision).max(revision),
         Err(error) => {
             debug!("{key}: {error}");
             revision

@@ -21,7 +21,7 @@ use crate::cli::{CheckOptions, Format};
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::fitness;
-use crate::kv::{self, ApiError, Bucket, Request, StreamInfo};
+use crate::kv::{self, ApiError, Bucket, Request};
 use crate::probe::{ProbeError, probe};
 use crate::registry::{Registry, RegistryError};
 use crate::report;
@@ -154,18 +154,17 @@ fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
         };
     }
     if let Some(mut signals) = signals {
-        facts.probe =
-            Some(match probe_is_possible(&facts.bucket, &facts.stream, &server.version) {
-                Err(why) => Err(missing(&why)),
-                Ok(()) => probe(&mut registry, &mut signals).map_err(|error| match error {
-                    ProbeError::Interrupted => Gap {
-                        kind: GapKind::OutOfTime,
-                        message: "interrupted by a signal".into(),
-                        hint: None,
-                    },
-                    ProbeError::Registry(error) => gap(error),
-                }),
-            });
+        facts.probe = Some(match probe_is_possible(&facts, &server.version) {
+            Err(why) => Err(missing(&why)),
+            Ok(()) => probe(&mut registry, &mut signals).map_err(|error| match error {
+                ProbeError::Interrupted => Gap {
+                    kind: GapKind::OutOfTime,
+                    message: "interrupted by a signal".into(),
+                    hint: None,
+                },
+                ProbeError::Registry(error) => gap(error),
+            }),
+        });
     }
     facts
 }
@@ -233,25 +232,36 @@ fn request_error(error: RegistryError) -> RequestError {
 fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryError> {
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
     let mut census = Census::default();
-    while let Some(entry) = scan.next(registry, true)? {
-        census.count(&entry, clock.now());
+    loop {
+        match scan.next(registry, true) {
+            Ok(Some(entry)) => census.count(&entry, clock.now()),
+            Ok(None) => {
+                scan.end(registry);
+                return Ok(census);
+            }
+            Err(error) => {
+                // Where the server still answers it need not keep the consumer.
+                if error.denied().is_some() {
+                    scan.end(registry);
+                }
+                return Err(error);
+            }
+        }
     }
-    scan.end(registry);
-    Ok(census)
 }
 
-/// Whether a probe would say anything that the other checks do not.
-fn probe_is_possible(
-    bucket: &Bucket,
-    stream: &Result<Option<StreamInfo>, Gap>,
-    connected: &str,
-) -> Result<(), String> {
-    let info = match stream {
+/// Whether a probe can be made, and would say anything that the other checks
+/// do not.
+fn probe_is_possible(facts: &Facts, connected: &str) -> Result<(), String> {
+    let info = match &facts.stream {
         Ok(Some(info)) => info,
         Ok(None) => return Err("the bucket does not exist".into()),
         Err(_) => return Err("the bucket could not be looked at".into()),
     };
-    fitness::judge_bucket(bucket, info, connected).map_err(|unfit| unfit.to_string())
+    if facts.census.as_ref().is_err_and(|gap| gap.kind == GapKind::OutOfTime) {
+        return Err("the server did not answer in time".into());
+    }
+    fitness::judge_bucket(&facts.bucket, info, connected).map_err(|unfit| unfit.to_string())
 }
 
 /// Why a fact is missing, in the words that the other verbs use.

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Output, aegis};
+use crate::harness::cluster::Cluster;
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs};
@@ -151,4 +152,22 @@ fn a_full_bucket_refuses_the_probe_and_that_is_critical() {
     let check = probed(&probe(&server.url()).exits(2));
     assert_eq!(check["status"], "critical", "{check:#}");
     assert!(check["message"].as_str().expect("text").contains("bucket is full"), "{check:#}");
+}
+
+/// A replica that has not heard of the probe yet does not count as its expiry.
+#[test]
+fn in_a_cluster_expiry_is_seen_through_every_member() {
+    let cluster = Cluster::start(&["2.12.8"]);
+    let mut registry = Registry::at(&cluster.servers[0].url());
+    registry.create(&json!({ "num_replicas": 3 }));
+    for server in &cluster.servers {
+        let output = probe(&server.url());
+        assert!(output.took >= secs(1), "{output:?}");
+        let message = probed(&output)["message"].clone();
+        assert!(message.as_str().expect("text").contains("was obeyed"), "{message}");
+    }
+    eventually(secs(5), "nothing is left", || match messages(&mut registry) {
+        0 => Ok(()),
+        count => Err(format!("{count} messages")),
+    });
 }
