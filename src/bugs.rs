@@ -92,6 +92,11 @@ pub fn known_bugs(version: ServerVersion, history: i64) -> Vec<Bug> {
     bugs
 }
 
+/// The first version without any of these bugs.
+pub fn fix(bugs: &[Bug]) -> Option<&'static str> {
+    bugs.iter().map(|bug| bug.fixed_in).max_by_key(|fixed| ServerVersion::parse(fixed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

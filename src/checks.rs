@@ -316,7 +316,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     }
     checks.push(server::clock(facts));
     if let Some(probe) = &facts.probe {
-        checks.push(probe::ttl_probe(probe));
+        checks.push(probe::ttl_probe(probe, &server::known(facts, connected)));
     }
     checks
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Check, Gap, GapKind, LONGEST_TEXT, Probed, Status, Unit, metric, rounded};
+use crate::bugs::{Bug, Kind, fix};
 use crate::duration::words;
 use crate::table::clipped;
 
@@ -10,7 +11,8 @@ use crate::table::clipped;
 /// this leaves room for a busy one.
 const LATE_LIMIT: Duration = Duration::from_secs(2);
 
-pub(super) fn ttl_probe(probe: &Result<Probed, Gap>) -> Check {
+/// `known` are the bugs of the server that leads the bucket.
+pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
     const NAME: &str = "ttl-probe";
     let millis = |d: Duration| rounded(d.as_secs_f64() * 1e3, 10.0);
     let put_metric = |put: &Duration| {
@@ -59,9 +61,17 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>) -> Check {
         Ok(Probed::Lingered { put, late }) => {
             let message =
                 format!("a 1 s TTL was not obeyed: still there {} after its end", words(*late));
-            let check = Check::new(NAME, Status::Critical, message).hint(
-                "restart nats-server; if it does so again upgrade it (2.12.8 has no known TTL bugs)",
-            );
+            let restart = known.iter().any(|bug| bug.kind == Kind::FlagWithoutEffect);
+            let hint = match (fix(known), restart) {
+                (Some(fixed), true) => {
+                    format!("restart nats-server, and upgrade it to {fixed} or later")
+                }
+                (Some(fixed), false) => format!("upgrade nats-server to {fixed} or later"),
+                (None, _) => "restart nats-server; if it does so again upgrade it (2.12.8 has no \
+                              known TTL bugs)"
+                    .to_owned(),
+            };
+            let check = Check::new(NAME, Status::Critical, message).hint(hint);
             (check, put, Some(late))
         }
     };

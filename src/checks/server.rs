@@ -7,7 +7,7 @@ use super::{
     Check, Connected, Facts, Gap, GapKind, NEARLY_FULL, Status, Unit, lower_history, metric, room,
     rounded,
 };
-use crate::bugs::{Bug, Kind as BugKind, known_bugs};
+use crate::bugs::{Bug, Kind as BugKind, fix, known_bugs};
 use crate::duration::words;
 use crate::fitness::{self, ServerVersion};
 use crate::kv::StreamInfo;
@@ -69,8 +69,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
         None => format!("nats-server {version} {leads}"),
     };
     let parsed = ServerVersion::parse(version);
-    let known = parsed.map(|version| known_bugs(version, info.map_or(1, StreamInfo::history)));
-    let known = known.unwrap_or_default();
+    let known = known(facts, connected);
 
     let census = facts.census.as_ref().ok();
     if let Some(census) = census.filter(|census| census.overdue > 0) {
@@ -125,6 +124,15 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
     }
 }
 
+/// The known bugs of the version that counts, as far as this bucket meets them.
+pub(super) fn known(facts: &Facts, connected: &Connected) -> Vec<Bug> {
+    let info = facts.stream.as_ref().ok().and_then(Option::as_ref);
+    let version = info.and_then(StreamInfo::leader_version).unwrap_or(&connected.version);
+    let version = ServerVersion::parse(version);
+    let bugs = version.map(|version| known_bugs(version, info.map_or(1, StreamInfo::history)));
+    bugs.unwrap_or_default()
+}
+
 /// A member of the cluster, other than the bucket's leader, that does not know
 /// TTLs: the one that answers, or the one that leads JetStream.
 fn older_member(
@@ -146,11 +154,6 @@ fn symptoms(bugs: &[Bug]) -> String {
         format!("{} (mended in {}, nats-server {})", bug.symptom, bug.fixed_in, bug.source)
     });
     each.collect::<Vec<_>>().join("; ")
-}
-
-/// The first version without any of these bugs.
-fn fix(bugs: &[Bug]) -> Option<&'static str> {
-    bugs.iter().map(|bug| bug.fixed_in).max_by_key(|fixed| ServerVersion::parse(fixed))
 }
 
 pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Check {
