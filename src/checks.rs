@@ -154,7 +154,8 @@ pub enum GapKind {
     NoJetStream,
     /// Nobody is there, or the server refuses.
     Failed,
-    /// The server went silent, or the connection was lost, during the check.
+    /// The server went silent, the connection was lost, or the answer makes no
+    /// sense.
     OutOfTime,
     /// Not tried.
     NotMade,

@@ -27,6 +27,10 @@ pub(super) fn bucket(facts: &Facts) -> Check {
         Err(gap) if gap.kind == GapKind::NoJetStream => {
             return Check::skipped(NAME, "JetStream does not answer");
         }
+        // The server says that it cannot be had: no leader, say.
+        Err(gap) if gap.kind == GapKind::Failed => {
+            return Check::of_gap(NAME, Status::Critical, gap);
+        }
         Err(gap) => return Check::of_gap(NAME, Status::Unknown, gap),
     };
     if let Err(unfit) = fitness::judge_kind(&facts.bucket, info) {

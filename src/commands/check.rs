@@ -21,7 +21,7 @@ use crate::cli::{CheckOptions, Format};
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::fitness;
-use crate::kv::{self, ApiError, Bucket, Request};
+use crate::kv::{self, ApiError, Bucket, ReplyError, Request};
 use crate::probe::{ProbeError, probe};
 use crate::registry::{Registry, RegistryError};
 use crate::report;
@@ -53,7 +53,11 @@ pub fn run(
                 .with_hint("is its directory there, and may this user write to it?")
                 .with_source(error)
         })?,
-        None => written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?,
+        None => match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
+            // A reader that went away does not make a failed check a success.
+            Err(failure) if failure.is_broken_pipe() => {}
+            result => result?,
+        },
     }
     Ok(report::worst(&checks).code())
 }
@@ -272,6 +276,7 @@ fn gap(error: RegistryError) -> Gap {
         RegistryError::Request(_, RequestError::Denied(_)) => GapKind::Denied,
         RegistryError::Request(_, RequestError::NoResponders) => GapKind::NoJetStream,
         RegistryError::Request(..) => GapKind::OutOfTime,
+        RegistryError::Reply(_, ReplyError::Unreadable(_)) => GapKind::OutOfTime,
         error => match error.api_code() {
             Some(ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT) => GapKind::NoJetStream,
             _ => GapKind::Failed,

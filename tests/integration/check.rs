@@ -520,7 +520,11 @@ fn a_cluster_is_named_with_its_server_and_replicas() {
     let mut registry = Registry::at(&cluster.servers[0].url());
     registry.create(&json!({ "num_replicas": 3 }));
     for server in &cluster.servers {
-        let answer = check(&server.url(), &[]).exits(0).json();
+        // Right after the start a member may not have the bucket yet.
+        let answer = eventually(secs(30), "the cluster has settled", || {
+            let output = check(&server.url(), &["--timeout=1s"]);
+            if output.code == 0 { Ok(output.json()) } else { Err(output.stdout) }
+        });
         says(&answer, "connection", "ok", &["(n", "cluster tests"]);
         says(&answer, "bucket", "ok", &["3 replicas"]);
     }
@@ -531,7 +535,7 @@ fn a_cluster_is_named_with_its_server_and_replicas() {
 fn in_a_mixed_cluster_the_leader_of_the_bucket_counts() {
     let cluster = Cluster::start(&["2.10.25", "2.12.8", "2.12.8"]);
     let mut registry = Registry::at(&cluster.servers[1].url());
-    registry.create(&json!({ "num_replicas": 3 }));
+    registry.create(&json!({}));
     let led_by_old = cluster.leader("service_registry", 1) == 0;
     let through_new = check(&cluster.servers[1].url(), &[]).json();
     let through_old = check(&cluster.servers[0].url(), &[]).json();
@@ -542,4 +546,22 @@ fn in_a_mixed_cluster_the_leader_of_the_bucket_counts() {
         says(&through_old, "server-version", "warning", &["2.12.8 leads the bucket", "2.10.25"]);
         hints(&through_old, "server-version", "every nats-server of the cluster");
     }
+}
+
+/// Two of three servers are gone: nothing can be written, and that is said.
+#[test]
+fn without_a_quorum_the_report_comes_in_time() {
+    let mut cluster = Cluster::start(&["2.12.8"]);
+    let url = cluster.servers[0].url();
+    Registry::at(&url).create(&json!({ "num_replicas": 3 }));
+    cluster.servers[1].kill();
+    cluster.servers[2].kill();
+    let output = eventually(secs(30), "the quorum is missed", || {
+        let output = check(&url, &["--timeout=1s", "--probe"]);
+        assert!(output.took < secs(6), "{output:?}");
+        if output.code >= 2 { Ok(output) } else { Err(output.stdout) }
+    });
+    let answer = output.json();
+    says(&answer, "connection", "ok", &[]);
+    eprintln!("without quorum: {answer:#}");
 }

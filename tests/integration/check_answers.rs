@@ -183,6 +183,19 @@ fn a_file_that_cannot_be_used_is_unknown_and_named() {
     assert!(answer["checks"][0]["message"].as_str().is_some_and(|m| m.contains("/no/such/file")));
 }
 
+/// `check | head -0`
+#[test]
+fn a_reader_that_went_away_does_not_make_it_a_success() {
+    let (server, _registry) = troubled();
+    for format in FORMATS {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let agent = aegis(&["check", "-s", &server.url(), "--format", format]);
+        let status = agent.command().stdout(writer).status().expect("starts");
+        assert_eq!(status.code(), Some(1), "--format {format}");
+    }
+}
+
 // Colours.
 
 /// Runs `check` on a terminal of its own and returns what it printed.

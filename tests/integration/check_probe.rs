@@ -161,6 +161,11 @@ fn in_a_cluster_expiry_is_seen_through_every_member() {
     let mut registry = Registry::at(&cluster.servers[0].url());
     registry.create(&json!({ "num_replicas": 3 }));
     for server in &cluster.servers {
+        // Right after the start a member may not have the bucket yet.
+        eventually(secs(30), "the cluster has settled", || {
+            let output = aegis(&["check", "--timeout=1s", "-s", &server.url()]).run();
+            if output.code == 0 { Ok(()) } else { Err(output.stdout) }
+        });
         let output = probe(&server.url());
         assert!(output.took >= secs(1), "{output:?}");
         let message = probed(&output)["message"].clone();

@@ -231,7 +231,7 @@ fn a_cluster_gets_as_many_replicas_as_asked_for() {
 #[test]
 fn in_a_mixed_cluster_no_bucket_without_the_flag_is_left() {
     let cluster = Cluster::start(&["2.10.25", "2.12.8", "2.10.25"]);
-    Registry::named(&cluster.servers[1].url(), "first").create(&json!({ "num_replicas": 3 }));
+    Registry::named(&cluster.servers[1].url(), "first").create(&json!({ FLAGLESS: false }));
     for name in ["a", "b", "c", "d"] {
         let output = init(&cluster.servers[1].url(), &["--bucket", name]);
         let info = Registry::named(&cluster.servers[1].url(), name).info();
