@@ -4,6 +4,7 @@
 //! Subjects, headers and JSON are those of the JetStream API (NATS ADR-1,
 //! ADR-8 and ADR-43); what servers really do with them is CONTRACT section 4.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -268,6 +269,41 @@ pub fn create_consumer(bucket: &Bucket, name: &str, inactive: Duration) -> Reque
     )
 }
 
+/// An ephemeral consumer over all that is stored from sequence `first` on.
+///
+/// Without a filter and without `last_per_subject`: while the server has to
+/// maintain such a list, each purge of several revisions makes it count all of
+/// the bucket's keys anew (`storeUpdates` in nats-server's `server/stream.go`).
+pub fn create_reader(bucket: &Bucket, name: &str, first: u64, inactive: Duration) -> Request {
+    let stream = bucket.stream();
+    let nanos = u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX);
+    Request::api(
+        format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+        &json!({
+            "stream_name": stream,
+            "config": {
+                "name": name,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": first.max(1),
+                "ack_policy": "none",
+                "inactive_threshold": nanos,
+                "mem_storage": true,
+                "num_replicas": 1,
+                "max_waiting": 8,
+            },
+        }),
+    )
+}
+
+/// Asks how many revisions of exactly `key` there are, by the one request that
+/// whoever may purge is permitted anyway.
+pub fn count_revisions(bucket: &Bucket, key: &str) -> Request {
+    Request::api(
+        format!("$JS.API.STREAM.INFO.{}", bucket.stream()),
+        &json!({ "subjects_filter": bucket.subject(key) }),
+    )
+}
+
 /// Asks how far a consumer has come.
 pub fn consumer_info(bucket: &Bucket, name: &str) -> Request {
     let stream = bucket.stream();
@@ -520,6 +556,21 @@ pub fn read_account_info(data: &[u8]) -> Result<AccountInfo, ReplyError> {
         file: tiers.iter().map(|t| used(t.storage, t.limits.max_storage)).collect(),
         memory: tiers.iter().map(|t| used(t.memory, t.limits.max_memory)).collect(),
     })
+}
+
+/// How many revisions there are, out of a reply to [`count_revisions`].
+pub fn revision_count(data: &[u8]) -> Result<u64, ReplyError> {
+    #[derive(Deserialize)]
+    struct State {
+        #[serde(default)]
+        subjects: Option<BTreeMap<String, u64>>,
+    }
+    #[derive(Deserialize)]
+    struct Info {
+        state: State,
+    }
+    let info = reply::<Info>(data)?;
+    Ok(info.state.subjects.unwrap_or_default().values().sum())
 }
 
 /// A stream's configuration, state and clock.

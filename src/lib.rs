@@ -9,6 +9,8 @@ pub mod census;
 pub mod checks;
 /// Runs a service's health checks, without anybody waiting for them.
 pub mod checkup;
+/// What a cleanup takes, and what became of it.
+pub mod cleaning;
 /// Command line and environment into validated options.
 pub mod cli;
 /// One file per verb.
@@ -49,8 +51,12 @@ pub mod memory;
 pub mod probe;
 /// The registry, spoken on a connection: register, read, deregister.
 pub mod registry;
+/// Removes entries, many at a time.
+pub mod removal;
 /// The answer of `check` in four formats.
 pub mod report;
+/// Many revisions in little memory.
+pub mod revisions;
 /// The newest revision of every key, within bounds.
 pub mod scan;
 /// When to act next: the heartbeat schedule.
@@ -65,6 +71,8 @@ pub mod standing;
 pub mod systemd;
 /// Tables for people.
 pub mod table;
+/// What a cleanup did, for people, for cron and for programs.
+pub mod tally;
 /// A small file, written whole or not at all.
 pub mod textfile;
 /// Server URLs, and the logins in them.

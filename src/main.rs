@@ -1,12 +1,13 @@
 //! The program: parse, run the verb, print, exit code.
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use aegis_agent::cli::{self, Invocation, Parsed, Verb};
 use aegis_agent::commands;
 use aegis_agent::error::{Failure, Kind};
+use aegis_agent::tally::Console;
 use aegis_agent::{logging, memory, systemd};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
@@ -56,7 +57,8 @@ fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
 }
 
 fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
-    let Invocation { settings, bucket, verb, .. } = invocation;
+    let Invocation { settings, bucket, verb, verbose } = invocation;
+    let loud = verbose || io::stdout().is_terminal();
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
         Verb::Run(options) => {
@@ -69,7 +71,13 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
             let code = commands::check::run(&options, settings, bucket, &mut out)?;
             return Ok(ExitCode::from(code));
         }
-        Verb::Cleanup(options) => commands::cleanup::run(&options, settings, bucket, &mut out)?,
+        Verb::Cleanup(options) => {
+            let mut stderr = io::stderr();
+            let progress: Option<&mut dyn Write> =
+                if is_terminal() { Some(&mut stderr) } else { None };
+            let console = Console { out: &mut out, loud, progress };
+            commands::cleanup::run(options, settings, bucket, console)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -111,6 +119,5 @@ fn in_journal() -> bool {
 }
 
 fn is_terminal() -> bool {
-    use std::io::IsTerminal;
     io::stderr().is_terminal()
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -34,6 +35,8 @@ const DELIVERIES_PER_ENTRY: u64 = 4;
 const MORE_DELIVERIES: u64 = 100_000;
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
+/// The same while entries are removed, over a slow link as well.
+const REMOVING_KEPT: Duration = Duration::from_secs(300);
 
 /// What a scan is doing, for its errors.
 pub const SCANNING: &str = "reading the bucket";
@@ -54,6 +57,8 @@ pub struct Scan {
     reread: VecDeque<Entry>,
     /// Sequence of the last message that arrived.
     last: u64,
+    /// Nothing behind this sequence is of interest.
+    until: u64,
     finished: bool,
     restarts: u32,
     /// Pulls that ended without a message, in a row.
@@ -79,11 +84,7 @@ impl Scan {
     /// The name of a consumer for a scan on the registry's session, and the
     /// request that makes it, for whoever sends it together with others.
     pub fn ask(registry: &Registry) -> Result<(String, Request), RegistryError> {
-        let Some(session) = registry.session() else {
-            let lost = RequestError::Lost("not connected".into());
-            return Err(RegistryError::Request(SCANNING, lost));
-        };
-        let consumer = format!("aegis-{}", session.unique());
+        let consumer = consumer_name(registry)?;
         let request = kv::create_consumer(registry.bucket(), &consumer, CONSUMER_KEPT);
         Ok((consumer, request))
     }
@@ -95,6 +96,31 @@ impl Scan {
         reply: &Incoming,
         info: &StreamInfo,
     ) -> Result<Scan, RegistryError> {
+        Scan::over(registry, consumer, reply, info, 1..=u64::MAX)
+    }
+
+    /// Begins a scan that bears that what it has read is removed meanwhile:
+    /// over *every* revision from `first` on, up to the last one that `info`
+    /// knows. In a bucket without history that is the newest of every key.
+    pub fn begin_removing(
+        registry: &mut Registry,
+        info: &StreamInfo,
+        first: u64,
+    ) -> Result<Scan, RegistryError> {
+        // Another name than that of an earlier scan on this session.
+        let consumer = format!("{}-r", consumer_name(registry)?);
+        let request = kv::create_reader(registry.bucket(), &consumer, first, REMOVING_KEPT);
+        let reply = registry.request(SCANNING, &request)?;
+        Scan::over(registry, consumer, &reply, info, first..=info.state.last_seq)
+    }
+
+    fn over(
+        registry: &mut Registry,
+        consumer: String,
+        reply: &Incoming,
+        info: &StreamInfo,
+        range: RangeInclusive<u64>,
+    ) -> Result<Scan, RegistryError> {
         let made = kv::read_consumer_info(&reply.data)
             .map_err(|error| RegistryError::Reply(SCANNING, error))?;
         registry.set_clock(made.ts);
@@ -104,8 +130,9 @@ impl Scan {
             batch: FULL_BATCH,
             pulls: VecDeque::new(),
             reread: VecDeque::new(),
-            last: 0,
-            finished: made.pending == 0,
+            last: range.start().saturating_sub(1),
+            until: *range.end(),
+            finished: made.pending == 0 || range.is_empty(),
             restarts: 0,
             fruitless: 0,
             believed: made
@@ -189,9 +216,12 @@ impl Scan {
         };
         self.fruitless = 0;
         self.last = delivery.sequence;
-        if delivery.pending == 0 {
+        if delivery.pending == 0 || delivery.sequence >= self.until {
             self.finished = true;
             self.pulls.clear();
+        }
+        if delivery.sequence > self.until {
+            return Ok(None);
         }
         Ok(Some(Entry::of_delivery(registry.bucket(), message, &delivery)))
     }
@@ -269,6 +299,16 @@ impl Scan {
 fn contradiction(what: &str) -> RegistryError {
     let why = format!("the server contradicts itself: it delivers {what}");
     RegistryError::Reply(SCANNING, ReplyError::Unreadable(why))
+}
+
+fn consumer_name(registry: &Registry) -> Result<String, RegistryError> {
+    match registry.session() {
+        Some(session) => Ok(format!("aegis-{}", session.unique())),
+        None => {
+            let error = RequestError::Lost("not connected".into());
+            Err(RegistryError::Request(SCANNING, error))
+        }
+    }
 }
 
 /// Whether no later revision of the message's key exists.

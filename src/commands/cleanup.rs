@@ -1,18 +1,242 @@
 //! `cleanup`: removes what is stale, and nothing that came back meanwhile.
+//!
+//! Reads the bucket on one session and removes on another, both at once and
+//! within bounds. Where it must know how many there are before the first one
+//! goes, or which revision is the newest of its key, it reads the bucket
+//! first, keeps the revisions that it judged, and then removes exactly those.
 
-use std::io::Write;
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
 
+use std::time::Instant;
+
+use crate::cleaning::{Selection, Verdict};
 use crate::cli::CleanupOptions;
-use crate::connection::Settings;
+use crate::connection::{Connector, Settings};
 use crate::error::{Failure, Kind};
-use crate::kv::Bucket;
+use crate::fitness::Unfit;
+use crate::kv::{Bucket, StreamInfo};
+use crate::registry::{Registry, RegistryClock, RegistryError};
+use crate::removal::{Fate, Remover};
+use crate::revisions::{Lookup, Revisions};
+use crate::scan::Scan;
+use crate::signals::Signals;
+use crate::tally::{Console, Counts, Report, Style};
 
-/// Not built yet.
+/// Removes what is stale, or says what would be removed.
 pub fn run(
-    _options: &CleanupOptions,
-    _settings: Settings,
-    _bucket: Bucket,
-    _out: &mut dyn Write,
+    options: CleanupOptions,
+    settings: Settings,
+    bucket: Bucket,
+    console: Console<'_>,
 ) -> Result<(), Failure> {
-    Err(Failure::new(Kind::Usage, "not built yet"))
+    let signals = Signals::take(false).map_err(|error| {
+        Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+    })?;
+    let connector =
+        || Connector::new(settings.clone()).with_signals(signals.stop_check(), signals.waker());
+    let style = Style { json: options.json, dry_run: options.dry_run };
+    let report = Report::new(console, style, Instant::now());
+    let mut registry = Registry::connected(connector(), bucket.clone())?;
+    let Some(info) = registry.info()? else {
+        return Err(RegistryError::Unfit(Unfit::NoBucket(bucket)).into());
+    };
+    let clock = registry.clock().ok_or(RegistryError::NoClock)?;
+    let remover = Remover::new(Registry::new(connector(), bucket), &info);
+    let mut cleanup = Cleanup {
+        selection: Selection {
+            stale_after: options.stale_after,
+            only: options.only,
+            service: options.service,
+            unreadable: options.unreadable,
+        },
+        dry_run: options.dry_run,
+        max_removals: options.max_removals,
+        registry,
+        info,
+        clock,
+        remover,
+        signals,
+        report,
+    };
+    cleanup.run(options.json)
+}
+
+struct Cleanup<'a> {
+    selection: Selection,
+    dry_run: bool,
+    max_removals: Option<u64>,
+    /// The session that reads.
+    registry: Registry,
+    info: StreamInfo,
+    clock: RegistryClock,
+    remover: Remover,
+    signals: Signals,
+    report: Report<'a>,
+}
+
+/// Why a pass ended before its end.
+enum End {
+    /// A signal.
+    Stopped,
+    /// Nothing more can be read or removed.
+    Failed(Failure),
+}
+
+impl<T: Into<Failure>> From<T> for End {
+    fn from(error: T) -> End {
+        End::Failed(error.into())
+    }
+}
+
+impl Cleanup<'_> {
+    fn run(&mut self, json: bool) -> Result<(), Failure> {
+        // The JSON says how many were scanned before it names the first.
+        let counts_first =
+            json || self.max_removals.is_some() || (self.info.history() != 1 && !self.dry_run);
+        let (mut end, mut over) = (Ok(()), None);
+        if counts_first {
+            let mut found = Counts::default();
+            let counted = self.count(&mut found);
+            self.report.begin_removals(self.registry.bucket());
+            over = self.max_removals.filter(|most| found.removed > *most).map(|most| (most, found));
+            match counted {
+                // A dry run shows what the brake is about.
+                Ok(revisions) if revisions.count() > 0 && (over.is_none() || self.dry_run) => {
+                    end = self.remove(Some(&revisions));
+                }
+                counted => end = counted.map(|_| ()),
+            }
+        } else {
+            end = end.and_then(|()| self.remove(None));
+        }
+        let written = self.report.end(Instant::now());
+        self.outcome(end, over).and(written)
+    }
+
+    /// Reads the bucket, judges, and keeps which revisions are to go.
+    fn count(&mut self, found: &mut Counts) -> Result<Revisions, End> {
+        let mut scan = Scan::begin(&mut self.registry, &self.info)?;
+        let mut revisions = Revisions::default();
+        while let Some(entry) = scan.next(&mut self.registry, true)? {
+            self.go_on()?;
+            let target = match self.selection.judge(entry, self.clock.now()) {
+                Verdict::NotOurs => continue,
+                Verdict::Keep => None,
+                Verdict::Remove(target) => Some(target),
+                Verdict::Unreadable(unreadable, target) => {
+                    let stays = self.selection.unreadable && target.is_none();
+                    self.report.unreadable(&unreadable, stays);
+                    target
+                }
+            };
+            self.report.counts.scanned += 1;
+            found.scanned += 1;
+            if let Some(target) = target {
+                found.remove(&target);
+                revisions.push(target.revision);
+            }
+        }
+        scan.end(&mut self.registry);
+        Ok(revisions)
+    }
+
+    /// Reads the bucket and removes what is stale: of the revisions that were
+    /// judged before, where there are such, and otherwise of all.
+    fn remove(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
+        let removed = self.send_removals(judged);
+        // Whatever ended it: what was sent has an answer.
+        let report = &mut self.report;
+        let drained = self.remover.drain(&mut |target, fate| report.take(target, fate));
+        removed?;
+        Ok(drained?)
+    }
+
+    fn send_removals(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
+        let mut scan = match judged {
+            None if self.dry_run => Scan::begin(&mut self.registry, &self.info)?,
+            None => Scan::begin_removing(&mut self.registry, &self.info, 1)?,
+            Some(judged) => Scan::begin_removing(&mut self.registry, &self.info, judged.first())?,
+        };
+        let mut lookup = judged.map(Revisions::lookup);
+        while let Some(entry) = scan.next(&mut self.registry, true)? {
+            self.go_on()?;
+            let wanted = |lookup: &mut Lookup<'_>| lookup.holds(entry.revision);
+            if !lookup.as_mut().is_none_or(wanted) {
+                continue;
+            }
+            let target = match self.selection.judge(entry, self.clock.now()) {
+                Verdict::NotOurs => continue,
+                Verdict::Keep => None,
+                Verdict::Remove(target) => Some(target),
+                Verdict::Unreadable(unreadable, target) => {
+                    if judged.is_none() {
+                        let stays = self.selection.unreadable && target.is_none();
+                        self.report.unreadable(&unreadable, stays);
+                    }
+                    target
+                }
+            };
+            if judged.is_none() {
+                self.report.counts.scanned += 1;
+            }
+            let Some(target) = target else {
+                continue;
+            };
+            let report = &mut self.report;
+            if self.dry_run {
+                report.take(&target, Fate::Removed);
+            } else {
+                self.remover.remove(target, &mut |target, fate| report.take(target, fate))?;
+            }
+        }
+        scan.end(&mut self.registry);
+        Ok(())
+    }
+
+    fn go_on(&mut self) -> Result<(), End> {
+        self.report.tick(Instant::now());
+        if self.signals.stopped() { Err(End::Stopped) } else { Ok(()) }
+    }
+
+    /// The exit code, and what stands on stderr.
+    fn outcome(&self, end: Result<(), End>, over: Option<(u64, Counts)>) -> Result<(), Failure> {
+        let Counts { removed, failed, .. } = self.report.counts;
+        let partly = !self.dry_run && removed + failed > 0;
+        match end {
+            Err(End::Failed(failure)) if partly && failure.kind() == Kind::Unavailable => {
+                let message = format!("stopped after {removed} removals: {}", failure.chain());
+                let hint = "run it again: what is still there is removed then";
+                Err(Failure::new(Kind::Incomplete, message).with_hint(hint))
+            }
+            Err(End::Failed(failure)) => Err(failure),
+            Err(End::Stopped) => {
+                let message = format!("stopped by a signal after {removed} removals");
+                Err(Failure::new(Kind::Incomplete, message)
+                    .with_hint("run it again: what is still there is removed then"))
+            }
+            Ok(()) => match over {
+                Some((most, found)) => Err(over_the_limit(most, &found)),
+                None if failed > 0 => {
+                    let message = format!("{failed} entries could not be removed");
+                    Err(Failure::new(Kind::Incomplete, message)
+                        .with_hint("run it again: what is still there is removed then"))
+                }
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+fn over_the_limit(most: u64, found: &Counts) -> Failure {
+    let message = format!(
+        "{} of {} entries would go ({}), more than --max-removals {most}: nothing was removed",
+        found.removed,
+        found.scanned,
+        found.reasons()
+    );
+    Failure::new(Kind::Incomplete, message).with_hint(
+        "is the registry's clock right, and are the services really gone? \
+         --dry-run shows them; a larger --max-removals lets them go",
+    )
 }
