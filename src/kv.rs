@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use crate::instance::parse_time;
+use crate::instance::{key_is_safe, parse_time};
 
 /// Header: how long the server keeps this message (2.11+).
 pub const TTL_HEADER: &str = "Nats-TTL";
@@ -236,14 +236,18 @@ fn get_message(bucket: &Bucket, body: &Value) -> Request {
 /// Removes the revisions of exactly `key` up to and including `revision`: a
 /// compare-and-set by nature, since a refreshed entry has a higher one.
 ///
-/// `None` for a revision that must not be sent: `seq` 1 purges everything on
-/// 2.12.9, 2.14.1 and before (nats-server #8241).
+/// `None` for what must not be sent: a key that is a wildcard takes others with
+/// it, and `seq` 1 purges everything on 2.12.9, 2.14.1 and before (nats-server
+/// #8241).
 pub fn purge(bucket: &Bucket, key: &str, revision: u64) -> Option<Request> {
-    let seq = revision.checked_add(1).filter(|seq| *seq > 1)?;
-    Some(Request::api(
-        format!("$JS.API.STREAM.PURGE.{}", bucket.stream()),
-        &json!({ "filter": bucket.subject(key), "seq": seq }),
-    ))
+    let seq = revision.checked_add(1).filter(|seq| *seq > 1 && key_is_safe(key))?;
+    // By hand, because there are many: nothing in a safe key needs escaping.
+    let body = format!("{{\"filter\":\"$KV.{bucket}.{key}\",\"seq\":{seq}}}");
+    Some(Request {
+        subject: format!("$JS.API.STREAM.PURGE.KV_{bucket}"),
+        headers: Vec::new(),
+        payload: body.into_bytes(),
+    })
 }
 
 /// An ephemeral consumer over the newest revision of each key, in memory, that
@@ -473,11 +477,18 @@ pub fn deleted(data: &[u8]) -> bool {
 
 /// How many messages a purge removed.
 pub fn purged(data: &[u8]) -> Result<u64, ReplyError> {
+    // Read once and not as `reply` does, because there are many.
     #[derive(Deserialize)]
     struct Purged {
-        purged: u64,
+        error: Option<ApiError>,
+        purged: Option<u64>,
     }
-    reply::<Purged>(data).map(|reply| reply.purged)
+    let unreadable = |error: serde_json::Error| ReplyError::Unreadable(error.to_string());
+    match serde_json::from_slice(data).map_err(unreadable)? {
+        Purged { error: Some(error), .. } => Err(ReplyError::Api(error)),
+        Purged { purged: Some(purged), .. } => Ok(purged),
+        _ => Err(ReplyError::Unreadable("purged missing".into())),
+    }
 }
 
 /// What an account may use of JetStream, and the API level of whoever answers
@@ -543,7 +554,7 @@ pub fn read_account_info(data: &[u8]) -> Result<AccountInfo, ReplyError> {
         #[serde(flatten)]
         whole: Tier,
         #[serde(default)]
-        tiers: std::collections::BTreeMap<String, Tier>,
+        tiers: BTreeMap<String, Tier>,
         #[serde(default)]
         api: Api,
     }

@@ -22,7 +22,7 @@ use crate::registry::{Registry, RegistryError};
 
 /// Requests under way at most. With TLS the crate loses wake-ups and bytes
 /// when 500 and more are (CONTRACT section 5).
-const WIDEST: usize = 384;
+const WIDEST: usize = 480;
 /// Requests under way to begin with: a slow link takes them in time.
 const NARROWEST: usize = 8;
 /// Sessions lost in a row without one answer in between that are an outage.
@@ -124,7 +124,7 @@ impl Remover {
             Step::Look => Some(kv::count_revisions(bucket, &target.key)),
         };
         let Some(request) = request else {
-            sink(&target, Fate::Failed("its revision cannot be purged up to".into()));
+            sink(&target, Fate::Failed("it cannot be named in a purge".into()));
             return Ok(());
         };
         let sent = Instant::now();
@@ -261,7 +261,8 @@ impl Remover {
 }
 
 /// How many requests may be under way: twice as many after a full window that
-/// was answered quickly, half as many after one in which an answer took long.
+/// was answered in a quarter of the timeout, so that twice as many take half of
+/// it at most; half as many after one in which an answer took longer.
 struct Window {
     size: usize,
     answered: usize,
@@ -272,7 +273,7 @@ struct Window {
 
 impl Window {
     fn new(timeout: Duration) -> Window {
-        let (quick, slow) = (timeout / 16, timeout / 4);
+        let (quick, slow) = (timeout / 4, timeout / 2);
         Window { size: NARROWEST, answered: 0, slowest: Duration::ZERO, quick, slow }
     }
 
@@ -322,7 +323,7 @@ mod tests {
         }
         assert_eq!(window.size, 1);
         for _ in 0..1_000 {
-            window.answered(Duration::from_millis(800));
+            window.answered(Duration::from_secs(2));
         }
         assert_eq!(window.size, 1, "neither quick nor slow: it stays");
     }

@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(report(TEXT, false, |r| r.take(&target(1), Fate::Spared)), "");
         assert_eq!(
             report(TEXT, true, |_| ()),
-            "scanned 0, removed 0, spared 0, failed 0, unreadable 0, in 0 ms\n"
+            "scanned 0, removed 0, spared 0, failed 0, unreadable 0, in 0 s\n"
         );
     }
 
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(
             report(TEXT, false, |r| r.take(&target(1), Fate::Removed)),
             "removed service-instances__web__1 (revision 1): heartbeat-too-old no-ttl clock-skew -60.0 s\n\
-             scanned 0, removed 1 (heartbeat-too-old 1, no-ttl 1), spared 0, failed 0, unreadable 0, in 0 ms\n"
+             scanned 0, removed 1 (heartbeat-too-old 1, no-ttl 1), spared 0, failed 0, unreadable 0, in 0 s\n"
         );
         let many = |r: &mut Report<'_>| (1..=25).for_each(|n| r.take(&target(n), Fate::Removed));
         let text = report(TEXT, false, many);
@@ -366,6 +366,6 @@ mod tests {
         let entry = Unreadable { key: "\u{1b}[2J".into(), revision: 3, why: "not JSON".into() };
         let text = report(TEXT, false, |r| r.unreadable(&entry, true));
         assert!(text.starts_with("unreadable: \\u{1b}[2J (revision 3): not JSON; not removed"));
-        assert!(text.ends_with("unreadable 1, in 0 ms\n"), "{text}");
+        assert!(text.ends_with("unreadable 1, in 0 s\n"), "{text}");
     }
 }

@@ -14,6 +14,8 @@ mod budget;
 mod check;
 mod check_answers;
 mod check_probe;
+mod cleanup;
+mod cleanup_lasts;
 mod clocks;
 mod cluster_faults;
 mod faults;
