@@ -390,7 +390,7 @@ fn cleanup_json_is_byte_for_byte_the_golden_one() {
     registry.put(&key("host-3"), TTL, "[1]");
     registry.put(&key("host-4"), TTL, &fresh("host-4"));
     let raced = registry.put(&key("host-5"), TTL, &old("host-5"));
-    let (proxy, _racer) = racing_proxy(&server, registry, key("host-5"));
+    let proxy = racing_proxy(&server, registry, key("host-5"));
     let url = proxy.url();
     let dry = aegis(&["cleanup", "--dry-run", "--json", "-s", &server.url()]).run().exits(0);
     let real = aegis(&["cleanup", "--json", "-s", &url]).run().exits(0);
@@ -399,24 +399,23 @@ fn cleanup_json_is_byte_for_byte_the_golden_one() {
     assert_eq!(both, include_str!("../golden/cleanup.json"));
 }
 
-/// A proxy behind which the entry is refreshed as soon as it was read for the
-/// last time before its removal.
-fn racing_proxy(server: &Server, registry: Registry, key: String) -> (Proxy, ()) {
+/// A proxy behind which the entry is refreshed when the scan that is followed
+/// by its removal reads it.
+fn racing_proxy(server: &Server, registry: Registry, key: String) -> Proxy {
     let proxy = Proxy::to(server.port());
-    let registry = Mutex::new((registry, 0));
+    let racer = Mutex::new(Some(registry));
     proxy.rewrite(move |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        if text.contains(&key) && text.contains("$JS.ACK.") {
-            let mut held = registry.lock().expect("no panic while it was held");
-            held.1 += 1;
-            // The first reading counts, the second one is followed by removal.
-            if held.1 == 2 {
-                held.0.put(&key, TTL, &fresh("host-5"));
-            }
+        // The name of that scan's consumer ends so.
+        if text.contains(&key)
+            && text.contains("-r.1.")
+            && let Some(mut registry) = racer.lock().expect("no panic while it was held").take()
+        {
+            registry.put(&key, TTL, &fresh("host-5"));
         }
         bytes.to_vec()
     });
-    (proxy, ())
+    proxy
 }
 
 #[test]
