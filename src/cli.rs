@@ -363,6 +363,9 @@ struct CheckArgs {
     name = "cleanup",
     help_triggers("-h", "--help"),
     note = "Reasons: heartbeat-too-old, status-unhealthy, status-shutdown, no-ttl, expired.
+Silent where nothing was removed and nothing is wrong (-v says so). An entry
+that is refreshed while this runs stays. Exit code 75: not everything could be
+removed, or --max-removals was met; running it again goes on.
 The options for connection and bucket are in aegis-agent --help."
 )]
 struct CleanupArgs {

@@ -24,7 +24,7 @@ use crate::registry::{Registry, RegistryError};
 /// when 500 and more are (CONTRACT section 5).
 const WIDEST: usize = 480;
 /// Requests under way to begin with: a slow link takes them in time.
-const NARROWEST: usize = 8;
+const NARROWEST: usize = 32;
 /// Sessions lost in a row without one answer in between that are an outage.
 const FRUITLESS_SESSIONS: u32 = 2;
 
