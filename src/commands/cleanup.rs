@@ -10,9 +10,10 @@
 
 use std::time::Instant;
 
-use crate::cleaning::{Selection, Verdict};
+use crate::cleaning::{Selection, Target, Verdict};
 use crate::cli::CleanupOptions;
 use crate::connection::{Connector, Settings};
+use crate::entry::Entry;
 use crate::error::{Failure, Kind};
 use crate::fitness::Unfit;
 use crate::kv::{Bucket, StreamInfo};
@@ -22,6 +23,12 @@ use crate::revisions::{Lookup, Revisions};
 use crate::scan::Scan;
 use crate::signals::Signals;
 use crate::tally::{Console, Counts, Report, Style};
+
+/// After so many failures it ends: whatever is wrong, it is not the entries,
+/// and the answer names each of them.
+const MOST_FAILURES: u64 = 1_000;
+
+const RUN_AGAIN: &str = "run it again: what is still there is removed then";
 
 /// Removes what is stale, or says what would be removed.
 pub fn run(
@@ -120,23 +127,12 @@ impl Cleanup<'_> {
         let mut revisions = Revisions::default();
         while let Some(entry) = scan.next(&mut self.registry, true)? {
             self.go_on()?;
-            let target = match self.selection.judge(entry, self.clock.now()) {
-                Verdict::NotOurs => continue,
-                Verdict::Keep => None,
-                Verdict::Remove(target) => Some(target),
-                Verdict::Unreadable(unreadable, target) => {
-                    let stays = self.selection.unreadable && target.is_none();
-                    self.report.unreadable(&unreadable, stays);
-                    target
-                }
-            };
-            self.report.counts.scanned += 1;
-            found.scanned += 1;
-            if let Some(target) = target {
+            if let Some(target) = self.judge(entry, true) {
                 found.remove(&target);
                 revisions.push(target.revision);
             }
         }
+        found.scanned = self.report.counts.scanned;
         scan.end(&mut self.registry);
         Ok(revisions)
     }
@@ -165,22 +161,7 @@ impl Cleanup<'_> {
             if !lookup.as_mut().is_none_or(wanted) {
                 continue;
             }
-            let target = match self.selection.judge(entry, self.clock.now()) {
-                Verdict::NotOurs => continue,
-                Verdict::Keep => None,
-                Verdict::Remove(target) => Some(target),
-                Verdict::Unreadable(unreadable, target) => {
-                    if judged.is_none() {
-                        let stays = self.selection.unreadable && target.is_none();
-                        self.report.unreadable(&unreadable, stays);
-                    }
-                    target
-                }
-            };
-            if judged.is_none() {
-                self.report.counts.scanned += 1;
-            }
-            let Some(target) = target else {
+            let Some(target) = self.judge(entry, judged.is_none()) else {
                 continue;
             };
             let report = &mut self.report;
@@ -194,9 +175,37 @@ impl Cleanup<'_> {
         Ok(())
     }
 
+    /// The entry as a target, if it is to go; otherwise it stays. Counted and
+    /// reported where this is the `first` look at it.
+    fn judge(&mut self, entry: Entry, first: bool) -> Option<Target> {
+        let target = match self.selection.judge(entry, self.clock.now()) {
+            Verdict::NotOurs => return None,
+            Verdict::Keep => None,
+            Verdict::Remove(target) => Some(target),
+            Verdict::Unreadable(unreadable, target) => {
+                if first {
+                    let stays = self.selection.unreadable && target.is_none();
+                    self.report.unreadable(&unreadable, stays);
+                }
+                target
+            }
+        };
+        self.report.counts.scanned += u64::from(first);
+        target
+    }
+
+    /// Between two entries: whether to go on.
     fn go_on(&mut self) -> Result<(), End> {
         self.report.tick(Instant::now());
-        if self.signals.stopped() { Err(End::Stopped) } else { Ok(()) }
+        if self.signals.stopped() {
+            return Err(End::Stopped);
+        }
+        if self.report.counts.failed >= MOST_FAILURES {
+            let message =
+                format!("{MOST_FAILURES} entries could not be removed: no use in going on");
+            return Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN).into());
+        }
+        Ok(())
     }
 
     /// The exit code, and what stands on stderr.
@@ -206,21 +215,18 @@ impl Cleanup<'_> {
         match end {
             Err(End::Failed(failure)) if partly && failure.kind() == Kind::Unavailable => {
                 let message = format!("stopped after {removed} removals: {}", failure.chain());
-                let hint = "run it again: what is still there is removed then";
-                Err(Failure::new(Kind::Incomplete, message).with_hint(hint))
+                Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN))
             }
             Err(End::Failed(failure)) => Err(failure),
             Err(End::Stopped) => {
                 let message = format!("stopped by a signal after {removed} removals");
-                Err(Failure::new(Kind::Incomplete, message)
-                    .with_hint("run it again: what is still there is removed then"))
+                Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN))
             }
             Ok(()) => match over {
                 Some((most, found)) => Err(over_the_limit(most, &found)),
                 None if failed > 0 => {
                     let message = format!("{failed} entries could not be removed");
-                    Err(Failure::new(Kind::Incomplete, message)
-                        .with_hint("run it again: what is still there is removed then"))
+                    Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN))
                 }
                 None => Ok(()),
             },
