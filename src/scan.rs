@@ -59,6 +59,11 @@ pub struct Scan {
     last: u64,
     /// Nothing behind this sequence is of interest.
     until: u64,
+    /// A consumer of this scan is a place to begin at: another one can go on.
+    removing: bool,
+    /// Where the current session began, so that one without any progress is
+    /// known; `None` for the first.
+    resumed_at: Option<u64>,
     finished: bool,
     restarts: u32,
     /// Pulls that ended without a message, in a row.
@@ -132,6 +137,8 @@ impl Scan {
             reread: VecDeque::new(),
             last: range.start().saturating_sub(1),
             until: *range.end(),
+            removing: *range.end() != u64::MAX,
+            resumed_at: None,
             finished: made.pending == 0 || range.is_empty(),
             restarts: 0,
             fruitless: 0,
@@ -176,6 +183,10 @@ impl Scan {
 
     /// Removes the consumer, before the server forgets it by itself.
     pub fn end(self, registry: &mut Registry) {
+        self.delete_consumer(registry);
+    }
+
+    fn delete_consumer(&self, registry: &mut Registry) {
         let request = kv::delete_consumer(registry.bucket(), &self.consumer);
         if let Err(error) = registry.request(SCANNING, &request) {
             debug!("the consumer {} is left to its end: {error}", self.consumer);
@@ -190,7 +201,15 @@ impl Scan {
         if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
             while self.pulls.len() < PULLS {
                 let request = kv::pull(registry.bucket(), &self.consumer, self.batch);
-                let inbox = registry.send(SCANNING, &request)?;
+                let inbox = match registry.send(SCANNING, &request) {
+                    // What came before the session ended is still to be had.
+                    Err(RegistryError::Request(_, RequestError::Lost(_)))
+                        if !self.pulls.is_empty() =>
+                    {
+                        break;
+                    }
+                    sent => sent?,
+                };
                 self.pulls.push_back(Pull { inbox, left: self.batch, served: false });
             }
         }
@@ -261,6 +280,9 @@ impl Scan {
         self.batch = CAREFUL_BATCH;
         let limit = registry.timeout();
         registry.connect(limit)?;
+        if self.removing {
+            return self.resume_removing(registry);
+        }
         let request = kv::consumer_info(registry.bucket(), &self.consumer);
         let reply = registry.request(SCANNING, &request)?;
         let info = kv::read_consumer_info(&reply.data)
@@ -270,29 +292,61 @@ impl Scan {
         Ok(())
     }
 
+    /// Goes on with a consumer that begins behind the last message. A session
+    /// that died before it brought one has met a poison record, perhaps: that
+    /// one message is read in the safe form.
+    fn resume_removing(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
+        if self.resumed_at == Some(self.last) {
+            if !self.reread_one(registry, self.until)? {
+                self.finished = true;
+                return Ok(());
+            }
+            self.restarts = 0;
+        } else if self.resumed_at.is_some() {
+            self.restarts = 1;
+        }
+        self.resumed_at = Some(self.last);
+        self.delete_consumer(registry);
+        self.consumer = format!("{}-r", consumer_name(registry)?);
+        let first = self.last + 1;
+        let request = kv::create_reader(registry.bucket(), &self.consumer, first, REMOVING_KEPT);
+        let reply = registry.request(SCANNING, &request)?;
+        let made = kv::read_consumer_info(&reply.data)
+            .map_err(|error| RegistryError::Reply(SCANNING, error))?;
+        self.finished = made.pending == 0 || self.last >= self.until;
+        Ok(())
+    }
+
     /// Reads what was delivered to nobody, up to sequence `through`.
     fn reread(&mut self, registry: &mut Registry, through: u64) -> Result<(), RegistryError> {
-        while self.last < through {
-            let request = kv::get_next(registry.bucket(), self.last + 1);
-            let reply = registry.request(SCANNING, &request)?;
-            let message = match kv::read_message(&reply.data) {
-                Ok(message) => message,
-                Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => break,
-                Err(error) => return Err(RegistryError::Reply(SCANNING, error)),
-            };
-            if message.sequence > through {
-                break;
-            }
-            self.last = message.sequence;
-            if message.poison().is_some() {
-                self.restarts = 0;
-            }
-            if self.history == 1 || is_newest(registry, &message)? {
-                self.reread.push_back(Entry::of_message(registry.bucket(), message));
-            }
-        }
+        while self.last < through && self.reread_one(registry, through)? {}
         self.last = self.last.max(through);
         Ok(())
+    }
+
+    /// Reads the next message up to sequence `through`; `false` if there is
+    /// none.
+    fn reread_one(&mut self, registry: &mut Registry, through: u64) -> Result<bool, RegistryError> {
+        let request = kv::get_next(registry.bucket(), self.last + 1);
+        let reply = registry.request(SCANNING, &request)?;
+        let message = match kv::read_message(&reply.data) {
+            Ok(message) => message,
+            Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => {
+                return Ok(false);
+            }
+            Err(error) => return Err(RegistryError::Reply(SCANNING, error)),
+        };
+        if message.sequence > through {
+            return Ok(false);
+        }
+        self.last = message.sequence;
+        if message.poison().is_some() {
+            self.restarts = 0;
+        }
+        if self.history == 1 || is_newest(registry, &message)? {
+            self.reread.push_back(Entry::of_message(registry.bucket(), message));
+        }
+        Ok(true)
     }
 }
 
