@@ -1,20 +1,21 @@
 //! Least privilege: each verb works under exactly the permissions that the
 //! README lists, and where one is missing it says which, and does not wait.
 //!
-//! The blocks are read out of the README (out of tests/permissions.md until
-//! they stand there) and put into a server's configuration as they are.
+//! The blocks are read out of the README and put into a server's configuration
+//! as they are.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::agent::{Agent, Invocation, aegis};
+use crate::harness::agent::{Agent, Invocation, Output, aegis};
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{millis, nothing_happens_for, secs};
 
 const KEY: &str = "service-instances__orders-api__host-1";
 const OTHER_KEY: &str = "service-instances__orders-api__host-2";
+const STALE_KEY: &str = "service-instances__orders-api__gone";
 const TTL: &[(&str, &str)] = &[("Nats-TTL", "60s")];
 /// A refusal is no time-out: it comes at once, on a busy machine too.
 const AT_ONCE: Duration = secs(2);
@@ -28,8 +29,12 @@ struct Verb {
     refused: i32,
 }
 
-/// `run` has tests of its own.
-const VERBS: &[Verb] = &[Verb { block: "list", arguments: &["list"], refused: 77 }];
+/// `run` and `init` have tests of their own.
+const VERBS: &[Verb] = &[
+    Verb { block: "list", arguments: &["list"], refused: 77 },
+    Verb { block: "check", arguments: &["check"], refused: 3 },
+    Verb { block: "cleanup", arguments: &["cleanup"], refused: 77 },
+];
 
 /// One permission of a block.
 #[derive(Debug, Clone)]
@@ -39,16 +44,9 @@ struct Permission {
     optional: bool,
 }
 
-fn readme() -> String {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let read = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap_or_default();
-    let readme = read("README.md");
-    if readme.contains("<!-- permissions: ") { readme } else { read("tests/permissions.md") }
-}
-
 /// The permissions in the block behind `<!-- permissions: NAME -->`.
 fn block(name: &str) -> Vec<Permission> {
-    let text = readme();
+    let text = include_str!("../../README.md");
     let marker = format!("<!-- permissions: {name} -->\n```");
     let (_, rest) = text.split_once(&marker).unwrap_or_else(|| panic!("no block {marker}"));
     let (block, _) = rest.split_once("\n```").expect("the block has an end");
@@ -136,6 +134,15 @@ fn fill(registry: &mut Registry) {
     }
 }
 
+/// Something for `cleanup` to do.
+fn fill_stale(registry: &mut Registry) {
+    registry.put(
+        STALE_KEY,
+        TTL,
+        r#"{"version":"1.0.0","lastHeartbeat":"2026-01-01T00:00:00.000000+00:00"}"#,
+    );
+}
+
 #[test]
 fn each_verb_works_under_exactly_its_permissions() {
     for verb in VERBS {
@@ -144,9 +151,12 @@ fn each_verb_works_under_exactly_its_permissions() {
         for permissions in [all, required] {
             let (server, mut registry) = server_with_bucket(&permissions);
             fill(&mut registry);
+            fill_stale(&mut registry);
             let output = least(&server, verb.arguments).run().exits(0);
             assert!(output.took < AT_ONCE, "{}: {output:?}", verb.block);
-            assert!(!output.stderr.contains("not permitted"), "{}: {output:?}", verb.block);
+            assert!(!said(&output).contains("not permitted"), "{}: {output:?}", verb.block);
+            let removed = registry.last(STALE_KEY).is_none();
+            assert_eq!(removed, verb.block == "cleanup", "{output:?}");
         }
     }
 }
@@ -157,14 +167,72 @@ fn each_verb_names_the_permission_that_is_missing() {
         let all = block(verb.block);
         let (mut server, mut registry) = server_with_bucket(&all);
         fill(&mut registry);
+        fill_stale(&mut registry);
         for (place, missing) in all.iter().enumerate().filter(|(_, one)| !one.optional) {
             server.configure(&users(&without(&all, place)));
             let output = least(&server, verb.arguments).run().exits(verb.refused);
-            let said = &output.stderr;
+            let said = said(&output);
             assert!(said.contains(&refusal(missing)), "{}: {output:#?}", missing.subject);
             assert!(said.contains("hint: "), "{output:#?}");
             assert!(output.took < AT_ONCE, "no waiting for an answer: {output:?}");
         }
+    }
+}
+
+/// `check` says it in its answer, the others in their log.
+fn said(output: &Output) -> String {
+    format!("{}{}", output.stdout, output.stderr)
+}
+
+#[test]
+fn check_probes_with_the_optional_permissions() {
+    let (server, mut registry) = server_with_bucket(&block("check"));
+    fill(&mut registry);
+    let output = least(&server, &["check", "--probe"]).run().exits(0);
+    assert!(!said(&output).contains("not permitted"), "{output:?}");
+    assert_eq!(registry.everything().len(), 2, "the probe leaves nothing behind");
+}
+
+#[test]
+fn init_makes_a_bucket_under_exactly_its_permissions() {
+    let all = block("init");
+    let required: Vec<_> = all.iter().filter(|one| !one.optional).cloned().collect();
+    for permissions in [all, required] {
+        let server = server(&permissions);
+        least(&server, &["init"]).run().exits(0);
+        let info = admin(&server).info().expect("the bucket");
+        assert_eq!(info["config"]["allow_msg_ttl"], true);
+        least(&server, &["init"]).run().exits(0);
+    }
+}
+
+#[test]
+fn init_mends_a_bucket_with_its_optional_permissions() {
+    let all = block("init");
+    let server = server(&all);
+    let mut registry = admin(&server);
+    registry.create(&json!({ "allow_msg_ttl": false }));
+    let output = least(&server, &["init"]).run().exits(0);
+    assert!(output.stdout.contains("a 1 s TTL was obeyed"), "{output:?}");
+    assert_eq!(registry.info().expect("the bucket")["config"]["allow_msg_ttl"], true);
+}
+
+#[test]
+fn init_names_the_permission_that_is_missing() {
+    let all = block("init");
+    for (place, missing) in all.iter().enumerate() {
+        let updates = missing.subject.contains("UPDATE");
+        if missing.optional && !updates {
+            continue;
+        }
+        let server = server(&without(&all, place));
+        if updates {
+            admin(&server).create(&json!({ "allow_msg_ttl": false }));
+        }
+        let output = least(&server, &["init"]).run().exits(77);
+        assert!(output.stderr.contains(&refusal(missing)), "{output:#?}");
+        assert!(output.stderr.contains("hint: "), "{output:#?}");
+        assert!(output.took < AT_ONCE, "no waiting for an answer: {output:?}");
     }
 }
 
