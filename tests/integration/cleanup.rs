@@ -459,7 +459,15 @@ fn on_a_terminal_long_work_shows_its_progress() {
     proxy.delay(millis(250));
     let script = "import pty,sys,os\nsys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
     let output = Command::new("python3")
-        .args(["-c", script, env!("CARGO_BIN_EXE_aegis-agent"), "cleanup", "-s", &proxy.url()])
+        .args([
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_aegis-agent"),
+            "cleanup",
+            "-s",
+            &proxy.url(),
+            "--timeout=30s",
+        ])
         .stdin(Stdio::null())
         .output()
         .expect("python3 runs");
