@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::harness::agent::{Agent, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::fault::{flat, say};
+use crate::harness::proxy::Flow;
 use crate::harness::registry::{Client, Registry};
 use crate::harness::{eventually, millis, nothing_happens_for, secs};
 
@@ -113,7 +114,7 @@ struct Fleet {
 
 impl Fleet {
     fn start(interval: &str) -> Fleet {
-        let cluster = Cluster::start(&["2.12.8"]);
+        let cluster = Cluster::with_proxies("2.12.8");
         Registry::at(&cluster.servers[0].url()).create(&json!({ "num_replicas": 3 }));
         cluster.leader("service_registry", 0);
         let urls: Vec<String> = cluster.servers.iter().map(|server| server.url()).collect();
@@ -150,6 +151,26 @@ impl Fleet {
         since.elapsed()
     }
 
+    /// Until each replica has caught up.
+    fn whole(&self) {
+        let place = self.leader();
+        let mut registry = Registry::at(&self.cluster.servers[place].url());
+        registry.client.patience = secs(1);
+        eventually(secs(30), "all replicas are current", || {
+            let cluster = registry.info()?["cluster"].clone();
+            let replicas = cluster["replicas"].as_array().cloned().unwrap_or_default();
+            let current = replicas.iter().filter(|r| r["current"] == true && r["offline"] != true);
+            match current.count() {
+                2 => Ok(()),
+                _ => Err(cluster.to_string()),
+            }
+        });
+    }
+
+    fn leader(&self) -> usize {
+        self.cluster.leader("service_registry", 0)
+    }
+
     fn one_is_lost(
         &mut self,
         name: &str,
@@ -162,8 +183,7 @@ impl Fleet {
         harm(&mut self.cluster);
         let beat = self.all_beat(began, secs(26));
         heal(&mut self.cluster);
-        let healed = Instant::now();
-        self.all_beat(healed, secs(14));
+        self.whole();
         let seen = self.lookout.seen();
         assert!(seen.missing.is_empty(), "P1: {name}: missing {:?}", seen.missing);
         for (agent, before) in self.agents.iter().zip(before) {
@@ -184,21 +204,21 @@ impl Fleet {
 #[test]
 fn no_entry_is_missing_while_two_servers_of_three_are_up() {
     let mut fleet = Fleet::start("10s");
-    let leader = fleet.cluster.leader("service_registry", 0);
+    let leader = fleet.leader();
     fleet.one_is_lost(
         "(the leader) killed",
         leader,
         |cluster| cluster.servers[leader].kill(),
         |cluster| cluster.servers[leader].start_again(),
     );
-    let leader = fleet.cluster.leader("service_registry", 0);
+    let leader = fleet.leader();
     fleet.one_is_lost(
         "(the leader) frozen",
         leader,
         |cluster| cluster.servers[leader].freeze(),
         |cluster| cluster.servers[leader].thaw(),
     );
-    let leader = fleet.cluster.leader("service_registry", 0);
+    let leader = fleet.leader();
     let lame = (leader + 1) % 3;
     fleet.one_is_lost(
         "lame duck",
@@ -208,6 +228,13 @@ fn no_entry_is_missing_while_two_servers_of_three_are_up() {
             cluster.servers[lame].kill();
             cluster.servers[lame].start_again();
         },
+    );
+    let leader = fleet.leader();
+    fleet.one_is_lost(
+        "(the leader) partitioned",
+        leader,
+        |cluster| cluster.partition(leader, Flow::Hold),
+        |cluster| cluster.partition(leader, Flow::Forward),
     );
     for agent in &fleet.agents {
         for line in agent.lines_with("lost ").iter().zip(agent.lines_with("restored ")) {
@@ -220,7 +247,7 @@ fn no_entry_is_missing_while_two_servers_of_three_are_up() {
 #[test]
 fn without_a_quorum_it_is_said_and_when_it_returns_everybody_is_back() {
     let mut fleet = Fleet::start("2s");
-    let leader = fleet.cluster.leader("service_registry", 0);
+    let leader = fleet.leader();
     let other = (leader + 1) % 3;
     fleet.cluster.servers[leader].kill();
     fleet.cluster.servers[other].kill();

@@ -1,27 +1,60 @@
 //! Three servers in a cluster, each of which can be killed, frozen and
 //! restarted on its own.
 
+use super::proxy::{Flow, Proxy};
 use super::registry::Registry;
 use super::server::{Server, Setup};
 use super::{eventually, free_port, secs};
 
 pub struct Cluster {
     pub servers: Vec<Server>,
+    /// The routes, by who opens them and to whom; none where they are direct.
+    proxies: Vec<Vec<Proxy>>,
 }
 
 impl Cluster {
     /// Three servers of these versions (one version for all, or one each).
     pub fn start(versions: &[&str]) -> Cluster {
-        let routes: Vec<u16> = (0..3).map(|_| free_port()).collect();
-        let peers: Vec<String> =
-            routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let routes = |_: usize| ports.clone();
+        Cluster::with(versions, &ports, routes, "", Vec::new())
+    }
+
+    /// As `start`; each route passes a proxy, so that a server can be cut off
+    /// from the others and not from its clients.
+    pub fn with_proxies(version: &str) -> Cluster {
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let proxies: Vec<Vec<Proxy>> =
+            (0..3).map(|_| ports.iter().map(|&port| Proxy::to(port)).collect()).collect();
+        let routes: Vec<Vec<u16>> = (0..3)
+            .map(|from| {
+                (0..3).filter(|&to| to != from).map(|to| proxies[from][to].port()).collect()
+            })
+            .collect();
+        // What they tell each other of their addresses leads nowhere, or they
+        // would go around the proxies.
+        let nowhere = "advertise: \"127.0.0.1:9\", ";
+        Cluster::with(&[version], &ports, |from| routes[from].clone(), nowhere, proxies)
+    }
+
+    fn with(
+        versions: &[&str],
+        ports: &[u16],
+        routes: impl Fn(usize) -> Vec<u16>,
+        extra: &str,
+        proxies: Vec<Vec<Proxy>>,
+    ) -> Cluster {
         let mut servers: Vec<Server> = (0..3)
             .map(|i| {
+                let peers: Vec<String> = routes(i)
+                    .iter()
+                    .map(|port| format!("\"nats://127.0.0.1:{port}\""))
+                    .collect();
                 Server::absent(Setup {
                     version: versions[i % versions.len()],
                     extra: format!(
-                        "server_name: n{i}\ncluster {{ name: tests, listen: \"127.0.0.1:{}\", routes: [{}] }}\n",
-                        routes[i],
+                        "server_name: n{i}\ncluster {{ name: tests, {extra}listen: \"127.0.0.1:{}\", routes: [{}] }}\n",
+                        ports[i],
                         peers.join(", ")
                     ),
                     ..Setup::default()
@@ -34,7 +67,18 @@ impl Cluster {
         for server in &mut servers {
             server.wait_until_ready();
         }
-        Cluster { servers }
+        Cluster { servers, proxies }
+    }
+
+    /// Cuts one server off from the others; its clients reach it.
+    pub fn partition(&self, alone: usize, flow: Flow) {
+        for (from, proxies) in self.proxies.iter().enumerate() {
+            for (to, proxy) in proxies.iter().enumerate() {
+                if from == alone || to == alone {
+                    proxy.set(flow);
+                }
+            }
+        }
     }
 
     /// All three, as the value of `-s`.
