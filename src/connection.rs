@@ -14,20 +14,23 @@
 //!   server is reachable the next SYN leaves within 1 s during a look, within
 //!   0.2 s + 1.7 s over the pause between two rounds; nothing in a round waits
 //!   for a server that hangs.
+//! - *Nothing hangs alone.* A dial that is not done after 1.2 s, three times
+//!   that of the greeting on a slow server, gets another beside it, to the same
+//!   server or the next; the first that succeeds counts.
 //! - *Nothing waits for TCP.* A heartbeat is waited for 2.5 s (`schedule.rs`
-//!   has the exceptions), packets for as long; then the session is replaced at
-//!   once. Between the
-//!   end of an outage and a fresh acknowledgement lie at most that wait, or
-//!   one pause, and a few round trips: under 3 s. An outage that begins with
-//!   the worst heartbeat, one interval after the last, thus ends in time if it
-//!   lasts no longer than TTL - interval - 3 s.
+//!   has the exceptions), lost packets for as long; then the session is
+//!   replaced at once. Between the end of an outage and a fresh acknowledgement
+//!   lie at most that wait, or one pause and one SYN, and a few round trips:
+//!   under 3 s. An outage that begins with the worst heartbeat, one interval
+//!   after the last, thus ends in time if it lasts no longer than
+//!   TTL - interval - 3 s (the arithmetic is a test of `schedule.rs`).
 //! - *Ended for good, at once.* `shutdown(2)` on a session's socket wakes the
 //!   crate's reader, whose disconnect callback drops the crate's handles in
 //!   the one order that ends both of its threads: the flusher, too, which
 //!   otherwise lives on for up to two minutes. Where the crate would connect
-//!   again its delay callback ends that thread. Bounds on the way: one session,
-//!   4 dials, 64 sockets of looks, 8 name look-ups; seen in 1,000 outages: the
-//!   threads and descriptors of the first, plus at most one session's three.
+//!   again its delay callback ends that thread. Bounds on the way: one session
+//!   (two threads), 4 dials, 64 sockets of looks, 8 name look-ups that hang in
+//!   the C library for 5 to 30 s.
 //! - *Nothing arrives late.* No reconnect buffer; a linger time of 0 throws
 //!   away what the network has not taken when the session or the process ends;
 //!   and what lies in somebody else's buffers fails by its revision.
@@ -37,14 +40,10 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::HashSet;
 use std::error::Error as StdError;
-use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{BorrowedFd, RawFd};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -52,7 +51,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::debug;
 use nats::header::HeaderMap;
 use time::OffsetDateTime;
 
@@ -62,7 +60,8 @@ use crate::instance::format_time;
 use crate::kv::Request;
 use crate::login::{Login, ReadLogin, Tls, check_tls_files, read_login};
 use crate::look::{Cause, ServerInfo};
-use crate::looks::{Answered, Counted, Looks, sockets_of_looks};
+use crate::looks::{Answered, Counted, Looks};
+use crate::sockets::CrateSocket;
 
 /// Helper threads that hang in a dial; one more is refused.
 const DIALS_LIMIT: usize = 4;
@@ -358,11 +357,12 @@ impl Connector {
             if over || end.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
-            if !answered.is_empty() && dials.iter().all(Pending::hangs) {
+            let free = dials.len() < DIALS_LIMIT && dials.iter().all(Pending::hangs);
+            if free && !answered.is_empty() {
                 let Answered { server, info, address, took } = answered.remove(0);
                 dialled += 1;
                 let number = dialled;
-                let job = Job { number, place: server, patience: AGAIN.max(took * 3) };
+                let job = Job { number, place: server, greeting: took };
                 match self.dial(job, &servers[server], info, address, &login, &sender) {
                     Ok(dial) => dials.push(dial),
                     Err(cause) => looks.failed(server, cause),
@@ -422,9 +422,11 @@ impl Connector {
             inbox_prefix: self.settings.inbox_prefix.clone(),
             socket: Arc::clone(&socket),
             shared: Arc::clone(&shared),
+            greeting: job.greeting,
             stop: Arc::clone(&self.stop),
         };
-        let Job { number, place, patience } = job;
+        let Job { number, place, greeting } = job;
+        let patience = AGAIN.max(greeting * 3);
         let (results, counted) = (results.clone(), Counted::new(&self.dials));
         let helper = move || {
             let _counted = counted;
@@ -448,8 +450,8 @@ type Outcome = (u64, Result<Session, Cause>);
 struct Job {
     number: u64,
     place: usize,
-    /// When to try beside it.
-    patience: Duration,
+    /// How long the server took to greet.
+    greeting: Duration,
 }
 
 /// A dial under way. Dropping it takes what it waits for away from it.
@@ -457,6 +459,7 @@ struct Pending {
     number: u64,
     place: usize,
     began: Instant,
+    /// When to try beside it.
     patience: Duration,
     tls: bool,
     is_done: bool,
@@ -512,6 +515,7 @@ struct Dial {
     inbox_prefix: String,
     socket: Arc<CrateSocket>,
     shared: Arc<Shared>,
+    greeting: Duration,
     stop: StopCheck,
 }
 
@@ -569,6 +573,7 @@ impl Dial {
             panics,
             server: info,
             address: self.server.clone(),
+            greeting: self.greeting,
         })
     }
 
@@ -723,6 +728,8 @@ pub struct Session {
     pub server: ServerInfo,
     /// Where it was reached.
     pub address: ServerAddress,
+    /// How long the server took to greet: how slow it, or the way there, is.
+    pub greeting: Duration,
     receive: Box<dyn Fn(Duration) -> Arrival + Send>,
     shared: Arc<Shared>,
     socket: Option<TcpStream>,
@@ -942,81 +949,6 @@ fn incoming(mut message: nats::Message) -> Incoming {
 
 fn key_pair(seed: &str) -> Result<nkeys::KeyPair, Cause> {
     nkeys::KeyPair::from_seed(seed).map_err(|error| Cause::Login(error.to_string()))
-}
-
-/// The socket that the crate opens for a dial: it hands it out in no other way
-/// than by opening it.
-struct CrateSocket {
-    /// The sockets from before.
-    known: HashSet<OsString>,
-    port: u16,
-    found: Mutex<Option<TcpStream>>,
-}
-
-impl CrateSocket {
-    /// A socket to this port that is not there yet.
-    fn appearing(port: u16) -> CrateSocket {
-        let known = open_sockets().into_iter().map(|(_, inode)| inode).collect();
-        CrateSocket { known, port, found: Mutex::new(None) }
-    }
-
-    /// Whether it has appeared.
-    fn is_found(&self) -> bool {
-        self.find().is_some()
-    }
-
-    /// A handle of our own to it, once it is connected.
-    fn take(&self) -> Option<TcpStream> {
-        self.find().take()
-    }
-
-    /// Wakes whoever reads from it or writes to it.
-    fn shut(&self) {
-        if let Some(socket) = &*self.find() {
-            socket.shutdown(Shutdown::Both).ok();
-        }
-    }
-
-    #[allow(unsafe_code)]
-    fn find(&self) -> MutexGuard<'_, Option<TcpStream>> {
-        let mut found = lock(&self.found);
-        if found.is_some() {
-            return found;
-        }
-        let looks = sockets_of_looks();
-        for (fd, inode) in open_sockets() {
-            if self.known.contains(&inode) || looks.contains(&fd) {
-                continue;
-            }
-            // SAFETY: the descriptor was open a moment ago and is only
-            // duplicated; were it closed meanwhile, that fails with EBADF.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-            let socket = borrowed.try_clone_to_owned().map(TcpStream::from);
-            *found = socket
-                .ok()
-                .filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.port() == self.port));
-            if found.is_some() {
-                break;
-            }
-        }
-        found
-    }
-}
-
-/// The sockets of this process: descriptor and inode, since descriptors are
-/// used again. Empty where `/proc` is not mounted: then a session cannot be
-/// woken, and ends when its server next speaks.
-fn open_sockets() -> Vec<(RawFd, OsString)> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        debug!("/proc/self/fd cannot be read: stuck connections cannot be woken");
-        return Vec::new();
-    };
-    let sockets = entries.flatten().filter_map(|entry| {
-        let inode = fs::read_link(entry.path()).ok()?.into_os_string();
-        let is_socket = inode.as_encoded_bytes().starts_with(b"socket:");
-        Some((entry.file_name().to_str()?.parse().ok()?, inode)).filter(|_| is_socket)
-    });
-    sockets.collect()
 }
 
 /// A lock whose holder panicked still guards good data here: each is a plain

@@ -63,6 +63,8 @@ pub mod scan;
 pub mod schedule;
 /// Signals as a wait with a deadline.
 pub mod signals;
+/// The sockets of this process, told apart.
+mod sockets;
 /// When is an entry stale, and why.
 pub mod staleness;
 /// How an agent stands with the registry, in words and in numbers.

@@ -12,22 +12,19 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::plain;
 use crate::look::{Cause, InfoLine, ServerInfo, TLS_PROBE};
+use crate::sockets::LookSocket;
 
 /// Name look-ups that hang, at most; one more waits until one of them ends.
 /// The C library's last for 5 to 30 s where no name server answers.
@@ -57,15 +54,6 @@ pub(crate) struct Answered {
     pub(crate) address: SocketAddr,
     /// From the start of this look to the answer.
     pub(crate) took: Duration,
-}
-
-/// The descriptors of looks that are under way: what `/proc` shows beside
-/// them is the crate's.
-static LOOKING: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
-
-/// Holds the looks still: none opens or closes a socket meanwhile.
-pub(crate) fn sockets_of_looks() -> MutexGuard<'static, BTreeSet<RawFd>> {
-    LOOKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks at the servers of a list.
@@ -349,44 +337,6 @@ impl Step {
                     Err(cause) => Progress::Failed(cause),
                 }
             }
-        }
-    }
-}
-
-/// A socket that is known to be a look's for as long as it is open.
-struct LookSocket(Option<TcpStream>);
-
-impl LookSocket {
-    /// Starts to connect and does not wait for it.
-    fn connect(address: SocketAddr) -> io::Result<LookSocket> {
-        let family = match address {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let mut known = sockets_of_looks();
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        known.insert(socket.as_raw_fd());
-        drop(known);
-        let socket = LookSocket(Some(TcpStream::from(socket)));
-        match rustix::net::connect(socket.stream(), &address) {
-            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn stream(&self) -> &TcpStream {
-        self.0.as_ref().expect("taken by drop alone")
-    }
-}
-
-impl Drop for LookSocket {
-    fn drop(&mut self) {
-        let mut known = sockets_of_looks();
-        if let Some(socket) = self.0.take() {
-            known.remove(&socket.as_raw_fd());
-            // Closed while the set is held: its number may be another's at once.
-            drop(socket);
         }
     }
 }

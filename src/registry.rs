@@ -21,8 +21,9 @@ use crate::fitness::{self, Unfit};
 use crate::kv::{self, ApiError, Bucket, Put, ReplyError, Request, StreamInfo};
 use crate::look::ServerInfo;
 
-/// A question that was not answered by then is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A question that was not answered by then is asked again: a direct get goes
+/// to any replica, and that may be the one that hangs.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";
@@ -152,12 +153,22 @@ pub struct RegistryClock {
     ts: OffsetDateTime,
     /// The boot clock when the server told it.
     seen: Duration,
+    /// How long the answer may have been on its way: so much later it may be.
+    slack: Duration,
 }
 
 impl RegistryClock {
     /// How long ago the server told it.
     pub fn age(&self) -> Duration {
         boot_clock().saturating_sub(self.seen)
+    }
+
+    /// How far a clock is off this one: nothing where the time that the answer
+    /// took explains the difference.
+    pub fn off_by(&self, clock: OffsetDateTime) -> time::Duration {
+        let earliest = self.now();
+        let latest = earliest + self.slack;
+        if clock < earliest { clock - earliest } else { (clock - latest).max(time::Duration::ZERO) }
     }
 
     /// The registry's time now.
@@ -173,6 +184,8 @@ pub struct Registry {
     connector: Connector,
     session: Option<Session>,
     clock: Option<RegistryClock>,
+    /// How long the last question waited for its answer.
+    answer_time: Duration,
     /// No exchange goes on behind this.
     end: Option<Instant>,
 }
@@ -180,7 +193,14 @@ pub struct Registry {
 impl Registry {
     /// A registry that is not connected yet.
     pub fn new(connector: Connector, bucket: Bucket) -> Registry {
-        Registry { bucket, connector, session: None, clock: None, end: None }
+        Registry {
+            bucket,
+            connector,
+            session: None,
+            clock: None,
+            answer_time: Duration::ZERO,
+            end: None,
+        }
     }
 
     /// Connects, within the connector's timeout.
@@ -261,6 +281,11 @@ impl Registry {
         self.clock
     }
 
+    /// How long the last question waited for its answer.
+    pub fn answer_time(&self) -> Duration {
+        self.answer_time
+    }
+
     /// Sends a request; its reply carries the returned inbox.
     pub fn send(
         &mut self,
@@ -297,11 +322,14 @@ impl Registry {
         doing: &'static str,
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
+        let began = Instant::now();
         let inbox = self.send(doing, request)?;
-        self.answer(doing, &inbox)
+        let answer = self.answer(doing, &inbox);
+        self.answer_time = began.elapsed();
+        answer
     }
 
-    /// As `request`, for a question that may be asked twice: asked again each
+    /// As `request`, for a question that may be asked twice: asked again twice a
     /// second until it is answered. A cluster that is choosing a leader does
     /// not answer at all, and nobody tells when it has.
     pub fn ask(
@@ -309,18 +337,24 @@ impl Registry {
         doing: &'static str,
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
-        let deadline = Instant::now() + self.timeout();
+        let began = Instant::now();
+        let deadline = began + self.timeout();
         let failed = |error| RegistryError::Request(doing, error);
         let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
         let stopping = session.stop_requested();
+        // Where everything takes long, more questions make it longer.
+        let again = ASK_AGAIN.max(session.greeting * 2);
         let mut inboxes = Vec::new();
         loop {
             inboxes.push(session.send(request).map_err(failed)?);
-            let until = deadline.min(Instant::now() + ASK_AGAIN);
+            let until = deadline.min(Instant::now() + again);
             match session.answer_to_any(&inboxes, until) {
                 Err(RequestError::TimedOut)
                     if until < deadline && session.stop_requested() == stopping => {}
-                result => return result.map_err(failed),
+                result => {
+                    self.answer_time = began.elapsed();
+                    return result.map_err(failed);
+                }
             }
         }
     }
@@ -362,7 +396,7 @@ impl Registry {
     /// Sets the registry's clock by the `ts` of a reply that has just come.
     pub fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
         if let Some(ts) = ts {
-            self.clock = Some(RegistryClock { ts, seen: boot_clock() });
+            self.clock = Some(RegistryClock { ts, seen: boot_clock(), slack: self.answer_time });
         }
     }
 

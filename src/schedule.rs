@@ -91,7 +91,7 @@ impl Schedule {
 /// taken for a dead one; and never so long that the entry expires meanwhile.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Patience {
-    /// What the last acknowledgement took.
+    /// What the last answer took.
     last: Duration,
     /// Waits in a row that were in vain.
     in_vain: u32,
@@ -101,6 +101,11 @@ impl Patience {
     /// A heartbeat was acknowledged after `took`.
     pub fn acknowledged(&mut self, took: Duration) {
         *self = Patience { last: took, in_vain: 0 };
+    }
+
+    /// Another question was answered after `took`.
+    pub fn answered(&mut self, took: Duration) {
+        self.last = took;
     }
 
     /// No acknowledgement came.

@@ -441,6 +441,7 @@ impl Agent {
             info => info?,
         };
         let own = self.read_own()?;
+        self.patience.answered(self.registry.answer_time());
         let (expected, immortal_below) = match &own {
             Own::Seen(Some(entry)) => {
                 (entry.revision, entry.stored.ttl == Ttl::Never && !entry.deleted)
@@ -633,8 +634,8 @@ impl Agent {
     /// Our own time, or the registry's where ours is off.
     fn stamp(&self) -> OffsetDateTime {
         let own = OffsetDateTime::now_utc();
-        match self.registry.clock().map(|clock| clock.now()) {
-            Some(registry) if (own - registry).unsigned_abs() > CLOCK_TRUST => registry,
+        match self.registry.clock() {
+            Some(clock) if clock.off_by(own).unsigned_abs() > CLOCK_TRUST => clock.now(),
             _ => own,
         }
     }
@@ -665,7 +666,7 @@ impl Agent {
         }
         self.ever_registered = true;
         if let Some(clock) = self.registry.clock() {
-            let off = OffsetDateTime::now_utc() - clock.now();
+            let off = clock.off_by(OffsetDateTime::now_utc());
             if off.unsigned_abs() > CLOCK_TRUST {
                 warn!(
                     "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",

@@ -258,8 +258,8 @@ fn a_thousand_outages_leave_nothing_behind() {
     let mut first = None;
     let mut peak = (0, 0);
     for outage in 0..1_000 {
-        let ended = match outage % 25 {
-            24 => {
+        let ended = match outage % 100 {
+            99 => {
                 world.proxy.set_one(Direction::ToClient, Flow::Discard);
                 agent.wait_for_lines("lost soak/", outage + 1, secs(8));
                 world.proxy.set(Flow::Forward);
@@ -312,4 +312,39 @@ fn a_thousand_outages_leave_nothing_behind() {
     ));
     assert!(peak.0 <= first.threads + 6, "{} threads on the way", peak.0);
     assert!(peak.1 <= first.descriptors + 12, "{} descriptors on the way", peak.1);
+}
+
+/// P1 with the default times, a TTL of 30 s and a heartbeat every 10 s: an
+/// outage of 16.9 s that begins just before a heartbeat is never visible.
+#[test]
+#[ignore = "takes a minute"]
+fn with_the_default_times_an_outage_of_17_s_is_never_visible() {
+    let kinds = [Kind::Refused, Kind::Silent, Kind::BlackHole, Kind::Frozen, Kind::Killed];
+    let threads = kinds.map(|kind| std::thread::spawn(move || default_times(kind)));
+    for (kind, thread) in kinds.into_iter().zip(threads) {
+        let (gap, took) = thread.join().unwrap_or_else(|_| panic!("{kind:?} failed"));
+        say(&format!(
+            "fault: {kind:?}, 16.9 s with the default times; back in {:.2} s, {:.1} s between two heartbeats, TTL 30 s",
+            took.as_secs_f64(),
+            gap.as_secs_f64()
+        ));
+        assert!(gap < secs(30), "P1: {kind:?}: gone, {gap:?} between two heartbeats");
+    }
+}
+
+fn default_times(kind: Kind) -> (Duration, Duration) {
+    let mut world = World::of(Server::any());
+    let watch = world.registry.watch(KEY);
+    let words = ["run", "--service=soak", "--instance=host-1", "-s"];
+    let agent = aegis(&words).arg(&world.proxy.url()).spawn();
+    watch.wait_for(2, secs(15));
+    nothing_happens_for(millis(8_800));
+    kind.begin(&mut world, &agent);
+    nothing_happens_for(millis(16_900));
+    kind.end(&mut world, &agent);
+    let ended = now();
+    let took = back(&mut world, ended, &format!("{kind:?}"));
+    let seen = watch.seen();
+    let gap = seen.windows(2).map(|pair| pair[1].stored - pair[0].stored).max();
+    (duration(gap.unwrap_or_default()), took)
 }
