@@ -5,7 +5,8 @@
 
 Boots this machine's own root, under an overlay in memory, with systemd-nspawn:
 a real systemd, a real nats-server and a real service with its agent. Without
---deb the package is built with `cargo deb` (cargo install cargo-deb).
+--deb the package is built with `cargo deb`, or where cargo-deb is not
+installed, laid out from the same metadata.
 
 Needs root, systemd-nspawn (Debian: systemd-container) and a systemd of this
 machine that can boot. Where one of them is missing it says SKIPPED and why, and
@@ -51,9 +52,10 @@ def main():
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, interrupt)
     machine = None
+    scratch = tempfile.TemporaryDirectory(prefix="aegis-live-package-")
     try:
         require()
-        deb = options.deb or build()
+        deb = options.deb or build(Path(scratch.name))
         machine = Machine(deb)
         machine.boot()
         Story(machine, deb).tell()
@@ -73,6 +75,7 @@ def main():
             signal.signal(name, signal.SIG_IGN)
         if machine:
             machine.end()
+        scratch.cleanup()
     say("all of it was seen")
     return 0
 
@@ -91,17 +94,64 @@ def require():
         raise Skip("this machine has no systemd to boot")
 
 
-def build():
-    say("cargo deb --locked")
+def build(directory):
+    if shutil.which("cargo-deb"):
+        say("building the package: cargo deb --locked")
+        return Path(cargo("deb", "--locked", "--quiet").splitlines()[-1])
+    say("cargo-deb is not installed: laying the package out from its metadata in Cargo.toml, with a debug build")
+    cargo("build", "--locked", "--quiet")
+    return lay_out(directory)
+
+
+def cargo(*arguments):
     try:
-        done = subprocess.run(
-            ["cargo", "deb", "--locked", "--quiet"], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(["cargo", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise Broken("there is no cargo on PATH") from None
     if done.returncode:
-        raise Broken("cargo deb failed, see above (cargo install --locked cargo-deb)")
-    return Path(done.stdout.decode().strip().splitlines()[-1])
+        raise Broken(f"cargo {' '.join(arguments)} failed, see above")
+    return done.stdout.decode().strip()
+
+
+def lay_out(directory):
+    """The files, units and scripts that cargo-deb would pack; not what it adds
+    to the scripts (links of enabled units are left behind on a purge)."""
+    try:
+        import tomllib
+    except ImportError:
+        raise Skip("without cargo-deb it needs Python 3.11") from None
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    deb = package["metadata"]["deb"]
+    tree = directory / "package"
+    files = [(source, target, int(mode, 8)) for source, target, mode in deb["assets"]]
+    for unit in deb["systemd-units"]:
+        for kind in (".service", "@.service"):
+            name = unit["unit-name"] + kind
+            files.append((f"{unit['unit-scripts']}/{name}", f"usr/lib/systemd/system/{name}", 0o644))
+    for source, target, mode in files:
+        source = source.replace("target/release/", "target/debug/")
+        (tree / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / source, tree / target)
+        (tree / target).chmod(mode)
+    control = tree / "DEBIAN"
+    control.mkdir()
+    for script in (ROOT / deb["maintainer-scripts"]).iterdir():
+        shutil.copyfile(script, control / script.name)
+        (control / script.name).chmod(0o755)
+    (control / "conffiles").write_text("".join(f"{name}\n" for name in deb["conf-files"]))
+    architecture = subprocess.check_output(["dpkg", "--print-architecture"]).decode().strip()
+    (control / "control").write_text(
+        f"Package: {package['name']}\nVersion: {package['version']}-1\nArchitecture: {architecture}\n"
+        f"Maintainer: {deb['maintainer']}\nDescription: {package['description']}\n"
+    )
+    result = directory / f"{package['name']}_{package['version']}-1_{architecture}.deb"
+    done = subprocess.run(
+        ["dpkg-deb", "--build", "--root-owner-group", "-Znone", str(tree), str(result)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    if done.returncode:
+        raise Broken(f"dpkg-deb: {done.stderr.decode()}")
+    return result
 
 
 class Machine:
@@ -392,12 +442,8 @@ class Story:
         self.expect("orders-api is registered", "orders-api" in self.registered())
         status = self.show(AGENT, "StatusText")
         self.expect(f"StatusText={status}", status.startswith("registered orders-api/"))
-        metrics = self.root_path("/run/aegis-agent/orders-api/metrics.prom")
-        text = self.run("sh", "-c", f"stat -c %a:%U {self.inside(metrics)}; cat {self.inside(metrics)}")[1]
-        self.expect("its metrics are readable for everybody and say so", text.startswith("644:") and "aegis_agent_registered{" in text)
-
-    def inside(self, path):
-        return "/" + str(path.relative_to(self.machine.root))
+        text = self.run("runuser", "-u", "nobody", "--", "cat", "/run/aegis-agent/orders-api/metrics.prom")[1]
+        self.expect("its metrics are readable for everybody and say so", "aegis_agent_registered{" in text)
 
     def hardening(self):
         status = self.run("cat", f"/proc/{self.pid()}/status")[1]
@@ -546,15 +592,27 @@ class Story:
         self.wait("the timer cleans", 15, lambda: "ghost" not in self.run("aegis-agent", "list", "--all")[1])
         self.wait("the service has ended well", 5, lambda: self.show("aegis-agent-cleanup.service", "ActiveState") == "inactive")
         self.expect("and the living are spared", "orders-api" in self.registered())
+        # The cron line does nothing beside the timers; without them, its moment
+        # come, it does.
+        cron = (ROOT / "systemd/aegis-agent.cron").read_text()
+        line = next(line for line in cron.splitlines() if line.startswith("*/5 "))
+        user, command = line.replace("\\%", "%").split(" ", 6)[5:]
+        put("service-instances__orders-api__ghost", stale("orders-api", "ghost"), self.machine)
+        as_cron = ["runuser", "-u", user, "--", "sh", "-c"]
+        self.expect("cron leaves it to the timer", self.run(*as_cron, command)[1] == "" and
+                    "ghost" in self.run("aegis-agent", "list", "--all")[1])  # fmt: skip
+        alone = command.replace("/run/systemd/system", "/nowhere").replace("% 240", "% 1")
+        said = self.run(*as_cron, alone)[1]
+        self.expect(f"cron cleans where there are no timers, and says: {said!r}",
+                    "ghost" not in self.run("aegis-agent", "list", "--all")[1])  # fmt: skip
 
     def check_timer(self):
         self.drop_in("aegis-agent-check.timer", "soon", "[Timer]\nOnCalendar=\nOnActiveSec=1s\nRandomizedDelaySec=0\n")
         self.run("systemctl", "start", "aegis-agent-check.timer")
         path = "/run/aegis-agent-check/aegis-agent.prom"
-        text = self.wait("the check's metrics are written", 15, lambda: self.run("cat", path, check=False)[0] == 0)
-        text = self.run("cat", path)[1]
-        self.expect("in Prometheus text", "# TYPE" in text)
-        self.expect("readable for everybody", self.run("stat", "-c", "%a", path)[1] == "644")
+        self.wait("the check's metrics are written", 15, lambda: self.run("test", "-e", path, check=False)[0] == 0)
+        text = self.run("runuser", "-u", "nobody", "--", "cat", path)[1]
+        self.expect("in Prometheus text, readable for everybody", "# TYPE" in text)
 
     def remove(self):
         self.run("sh", "-c", "apt-get remove -y aegis-agent", within=90)
