@@ -128,7 +128,7 @@ fn without_a_registry_it_is_ready_after_ten_seconds() {
         .map(|server| server.url())
         .into_iter()
         .zip(&managers)
-        .map(|(url, manager)| agent(&url, manager).env("WATCHDOG_USEC", "1000000").spawn());
+        .map(|(url, manager)| agent(&url, manager).env("WATCHDOG_USEC", "2000000").spawn());
     let _agents = [agents.next(), agents.next()];
     for (manager, why) in
         managers.iter_mut().zip(["connection refused", "connected, but the server stays silent"])
@@ -142,7 +142,7 @@ fn without_a_registry_it_is_ready_after_ten_seconds() {
         let rest = status.strip_prefix("STATUS=no registry since ").expect("found by it");
         assert!(is_time_of_day(&rest[..8]), "{status}");
         assert_eq!(&rest[8..], format!(": {why}; trying 127.0.0.1:{port}"));
-        assert_fed(manager, millis(1_000));
+        assert_fed(manager, secs(2));
     }
 }
 
@@ -150,7 +150,7 @@ fn without_a_registry_it_is_ready_after_ten_seconds() {
 fn assert_fed(manager: &mut Manager, watchdog: Duration) {
     let pings: Vec<Instant> =
         manager.hear().iter().filter(|(_, m)| m == "WATCHDOG=1").map(|(at, _)| *at).collect();
-    assert!(pings.len() > 5, "{:#?}", manager.heard);
+    assert!(pings.len() > 4, "{:#?}", manager.heard);
     for pair in pings.windows(2) {
         assert!(pair[1] - pair[0] < watchdog, "no sign of life for {:?}", pair[1] - pair[0]);
     }
@@ -175,7 +175,7 @@ fn the_status_tells_of_an_outage_and_of_its_end() {
 fn the_watchdog_is_fed_by_the_loop_whatever_the_server_does() {
     let (mut server, _registry) = server_with_bucket();
     let mut manager = Manager::new();
-    let agent = agent(&server.url(), &manager).env("WATCHDOG_USEC", "1000000").spawn();
+    let agent = agent(&server.url(), &manager).env("WATCHDOG_USEC", "2000000").spawn();
     manager.wait_for(0, "READY=1", secs(5));
     server.freeze();
     let end = Instant::now() + secs(7);
@@ -183,7 +183,7 @@ fn the_watchdog_is_fed_by_the_loop_whatever_the_server_does() {
         manager.hear();
         nothing_happens_for(millis(5));
     }
-    assert_fed(&mut manager, millis(1_000));
+    assert_fed(&mut manager, secs(2));
     // And by nothing else: an agent that is stopped gives no sign of life.
     agent.signal("STOP");
     nothing_happens_for(millis(100));
