@@ -17,14 +17,14 @@ const UNHEALTHY: &str = "orders-api/host-1 is UNHEALTHY: ";
 const AGAIN: &str = "orders-api/host-1 is healthy again: ";
 
 /// A server, a look at what is published, and an agent with an interval of
-/// 300 ms.
+/// 1 s, which a loaded machine takes to start a shell at worst.
 fn scene() -> (Server, Watch, Invocation) {
     let server = Server::any();
     let mut registry = Registry::at(&server.url());
     registry.create(&json!({}));
     let watch = registry.watch(KEY);
-    let agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=2s"])
-        .arg("--interval=300ms")
+    let agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=5s"])
+        .arg("--interval=1s")
         .arg(&format!("-s={}", server.url()));
     (server, watch, agent)
 }
@@ -72,19 +72,19 @@ fn three_failures_in_a_row_are_unhealthy_and_three_successes_well_again() {
     std::fs::write(&flag, "").expect("well");
     let check = format!("sh -c '[ -e \"{}\" ]'", flag.display());
     let mut agent = agent.arg("--health-exec").arg(&check).spawn();
-    watch.wait_for(6, secs(10));
+    watch.wait_for(5, secs(20));
     assert!(watch.seen().iter().all(|entry| status(entry) == "ACTIVE"));
 
     std::fs::remove_file(&flag).expect("unwell");
-    wait_for_status(&watch, "UNHEALTHY", secs(5));
+    wait_for_status(&watch, "UNHEALTHY", secs(20));
     let line = agent.wait_for_line(UNHEALTHY, secs(1));
     let words = "3 health checks in a row failed, the last: sh: exit status: 1";
     assert!(line.text.ends_with(words), "{}", line.text);
     let seen = watch.seen().len();
-    watch.wait_for(seen + 4, secs(5));
+    watch.wait_for(seen + 3, secs(20));
 
     std::fs::write(&flag, "").expect("well");
-    wait_for_status(&watch, "ACTIVE", secs(5));
+    wait_for_status(&watch, "ACTIVE", secs(20));
     agent.wait_for_line(AGAIN, secs(1));
     assert_eq!(agent.lines().len(), 3, "each change is said once: {}", agent.stderr());
 }
@@ -112,9 +112,9 @@ fn a_flapping_check_changes_nothing() {
     let text = format!("echo x >>'{flag}'; [ $(($(wc -l <'{flag}') % 3)) = 0 ]");
     let check = script(&directory, &text);
     let agent = agent.arg(&format!("--health-exec={}", check.display())).spawn();
-    eventually(secs(20), "nine checks", || {
+    eventually(secs(40), "six checks", || {
         let lines = std::fs::read_to_string(flag.to_string()).unwrap_or_default().lines().count();
-        if lines >= 9 { Ok(()) } else { Err(format!("{lines} checks")) }
+        if lines >= 6 { Ok(()) } else { Err(format!("{lines} checks")) }
     });
     assert!(watch.seen().iter().all(|entry| status(entry) == "ACTIVE"));
     assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
@@ -127,17 +127,16 @@ fn a_hanging_check_delays_no_heartbeat_and_ends_with_all_its_children() {
     // Deaf to SIGTERM, with a child of its own; the number tells it apart.
     let number = 1_000_000 + u32::from(free_port());
     let check = script(&directory, &format!("trap '' TERM\nsleep {number} &\nsleep {number}"));
-    let mut agent = agent
-        .arg(&format!("--health-exec={}", check.display()))
-        .arg("--health-timeout=200ms")
-        .spawn();
-    let line = agent.wait_for_line(UNHEALTHY, secs(10));
-    assert!(line.text.ends_with("check: not done within 200 ms"), "{}", line.text);
+    let mut agent =
+        agent.arg(&format!("--health-exec={}", check.display())).arg("--health-timeout=1s").spawn();
+    let line = agent.wait_for_line(UNHEALTHY, secs(20));
+    assert!(line.text.ends_with("check: not done within 1 s"), "{}", line.text);
     let seen = watch.seen().len();
-    watch.wait_for(seen + 5, secs(5));
+    watch.wait_for(seen + 4, secs(20));
     for pair in watch.seen().windows(2) {
         let apart = pair[1].stored - pair[0].stored;
-        assert!(apart < millis(600), "{apart} between two heartbeats");
+        // Two seconds if a heartbeat waited for the check.
+        assert!(apart < millis(1_800), "{apart} between two heartbeats");
     }
     // At most the check of now runs, not those before: two sleeps and a shell.
     assert!(running(&format!("sleep {number}")).len() <= 2);
@@ -156,7 +155,7 @@ fn what_an_ended_check_leaves_behind_is_ended_too() {
     let number = 2_000_000 + u32::from(free_port());
     let check = script(&directory, &format!("sleep {number} &\nexit 0"));
     let _agent = agent.arg(&format!("--health-exec={}", check.display())).spawn();
-    watch.wait_for(6, secs(10));
+    watch.wait_for(5, secs(20));
     assert!(watch.seen().iter().all(|entry| status(entry) == "ACTIVE"));
     assert!(running(&format!("sleep {number}")).len() <= 1, "they pile up");
 }
@@ -165,7 +164,7 @@ fn what_an_ended_check_leaves_behind_is_ended_too() {
 fn a_program_that_is_not_there_is_a_failure_with_its_name() {
     let (_server, watch, agent) = scene();
     let mut agent = agent.arg("--health-exec=/nowhere/check --deep").spawn();
-    let line = agent.wait_for_line(UNHEALTHY, secs(10));
+    let line = agent.wait_for_line(UNHEALTHY, secs(20));
     let words = "/nowhere/check: cannot be run: no such file or directory";
     assert!(line.text.ends_with(words), "{}", line.text);
     wait_for_status(&watch, "UNHEALTHY", secs(1));
@@ -176,7 +175,7 @@ fn ten_megabytes_of_output_are_nobodys_business() {
     let (_server, watch, agent) = scene();
     let noise = "sh -c 'head -c 10000000 /dev/zero; head -c 10000000 /dev/zero >&2'";
     let agent = agent.arg("--health-exec").arg(noise).spawn();
-    watch.wait_for(8, secs(10));
+    watch.wait_for(6, secs(20));
     assert!(watch.seen().iter().all(|entry| status(entry) == "ACTIVE"), "{}", agent.stderr());
     assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
     assert!(agent.usage().peak_kib < 30_000, "{:?}", agent.usage());
@@ -227,29 +226,33 @@ fn a_port_that_takes_connections_is_well_and_a_standby_comes_back_as_standby() {
         .arg(&format!("--health-tcp=localhost:{port}"))
         .arg("--health-failures=2")
         .spawn();
-    watch.wait_for(4, secs(5));
+    watch.wait_for(3, secs(20));
     assert!(watch.seen().iter().all(|entry| status(entry) == "STANDBY"));
     drop(listener);
-    wait_for_status(&watch, "UNHEALTHY", secs(5));
+    wait_for_status(&watch, "UNHEALTHY", secs(20));
     let line = agent.wait_for_line(UNHEALTHY, secs(1));
     assert!(line.text.ends_with(&format!("localhost:{port}: connection refused")), "{}", line.text);
     let _listener = TcpListener::bind(("127.0.0.1", port)).expect("still free");
-    wait_for_status(&watch, "STANDBY", secs(5));
+    wait_for_status(&watch, "STANDBY", secs(20));
 }
 
 #[test]
 fn an_outage_of_the_registry_does_not_hurry_the_checks() {
-    let (mut server, watch, agent) = scene();
+    let (mut server, watch, _) = scene();
     let directory = scratch("health");
     let count = directory.join("count");
     let check = script(&directory, &format!("echo x >>'{}'", count.display()));
-    let mut agent = agent.arg(&format!("--health-exec={}", check.display())).spawn();
-    watch.wait_for(2, secs(5));
+    let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1"])
+        .arg(&format!("--health-exec={}", check.display()))
+        .arg(&format!("-s={}", server.url()))
+        .spawn();
+    watch.wait_for(1, secs(5));
     server.kill();
     agent.wait_for_line("still without registry", secs(5));
     let checks = || std::fs::read_to_string(&count).unwrap_or_default().lines().count();
     let before = checks();
-    nothing_happens_for(secs(2));
+    nothing_happens_for(secs(6));
+    // It has tried to connect four times or more.
     let during = checks() - before;
-    assert!((2..=9).contains(&during), "{during} checks in 2 s, with an interval of 300 ms");
+    assert!(during <= 2, "{during} checks in 6 s, with an interval of 10 s");
 }

@@ -47,7 +47,10 @@ fn the_file_follows_an_agent_through_its_life() {
     let mut server = server_with_bucket();
     let directory = scratch("metrics");
     let file = directory.join("aegis.prom");
-    let mut agent = agent(&server, "300ms", &file).arg("--health-exec=true").spawn();
+    let mut agent = agent(&server, "300ms", &file)
+        .arg("--health-exec=true")
+        .arg("--health-failures=100")
+        .spawn();
     let text = wait_for(&file, "registered", |v| v == 1.0);
     assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o7777, 0o644);
     assert!(text.ends_with('\n') && text.contains("aegis_agent_build_info{"), "{text}");
