@@ -320,13 +320,15 @@ pub fn delete_consumer(bucket: &Bucket, name: &str) -> Request {
     Request::empty(format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"))
 }
 
-/// Asks a consumer for up to `batch` messages, and not to wait for more.
-pub fn pull(bucket: &Bucket, name: &str, batch: usize) -> Request {
+/// Asks a consumer for up to `batch` messages of `max_bytes` together, and not
+/// to wait for more. A message that does not fit ends the pull with a 409.
+pub fn pull(bucket: &Bucket, name: &str, batch: usize, max_bytes: Option<usize>) -> Request {
     let stream = bucket.stream();
-    Request::api(
-        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"),
-        &json!({ "batch": batch, "no_wait": true }),
-    )
+    let mut body = json!({ "batch": batch, "no_wait": true });
+    if let Some(max_bytes) = max_bytes {
+        body["max_bytes"] = json!(max_bytes);
+    }
+    Request::api(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
 }
 
 /// What the server has against a request.

@@ -21,6 +21,9 @@ use crate::registry::{Registry, RegistryError};
 const FULL_BATCH: usize = 1_000;
 /// Behind a poison record batches begin small: all of a batch is read again.
 const CAREFUL_BATCH: usize = 32;
+/// Bytes of one pull: large values wait in the crate's queue as well, and a
+/// server cuts off whoever has more than 64 MB to take (`max_pending`).
+const PULL_BYTES: usize = 4 << 20;
 /// Two pulls under way keep the server busy while one is worked on.
 const PULLS: usize = 2;
 /// A session lost this often in a row during a scan, with no poison record
@@ -32,7 +35,7 @@ const FRUITLESS_PULLS: u32 = 20;
 /// An honest server delivers what it announced, and what is written while the
 /// scan goes on; a scan is faster than all writers together.
 const DELIVERIES_PER_ENTRY: u64 = 4;
-const MORE_DELIVERIES: u64 = 100_000;
+const MORE_DELIVERIES: u64 = 20_000;
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 /// The same while entries are removed, over a slow link as well.
@@ -68,6 +71,8 @@ pub struct Scan {
     restarts: u32,
     /// Pulls that ended without a message, in a row.
     fruitless: u32,
+    /// The next message does not fit into a pull.
+    oversized: bool,
     /// Deliveries that are still believed.
     believed: u64,
 }
@@ -142,6 +147,7 @@ impl Scan {
             finished: made.pending == 0 || range.is_empty(),
             restarts: 0,
             fruitless: 0,
+            oversized: false,
             believed: made
                 .pending
                 .saturating_mul(DELIVERIES_PER_ENTRY)
@@ -200,7 +206,11 @@ impl Scan {
     ) -> Result<Option<Entry>, RegistryError> {
         if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
             while self.pulls.len() < PULLS {
-                let request = kv::pull(registry.bucket(), &self.consumer, self.batch);
+                let (batch, bytes) = match self.oversized {
+                    true => (1, None),
+                    false => (self.batch, Some(PULL_BYTES)),
+                };
+                let request = kv::pull(registry.bucket(), &self.consumer, batch, bytes);
                 let inbox = match registry.send(SCANNING, &request) {
                     // What came before the session ended is still to be had.
                     Err(RegistryError::Request(_, RequestError::Lost(_)))
@@ -210,7 +220,8 @@ impl Scan {
                     }
                     sent => sent?,
                 };
-                self.pulls.push_back(Pull { inbox, left: self.batch, served: false });
+                self.oversized = false;
+                self.pulls.push_back(Pull { inbox, left: batch, served: false });
             }
         }
         let deadline = Instant::now() + registry.timeout();
@@ -250,17 +261,22 @@ impl Scan {
         let Some(at) = self.pulls.iter().position(|pull| pull.inbox == message.subject) else {
             return Ok(());
         };
-        let pull = self.pulls.remove(at);
+        let served = self.pulls.remove(at).is_some_and(|pull| pull.served);
         self.fruitless += 1;
         if self.fruitless > FRUITLESS_PULLS {
             return Err(contradiction("no messages, and says that there are more"));
         }
         match message.status() {
-            Some(404) if pull.is_some_and(|pull| !pull.served) && self.pulls.is_empty() => {
+            Some(404) if !served && self.pulls.is_empty() => {
                 self.finished = true;
                 Ok(())
             }
             Some(404 | 408) => Ok(()),
+            // The pull is full, or its first message alone is larger.
+            Some(409) if message.status_text().contains("MaxBytes") => {
+                self.oversized |= !served;
+                Ok(())
+            }
             status => {
                 let status = status.map_or(String::new(), |status| status.to_string());
                 let why = format!("the server ended it: {status} {}", message.status_text());
