@@ -204,24 +204,24 @@ impl Scan {
         registry: &mut Registry,
         ahead: bool,
     ) -> Result<Option<Entry>, RegistryError> {
-        if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
+        if self.oversized {
+            // Alone: while another pull waits, the server turns down one that
+            // may not wait (408).
+            if self.pulls.is_empty() {
+                self.pull(registry, 1, None)?;
+                self.oversized = false;
+            }
+        } else if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
             while self.pulls.len() < PULLS {
-                let (batch, bytes) = match self.oversized {
-                    true => (1, None),
-                    false => (self.batch, Some(PULL_BYTES)),
-                };
-                let request = kv::pull(registry.bucket(), &self.consumer, batch, bytes);
-                let inbox = match registry.send(SCANNING, &request) {
+                match self.pull(registry, self.batch, Some(PULL_BYTES)) {
                     // What came before the session ended is still to be had.
                     Err(RegistryError::Request(_, RequestError::Lost(_)))
                         if !self.pulls.is_empty() =>
                     {
                         break;
                     }
-                    sent => sent?,
-                };
-                self.oversized = false;
-                self.pulls.push_back(Pull { inbox, left: batch, served: false });
+                    pulled => pulled?,
+                }
             }
         }
         let deadline = Instant::now() + registry.timeout();
@@ -254,6 +254,18 @@ impl Scan {
             return Ok(None);
         }
         Ok(Some(Entry::of_delivery(registry.bucket(), message, &delivery)))
+    }
+
+    fn pull(
+        &mut self,
+        registry: &mut Registry,
+        batch: usize,
+        bytes: Option<usize>,
+    ) -> Result<(), RegistryError> {
+        let request = kv::pull(registry.bucket(), &self.consumer, batch, bytes);
+        let inbox = registry.send(SCANNING, &request)?;
+        self.pulls.push_back(Pull { inbox, left: batch, served: false });
+        Ok(())
     }
 
     /// A pull ends with a status when there was less than it asked for.
