@@ -581,7 +581,8 @@ impl Dial {
     fn cause_of(&self, error: &io::Error, tls: bool) -> Cause {
         let mut who = self.who.clone();
         if let Some(at) = self.login.expires()
-            && at < OffsetDateTime::now_utc()
+            // The server's clock may be a little ahead of ours.
+            && at < OffsetDateTime::now_utc() + Duration::from_secs(2)
         {
             who = format!("{who}, whose user JWT expired at {}", format_time(at));
         }
