@@ -45,7 +45,8 @@ fn server_words(text: &str) -> Option<String> {
 
 /// `publish to "x"` out of `Permissions Violation for Publish to "x"`, as a
 /// permission for it is written: what follows on a token that no two sessions
-/// share is `>`, so that the same refusal reads the same each time.
+/// share is `>`, and a key with one is `*`, so that the same refusal reads the
+/// same each time.
 pub fn refusal(error: &str, unique: &str) -> Option<String> {
     let (_, rest) = error.split_once("Permissions Violation for ")?;
     let (verb, subject) = rest.split_once(" to ")?;
@@ -58,7 +59,11 @@ pub fn refusal(error: &str, unique: &str) -> Option<String> {
         Some(at) => subject[..at].rfind('.'),
         None => consumer,
     };
-    let cut = cut.map(|dot| format!("{}.>", &subject[..dot]));
+    let cut = cut.map(|dot| {
+        let is_key = !subject.starts_with("$JS.API.CONSUMER.") && !subject[dot + 1..].contains('.');
+        let wildcard = if is_key { '*' } else { '>' };
+        format!("{}.{wildcard}", &subject[..dot])
+    });
     Some(format!("{verb} to \"{}\"", cut.as_deref().unwrap_or(subject)))
 }
 
@@ -161,6 +166,7 @@ mod tests {
                 "Publish to \"$JS.API.CONSUMER.INFO.KV_a.aegis-other\"",
                 "publish to \"$JS.API.CONSUMER.INFO.KV_a.>\"",
             ),
+            ("Publish to \"$KV.a.aegis-probe-uNi\"", "publish to \"$KV.a.*\""),
             ("Subscription to \"uNi\" using queue \"q\"", "subscribe to \"uNi\""),
         ] {
             let error = format!("Permissions Violation for {subject}");

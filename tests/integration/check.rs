@@ -293,9 +293,9 @@ fn what_is_not_permitted_is_unknown_and_names_the_permission() {
 fn one_refused_subject_leaves_the_other_checks_alone() {
     let (server, _registry) = with_permissions("\"$JS.API.INFO\", \"$JS.API.STREAM.INFO.>\"");
     let answer = check_as_reader(&server, &["--probe"]).exits(3).json();
-    says(&answer, "legacy-entries", "unknown", &["$JS.API.CONSUMER.CREATE.KV_service_registry."]);
+    says(&answer, "legacy-entries", "unknown", &["$JS.API.CONSUMER.CREATE.KV_service_registry.>"]);
     hints(&answer, "legacy-entries", "$JS.API.CONSUMER.CREATE");
-    says(&answer, "ttl-probe", "unknown", &["$KV.service_registry.aegis-probe-"]);
+    says(&answer, "ttl-probe", "unknown", &["publish to \"$KV.service_registry.*\""]);
     else_ok(&answer, &["legacy-entries", "ttl-probe"]);
 }
 
