@@ -38,6 +38,8 @@ use crate::systemd::Manager;
 const CLOCK_TRUST: Duration = Duration::from_secs(1);
 /// The registry's clock is asked for again after this time.
 const CLOCK_KEPT: Duration = Duration::from_secs(600);
+/// The same in a cluster, whose next leader may be one that obeys no TTL.
+const LEADER_KEPT: Duration = Duration::from_secs(60);
 /// A conflict is resolved by reading and writing again, so often in a row.
 const CONFLICT_ROUNDS: u32 = 4;
 /// Stamps of heartbeats whose fate is unknown; older ones cannot be stored any
@@ -410,7 +412,9 @@ impl Agent {
     }
 
     fn heartbeat(&mut self, revision: u64) -> Result<(), RegistryError> {
-        if self.registry.clock().is_none_or(|clock| clock.age() > CLOCK_KEPT) {
+        let clustered = self.registry.server().is_some_and(|server| server.cluster.is_some());
+        let kept = if clustered { LEADER_KEPT } else { CLOCK_KEPT };
+        if self.registry.clock().is_none_or(|clock| clock.age() > kept) {
             self.registry.fit_info()?;
         }
         let revision = self.write(Some(revision), false)?;
