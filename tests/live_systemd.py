@@ -615,7 +615,7 @@ class Story:
         self.expect("in Prometheus text, readable for everybody", "# TYPE" in text)
 
     def remove(self):
-        self.run("sh", "-c", "apt-get remove -y aegis-agent", within=90)
+        self.run("dpkg", "--remove", "aegis-agent", within=90)
         self.expect("removing the package stops the agents", self.run("pidof", "aegis-agent", check=False)[0] != 0)
         self.expect("the settings are left", self.run("test", "-e", "/etc/aegis-agent/agent.env", check=False)[0] == 0)
         log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
