@@ -123,15 +123,17 @@ def lay_out(directory):
     package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
     deb = package["metadata"]["deb"]
     tree = directory / "package"
+    debug = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
     files = [(source, target, int(mode, 8)) for source, target, mode in deb["assets"]]
     for unit in deb["systemd-units"]:
         for kind in (".service", "@.service"):
             name = unit["unit-name"] + kind
             files.append((f"{unit['unit-scripts']}/{name}", f"usr/lib/systemd/system/{name}", 0o644))
     for source, target, mode in files:
-        source = source.replace("target/release/", "target/debug/")
+        built = source.startswith("target/release/")
+        path = debug / Path(source).name if built else ROOT / source
         (tree / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / source, tree / target)
+        shutil.copyfile(path, tree / target)
         (tree / target).chmod(mode)
     control = tree / "DEBIAN"
     control.mkdir()
