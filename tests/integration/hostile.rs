@@ -458,7 +458,7 @@ fn replies_to_nobody_are_dropped() {
     let server = Hostile::start(|asked, out| {
         asked.is("$JS.API.STREAM.INFO").then_some(())?;
         let other = format!("{}9", asked.reply);
-        for _ in 0..20_000 {
+        for _ in 0..3_000 {
             msg(out, &other, "", b"{\"error\":{\"code\":1}}")?;
             write!(out, "MSG nobody 77 0\r\n\r\n").ok()?;
         }
