@@ -242,6 +242,14 @@ impl Incoming {
         self.header_values("Status").first()?.trim().parse().ok()
     }
 
+    /// This message as an answer: 503 means that nobody is there to give one.
+    pub fn answer(self) -> Result<Incoming, RequestError> {
+        match self.status() {
+            Some(503) => Err(RequestError::NoResponders),
+            _ => Ok(self),
+        }
+    }
+
     /// The words beside the status code.
     pub fn status_text(&self) -> String {
         self.header_values("Description").join(" ")
@@ -865,22 +873,10 @@ impl Session {
 
     /// Waits for the answer to a request that was sent before.
     pub fn answer(&mut self, inbox: &str, deadline: Instant) -> Result<Incoming, RequestError> {
-        self.answer_to_any(&[inbox.to_owned()], deadline)
-    }
-
-    /// Waits for the answer to one of several requests, whichever comes first.
-    pub fn answer_to_any(
-        &mut self,
-        inboxes: &[String],
-        deadline: Instant,
-    ) -> Result<Incoming, RequestError> {
         loop {
             let message = self.receive(deadline)?;
-            if inboxes.contains(&message.subject) {
-                return match message.status() {
-                    Some(503) => Err(RequestError::NoResponders),
-                    _ => Ok(message),
-                };
+            if message.subject == inbox {
+                return message.answer();
             }
         }
     }

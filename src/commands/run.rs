@@ -440,9 +440,16 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
+        if !self.unsafe_to_read {
+            self.registry.get_ahead(&self.key)?;
+        }
         let info = match self.registry.fit_info() {
             Err(RegistryError::Unfit(Unfit::NoBucket(_))) => self.create_bucket()?,
-            info => info?,
+            info => {
+                // The answer about our own key may have ended it.
+                self.unsafe_to_read |= is_lost(&info);
+                info?
+            }
         };
         let own = self.read_own()?;
         self.patience.answered(self.registry.answer_time());
@@ -495,11 +502,9 @@ impl Agent {
                 debug!("{error}: twins cannot be told apart");
                 Ok(Own::Unknown)
             }
-            Err(error) => {
-                if matches!(error, RegistryError::Request(_, RequestError::Lost(_))) {
-                    self.unsafe_to_read = true;
-                }
-                Err(error)
+            lost => {
+                self.unsafe_to_read |= is_lost(&lost);
+                lost.map(Own::Seen)
             }
         }
     }
@@ -793,6 +798,11 @@ fn labels<'a>(options: &'a RunOptions, bucket: &'a Bucket) -> Labels<'a> {
 /// The status of a service that is well.
 fn status(options: &RunOptions) -> Status {
     if options.standby { Status::Standby } else { Status::Active }
+}
+
+/// Whether the session ended.
+fn is_lost<T>(result: &Result<T, RegistryError>) -> bool {
+    matches!(result, Err(RegistryError::Request(_, RequestError::Lost(_))))
 }
 
 /// Whether a refusal means that another revision stands there; with its
