@@ -32,7 +32,6 @@ use harness::syscalls::Traced;
 use harness::{eventually, millis, secs};
 
 const KEY: &str = "service-instances__orders-api__host-1";
-const SUBJECT: &str = "$KV.service_registry.service-instances__orders-api__host-1";
 const BEATS: u64 = 1_000;
 const WARM_UP: u64 = 50;
 const PAUSE: Duration = millis(100);
@@ -63,17 +62,23 @@ fn measure() {
 
     let mut running = agent(&server).spawn();
     running.wait_for_line("registered", secs(10));
+    // All at the same time, so that they share whatever else the machine does.
+    let mut the_crate = Bare::start("crate", &server);
+    let mut a_socket = Bare::start("socket", &server);
     let first = beaten(&mut registry, WARM_UP);
     let before = Cost::of(running.pid());
+    the_crate.begin();
+    a_socket.begin();
     let last = beaten(&mut registry, first + BEATS);
     let cost = Cost::of(running.pid()).since(&before, last - first);
+    let (crate_us, socket_us) = (the_crate.end(), a_socket.end());
     let usage = running.usage();
     row("resident", format!("{} KiB", usage.resident_kib));
     row("of that anonymous", format!("{} KiB", usage.anonymous_kib));
     row("threads, descriptors", format!("{}, {}", usage.threads, usage.descriptors));
     row("CPU time a heartbeat", format!("{:.0} us", cost.cpu_us));
-    row("  the bare nats crate", format!("{:.0} us", bare_cost("crate", &server).cpu_us));
-    row("  a bare socket", format!("{:.0} us", bare_cost("socket", &server).cpu_us));
+    row("  the bare nats crate", format!("{crate_us:.0} us"));
+    row("  a bare socket", format!("{socket_us:.0} us"));
     row(
         "context switches a heartbeat",
         format!("{:.1} of its own, {:.1} forced", cost.voluntary, cost.involuntary),
@@ -170,32 +175,57 @@ impl Cost {
     }
 }
 
-/// The same exchange at the same pace, in a process of its own.
-fn bare_cost(kind: &str, server: &Server) -> Cost {
-    let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--bare", kind, &server.port().to_string()])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("starts");
-    sleep(PAUSE * u32::try_from(WARM_UP).expect("few"));
-    let before = Cost::of(child.id());
-    sleep(PAUSE * 200);
-    let cost = Cost::of(child.id()).since(&before, 200);
-    end(&mut child);
-    cost
+/// The same exchange at the same pace, in a process and a bucket of its own.
+struct Bare {
+    child: Child,
+    bucket: Registry,
+    before: Option<(Cost, u64)>,
 }
 
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+impl Bare {
+    fn start(kind: &str, server: &Server) -> Bare {
+        let mut bucket = Registry::named(&server.url(), kind);
+        bucket.create(&serde_json::json!({}));
+        let child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--bare", kind, &server.port().to_string()])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("starts");
+        Bare { child, bucket, before: None }
+    }
+
+    /// How many exchanges there were: nobody else writes to its bucket.
+    fn count(&mut self) -> u64 {
+        let info = self.bucket.info().expect("its bucket");
+        info["state"]["last_seq"].as_u64().expect("a sequence")
+    }
+
+    fn begin(&mut self) {
+        self.before = Some((Cost::of(self.child.id()), self.count()));
+    }
+
+    /// CPU time of one exchange in microseconds, since it began.
+    fn end(&mut self) -> f64 {
+        let count = self.count();
+        let (before, begun) = self.before.as_ref().expect("it has begun");
+        Cost::of(self.child.id()).since(before, count - begun).cpu_us
+    }
 }
 
-/// Heartbeats and nothing else, until it is killed or a minute has passed.
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Heartbeats and nothing else, until it is killed or five minutes have passed.
 fn bare(kind: &str, port: u16) {
-    let until = Instant::now() + secs(60);
+    let until = Instant::now() + secs(300);
+    let subject = format!("$KV.{kind}.service-instances__orders-api__host-1");
     let mut exchange: Box<dyn FnMut()> = if kind == "socket" {
         let mut socket = Socket::connect(port);
-        Box::new(move || drop(socket.request(SUBJECT, TTL, VALUE)))
+        Box::new(move || drop(socket.request(&subject, TTL, VALUE)))
     } else {
         let connection = nats::connect(format!("nats://127.0.0.1:{port}")).expect("connects");
         let inbox = connection.new_inbox();
@@ -204,7 +234,7 @@ fn bare(kind: &str, port: u16) {
         headers.insert("Nats-TTL", "30s");
         Box::new(move || {
             connection
-                .publish_with_reply_or_headers(SUBJECT, Some(&inbox), Some(&headers), VALUE)
+                .publish_with_reply_or_headers(&subject, Some(&inbox), Some(&headers), VALUE)
                 .expect("publishes");
             subscription.next_timeout(secs(5)).expect("is acknowledged");
         })
