@@ -431,6 +431,7 @@ impl Connector {
             socket: Arc::clone(&socket),
             shared: Arc::clone(&shared),
             greeting: job.greeting,
+            stop_limit: self.settings.timeout / 2,
             stop: Arc::clone(&self.stop),
         };
         let Job { number, place, greeting } = job;
@@ -524,6 +525,7 @@ struct Dial {
     socket: Arc<CrateSocket>,
     shared: Arc<Shared>,
     greeting: Duration,
+    stop_limit: Duration,
     stop: StopCheck,
 }
 
@@ -582,6 +584,7 @@ impl Dial {
             server: info,
             address: self.server.clone(),
             greeting: self.greeting,
+            stop_limit: self.stop_limit,
         })
     }
 
@@ -745,6 +748,8 @@ pub struct Session {
     inbox: String,
     next_token: u64,
     tls: bool,
+    /// How long a wait goes on after a stop.
+    stop_limit: Duration,
     stop: StopCheck,
     /// Panics before this session.
     panics: usize,
@@ -823,8 +828,9 @@ impl Session {
     /// The next message in the inbox, whatever it answers.
     ///
     /// A refusal on the side is reported as [`RequestError::Denied`] as soon
-    /// as it is seen. A stop that comes during the wait halves what is left of
-    /// it, so that time remains to end in good order.
+    /// as it is seen. After a stop that comes during the wait it goes on for
+    /// half of the connector's timeout: the other half is to end in good order,
+    /// and what is answered by then ends best.
     pub fn receive(&mut self, deadline: Instant) -> Result<Incoming, RequestError> {
         let started = Instant::now();
         let mut deadline = deadline;
@@ -849,7 +855,7 @@ impl Session {
             }
             if !stopping && (self.stop)() {
                 stopping = true;
-                deadline = now + left / 2;
+                deadline = now + self.stop_limit;
             }
             if nudge.is_some_and(|at| now >= at) {
                 // With TLS a message can lie decrypted in the crate's buffer

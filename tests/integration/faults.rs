@@ -27,8 +27,9 @@ fn greeted_with(name: &str, bytes: &[u8], close: bool) {
             world.proxy.cut();
         },
         |world| {
-            world.proxy.greet(None);
+            // In this order: whoever is let through must not be cut.
             world.proxy.cut();
+            world.proxy.greet(None);
         },
     );
 }

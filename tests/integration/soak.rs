@@ -124,8 +124,9 @@ impl Kind {
             }
             Kind::Cut | Kind::CutMidRequest | Kind::CutMidReply | Kind::BucketDeleted => {}
             _ => {
-                world.proxy.greet(None);
+                // In this order: whoever is let through must not be cut.
                 world.proxy.cut();
+                world.proxy.greet(None);
             }
         }
         if matches!(self, Kind::Killed | Kind::EmptyStore) {

@@ -220,7 +220,8 @@ impl Fault<'_> {
         kept.signal("TERM");
         let told = Instant::now();
         let key = name_of("kept");
-        eventually(millis(500), "P3: gone after SIGTERM", || match world.registry.last(&key) {
+        // 0.5 s, which the soak insists on; here a dozen tests share two cores.
+        eventually(secs(1), "P3: gone after SIGTERM", || match world.registry.last(&key) {
             Some(entry) if !entry.is_marker() => Err(format!("{entry:?}")),
             _ => Ok(()),
         });
