@@ -166,7 +166,7 @@ mod tests {
                 "Publish to \"$JS.API.CONSUMER.INFO.KV_a.aegis-other\"",
                 "publish to \"$JS.API.CONSUMER.INFO.KV_a.>\"",
             ),
-            ("Publish to \"$KV.a.aegis-probe-uNi\"", "publish to \"$KV.a.*\""),
+            ("Publish to \"$KV.a.aegis-probe.uNi\"", "publish to \"$KV.a.aegis-probe.*\""),
             ("Subscription to \"uNi\" using queue \"q\"", "subscribe to \"uNi\""),
         ] {
             let error = format!("Permissions Violation for {subject}");

@@ -51,7 +51,9 @@ pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, P
     if signals.stopped() {
         return Err(ProbeError::Interrupted);
     }
-    let key = format!("aegis-probe-{}", session.unique());
+    // A token of its own behind a fixed one, so that a permission for it is
+    // none for the entries of instances.
+    let key = format!("aegis-probe.{}", session.unique());
     let began = Instant::now();
     let put = Put {
         key: &key,

@@ -295,7 +295,7 @@ fn one_refused_subject_leaves_the_other_checks_alone() {
     let answer = check_as_reader(&server, &["--probe"]).exits(3).json();
     says(&answer, "legacy-entries", "unknown", &["$JS.API.CONSUMER.CREATE.KV_service_registry.>"]);
     hints(&answer, "legacy-entries", "$JS.API.CONSUMER.CREATE");
-    says(&answer, "ttl-probe", "unknown", &["publish to \"$KV.service_registry.*\""]);
+    says(&answer, "ttl-probe", "unknown", &["publish to \"$KV.service_registry.aegis-probe.*\""]);
     else_ok(&answer, &["legacy-entries", "ttl-probe"]);
 }
 

@@ -58,7 +58,7 @@ fn expiry_is_seen_and_its_delay_reported() {
         // One put under a key that is no instance's, with the TTL.
         let seen = watch.wait_for(1, secs(5));
         assert_eq!(seen.len(), 1, "{seen:?}");
-        assert!(seen[0].key().starts_with("aegis-probe-"), "{seen:?}");
+        assert!(seen[0].key().starts_with("aegis-probe."), "{seen:?}");
         assert_eq!(seen[0].header("Nats-TTL").as_deref(), Some("1s"));
     }
 }
