@@ -5,49 +5,98 @@
 //! make every other row a megabyte wide. What goes into the columns is for
 //! the verbs to say. *Pure*.
 
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::ops::Range;
+
 /// Longer cells are cut, with `…` at the end. The longest key of ours has 185
 /// characters.
 const WIDEST_CELL: usize = 200;
 
-/// Rows as text under a header, one line each: columns as wide as their
-/// widest cell (counted in characters), two spaces apart, no trailing white
-/// space. `right_aligned` says so per column and may be shorter. Cells are
-/// made [`printable`].
-pub fn render(header: &[&str], rows: &[Vec<String>], right_aligned: &[bool]) -> String {
-    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
-    let lines = std::iter::once(header.as_slice()).chain(rows.iter().map(Vec::as_slice));
+/// Rows under a header, one line each: columns as wide as their widest cell
+/// (counted in characters), two spaces apart, no trailing white space. Cells are
+/// made [`printable`] and cut when they are too long.
+///
+/// All cells stand in one text, so that a table of 100,000 rows takes little
+/// more memory than it has characters.
+pub struct Table {
+    right_aligned: Vec<bool>,
+    /// Cells, each with [`END`] behind it.
+    cells: String,
+    /// Where the rows stand in it.
+    rows: Vec<Range<usize>>,
+    widths: Vec<usize>,
+}
 
-    let mut widths: Vec<usize> = Vec::new();
-    for line in lines.clone() {
-        for (column, cell) in line.iter().enumerate() {
-            let width = clipped(cell, WIDEST_CELL).chars().count();
-            match widths.get_mut(column) {
+/// Ends a cell; sorts before everything that can stand in one.
+const END: char = '\0';
+
+impl Table {
+    /// A table with a header; each column is aligned to the right or not.
+    pub fn new(columns: &[(&str, bool)]) -> Table {
+        let mut table = Table {
+            right_aligned: columns.iter().map(|(_, right)| *right).collect(),
+            cells: String::new(),
+            rows: Vec::new(),
+            widths: Vec::new(),
+        };
+        table.push(columns.iter().map(|(name, _)| *name));
+        table
+    }
+
+    /// Adds a row; it may be shorter or longer than the header.
+    pub fn push<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) {
+        let start = self.cells.len();
+        for (column, cell) in cells.into_iter().enumerate() {
+            let cell = cell.as_ref();
+            let cell = clip(cell, WIDEST_CELL);
+            let width = cell.chars().count();
+            match self.widths.get_mut(column) {
                 Some(widest) => *widest = width.max(*widest),
-                None => widths.push(width),
+                None => self.widths.push(width),
             }
+            self.cells.push_str(&cell);
+            self.cells.push(END);
         }
+        self.rows.push(start..self.cells.len());
     }
 
-    let mut text = String::new();
-    let mut line_text = String::new();
-    for line in lines.filter(|line| !line.is_empty()) {
-        line_text.clear();
-        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
-            if column > 0 {
-                line_text.push_str("  ");
-            }
-            let cell = clipped(cell, WIDEST_CELL);
-            let is_right = right_aligned.get(column).copied().unwrap_or(false);
-            let padding = width.saturating_sub(cell.chars().count());
-            let (before, after) = if is_right { (padding, 0) } else { (0, padding) };
-            line_text.extend(std::iter::repeat_n(' ', before));
-            line_text.push_str(&cell);
-            line_text.extend(std::iter::repeat_n(' ', after));
-        }
-        text.push_str(line_text.trim_end());
-        text.push('\n');
+    /// How many rows there are, without the header.
+    pub fn len(&self) -> usize {
+        self.rows.len() - 1
     }
-    text
+
+    /// Whether there is nothing under the header.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sorts the rows by their cells, the first column first.
+    pub fn sort(&mut self) {
+        let cells = &self.cells;
+        self.rows[1..].sort_by(|a, b| cells[a.clone()].cmp(&cells[b.clone()]));
+    }
+
+    /// Writes it, line by line.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut line = String::new();
+        for row in self.rows.iter().filter(|row| !row.is_empty()) {
+            line.clear();
+            for (column, cell) in self.cells[row.clone()].split_terminator(END).enumerate() {
+                if column > 0 {
+                    line.push_str("  ");
+                }
+                let is_right = self.right_aligned.get(column).copied().unwrap_or(false);
+                let padding = self.widths[column].saturating_sub(cell.chars().count());
+                let (before, after) = if is_right { (padding, 0) } else { (0, padding) };
+                line.extend(std::iter::repeat_n(' ', before));
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', after));
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
 }
 
 /// The text with control characters, line separators and marks that reorder
@@ -67,13 +116,21 @@ pub fn printable(text: &str) -> String {
 /// The text [`printable`] and of at most `width` characters, with `…` at the
 /// end if some of it is missing.
 pub fn clipped(text: &str, width: usize) -> String {
+    clip(text, width).into_owned()
+}
+
+fn clip(text: &str, width: usize) -> Cow<'_, str> {
+    // Most are short and plain.
+    if text.len() <= width && text.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return Cow::Borrowed(text);
+    }
     // Cut before escaping too: a hostile text can be as large as a message.
     let head: String = text.chars().take(width.saturating_add(1)).collect();
     let safe = printable(&head);
     if safe.chars().count() <= width {
-        return safe;
+        return Cow::Owned(safe);
     }
-    safe.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+    Cow::Owned(safe.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect())
 }
 
 fn is_unsafe(c: char) -> bool {
@@ -90,6 +147,31 @@ mod tests {
 
     fn row(cells: &[&str]) -> Vec<String> {
         cells.iter().map(|cell| (*cell).to_owned()).collect()
+    }
+
+    fn render(header: &[&str], rows: &[Vec<String>], right_aligned: &[bool]) -> String {
+        let right = |column| right_aligned.get(column).copied().unwrap_or(false);
+        let columns = header.iter().enumerate().map(|(column, name)| (*name, right(column)));
+        let mut table = Table::new(&columns.collect::<Vec<_>>());
+        for row in rows {
+            table.push(row);
+        }
+        assert_eq!((table.len(), table.is_empty()), (rows.len(), rows.is_empty()));
+        let mut text = Vec::new();
+        table.write(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn rows_are_sorted_cell_by_cell_under_the_header() {
+        let mut table = Table::new(&[("Z", false), ("A", false)]);
+        for cells in [["a-b", "1"], ["a", "2"], ["a", "1"]] {
+            table.push(cells);
+        }
+        table.sort();
+        let mut text = Vec::new();
+        table.write(&mut text).unwrap();
+        assert_eq!(text, b"Z    A\na    1\na    2\na-b  1\n");
     }
 
     #[test]

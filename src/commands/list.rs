@@ -23,8 +23,19 @@ use crate::kv::Bucket;
 use crate::registry::{Registry, RegistryClock, RegistryError};
 use crate::scan::Scan;
 use crate::staleness::{self, Reason, Ttl, clock_skew, judge};
-use crate::table;
+use crate::table::{self, Table};
 
+/// The columns of the table, and whether they are aligned to the right; the
+/// last one is for `--all`.
+const COLUMNS: [(&str, bool); 7] = [
+    ("SERVICE", false),
+    ("INSTANCE", false),
+    ("VERSION", false),
+    ("STATUS", false),
+    ("AGE", true),
+    ("TTL LEFT", true),
+    ("STALE", false),
+];
 /// Unreadable entries that the text names; the rest is counted.
 const UNREADABLE_SHOWN: usize = 20;
 
@@ -118,7 +129,7 @@ impl Summary {
 /// Where the answer goes, and in which form.
 enum View<'a> {
     Json { out: &'a mut dyn Write, first: bool },
-    Table { out: &'a mut dyn Write, all: bool, rows: Vec<Vec<String>> },
+    Table { out: &'a mut dyn Write, all: bool, table: Table },
 }
 
 #[derive(Serialize)]
@@ -147,8 +158,9 @@ impl<'a> View<'a> {
         out: &'a mut dyn Write,
     ) -> Result<View<'a>, Failure> {
         if !options.json {
-            let (all, rows) = (options.all, Vec::new());
-            return Ok(View::Table { out, all, rows });
+            let all = options.all;
+            let columns = if all { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 1] };
+            return Ok(View::Table { out, all, table: Table::new(columns) });
         }
         let now = format_time(clock.now());
         written(write!(
@@ -166,8 +178,8 @@ impl<'a> View<'a> {
                 let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
                 written(json.and_then(|json| write!(out, "{comma}{json}")))
             }
-            View::Table { all, rows, .. } => {
-                rows.push(shown.as_row(*all));
+            View::Table { all, table, .. } => {
+                table.push(shown.as_row(*all));
                 Ok(())
             }
         }
@@ -188,7 +200,9 @@ impl<'a> View<'a> {
                     out.flush()
                 }))
             }
-            View::Table { out, all, rows } => written(write_table(out, all, rows, summary, bucket)),
+            View::Table { out, all, table } => {
+                written(write_table(out, all, table, summary, bucket))
+            }
         }
     }
 }
@@ -252,27 +266,21 @@ fn signed_words(duration: time::Duration) -> String {
 fn write_table(
     out: &mut dyn Write,
     all: bool,
-    mut rows: Vec<Vec<String>>,
+    mut table: Table,
     summary: &Summary,
     bucket: &Bucket,
 ) -> io::Result<()> {
-    rows.sort();
-    let mut header = vec!["SERVICE", "INSTANCE", "VERSION", "STATUS", "AGE", "TTL LEFT"];
-    let mut right = vec![false, false, false, false, true, true];
-    if all {
-        header.push("STALE");
-        right.push(false);
-    }
-    if rows.is_empty() {
+    if table.is_empty() {
         writeln!(out, "no instances in bucket {bucket}")?;
     } else {
-        out.write_all(table::render(&header, &rows, &right).as_bytes())?;
+        table.sort();
+        table.write(out)?;
     }
     for entry in summary.unreadable.iter().take(UNREADABLE_SHOWN) {
         let (key, why) = (table::printable(&entry.key), table::printable(&entry.why));
         writeln!(out, "unreadable: {key} (revision {}): {why}", entry.revision)?;
     }
-    writeln!(out, "{}", summary.line(rows.len(), all))?;
+    writeln!(out, "{}", summary.line(table.len(), all))?;
     out.flush()
 }
 
