@@ -24,8 +24,6 @@ const CAREFUL_BATCH: usize = 32;
 /// Bytes of one pull: large values wait in the crate's queue as well, and a
 /// server cuts off whoever has more than 64 MB to take (`max_pending`).
 const PULL_BYTES: usize = 4 << 20;
-/// Two pulls under way keep the server busy while one is worked on.
-const PULLS: usize = 2;
 /// A session lost this often in a row during a scan, with no poison record
 /// to blame, is an outage.
 const FRUITLESS_RESTARTS: u32 = 3;
@@ -211,17 +209,12 @@ impl Scan {
                 self.pull(registry, 1, None)?;
                 self.oversized = false;
             }
-        } else if self.pulls.is_empty() || (ahead && self.pulls.len() < PULLS) {
-            while self.pulls.len() < PULLS {
-                match self.pull(registry, self.batch, Some(PULL_BYTES)) {
-                    // What came before the session ended is still to be had.
-                    Err(RegistryError::Request(_, RequestError::Lost(_)))
-                        if !self.pulls.is_empty() =>
-                    {
-                        break;
-                    }
-                    pulled => pulled?,
+        } else if self.pulls.is_empty() || (ahead && self.is_half_read()) {
+            match self.pull(registry, self.batch, Some(PULL_BYTES)) {
+                // What came before the session ended is still to be had.
+                Err(RegistryError::Request(_, RequestError::Lost(_))) if !self.pulls.is_empty() => {
                 }
+                pulled => pulled?,
             }
         }
         let deadline = Instant::now() + registry.timeout();
@@ -254,6 +247,15 @@ impl Scan {
             return Ok(None);
         }
         Ok(Some(Entry::of_delivery(registry.bucket(), message, &delivery)))
+    }
+
+    /// Whether half of the only pull under way has arrived. The server has sent
+    /// the other half by then; earlier it turns down a second one (408).
+    fn is_half_read(&self) -> bool {
+        match self.pulls.front() {
+            Some(pull) if self.pulls.len() == 1 => pull.left <= self.batch / 2,
+            _ => false,
+        }
     }
 
     fn pull(
