@@ -10,7 +10,9 @@ use argh::ArgsInfo;
 use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 use argh_shared::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
-use super::*;
+use super::arguments::TopArgs;
+use super::sorting::{GLOBAL, GLOBAL_SWITCHES, VERBS, options_of};
+use super::{PROGRAM, help};
 
 /// The command line as argh knows it, with the options of connection and
 /// bucket behind each verb as well: there, too, they are taken.

@@ -1,0 +1,243 @@
+//! The command line as argh takes it, and with it the texts of `--help`, the
+//! man pages and the completions. Values are still text here: what they have to
+//! be is for `verbs` and `settings`.
+
+use argh::FromArgs;
+
+/// Keeps a service registry in a NATS JetStream key-value bucket true.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "Options stand before or after the verb. An option beats its environment
+variable, which beats the context, which beats the default. A DURATION is 10s,
+500ms, 1m or a number of seconds.
+
+Exit codes: 0 done; 64 usage; 69 NATS or bucket not available; 75 done in
+part, run again; 77 refused; 78 bad file or environment. check: 0 ok,
+1 warning, 2 critical, 3 unknown."
+)]
+pub(super) struct TopArgs {
+    /// servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)
+    #[argh(option, short = 's', arg_name = "url[,url...]")]
+    pub(super) nats_url: Option<String>,
+    /// user JWT and seed (NATS_CREDS)
+    #[argh(option, arg_name = "file")]
+    pub(super) creds: Option<String>,
+    /// user nkey seed (NATS_NKEY)
+    #[argh(option, arg_name = "file")]
+    pub(super) nkey: Option<String>,
+    /// user name (NATS_USER)
+    #[argh(option, arg_name = "name")]
+    pub(super) user: Option<String>,
+    /// the user's password (NATS_PASSWORD holds the password itself)
+    #[argh(option, arg_name = "file")]
+    pub(super) password_file: Option<String>,
+    /// a token (NATS_TOKEN holds the token itself)
+    #[argh(option, arg_name = "file")]
+    pub(super) token_file: Option<String>,
+    /// roots to trust (NATS_CA; default the system's)
+    #[argh(option, arg_name = "file")]
+    pub(super) tlsca: Option<String>,
+    /// our own certificate (NATS_CERT)
+    #[argh(option, arg_name = "file")]
+    pub(super) tlscert: Option<String>,
+    /// its key (NATS_KEY)
+    #[argh(option, arg_name = "file")]
+    pub(super) tlskey: Option<String>,
+    /// a context of the nats CLI (NATS_CONTEXT)
+    #[argh(option, arg_name = "name")]
+    pub(super) context: Option<String>,
+    /// where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)
+    #[argh(option, arg_name = "prefix")]
+    pub(super) inbox_prefix: Option<String>,
+    /// limit of each exchange with NATS (NATS_TIMEOUT; default 5s)
+    #[argh(option, arg_name = "duration")]
+    pub(super) timeout: Option<String>,
+    /// the bucket (AEGIS_BUCKET; default service_registry)
+    #[argh(option, arg_name = "name")]
+    pub(super) bucket: Option<String>,
+    /// log more
+    #[argh(switch, short = 'v')]
+    pub(super) verbose: bool,
+    /// print the version
+    #[argh(switch, short = 'V')]
+    #[allow(dead_code, reason = "answered before argh, so that it works everywhere")]
+    pub(super) version: bool,
+    #[argh(subcommand)]
+    pub(super) verb: VerbArgs,
+}
+
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(subcommand)]
+pub(super) enum VerbArgs {
+    Run(RunArgs),
+    Init(InitArgs),
+    Check(CheckArgs),
+    Cleanup(CleanupArgs),
+    List(ListArgs),
+}
+
+/// Registers an instance, keeps its entry alive, and takes it out on SIGTERM.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "run",
+    help_triggers("-h", "--help"),
+    note = "SIGTERM and SIGINT deregister and exit 0; SIGHUP reads files and settings
+anew and beats at once. NATS being away, too old or refusing never ends it: it
+says so once and keeps trying. A failing health check makes the status
+UNHEALTHY, and passing ones make it what it was.
+The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct RunArgs {
+    /// name of the service (AEGIS_SERVICE; required)
+    #[argh(option, arg_name = "name")]
+    pub(super) service: Option<String>,
+    /// name of the instance (AEGIS_INSTANCE; default the host name up to its first dot)
+    #[argh(option, arg_name = "id")]
+    pub(super) instance: Option<String>,
+    /// version of the service (AEGIS_SERVICE_VERSION; default 0.0.0)
+    #[argh(option, arg_name = "x.y.z")]
+    pub(super) service_version: Option<String>,
+    /// life of an entry, whole seconds (AEGIS_TTL; default 30s)
+    #[argh(option, arg_name = "duration")]
+    pub(super) ttl: Option<String>,
+    /// longest time between heartbeats (AEGIS_INTERVAL; default a third of the TTL)
+    #[argh(option, arg_name = "duration")]
+    pub(super) interval: Option<String>,
+    /// register as STANDBY instead of ACTIVE
+    #[argh(switch)]
+    pub(super) standby: bool,
+    /// sticky active group (AEGIS_GROUP)
+    #[argh(option, arg_name = "name")]
+    pub(super) group: Option<String>,
+    /// metadata beside host and pid; repeatable
+    #[argh(option, arg_name = "key=value")]
+    pub(super) meta: Vec<String>,
+    /// the service is well while this exits 0; no shell (AEGIS_HEALTH_EXEC)
+    #[argh(option, arg_name = "command")]
+    pub(super) health_exec: Option<String>,
+    /// the service is well while this accepts connections (AEGIS_HEALTH_TCP)
+    #[argh(option, arg_name = "host:port")]
+    pub(super) health_tcp: Option<String>,
+    /// limit of a check (AEGIS_HEALTH_TIMEOUT; default 2s, at most the interval)
+    #[argh(option, arg_name = "duration")]
+    pub(super) health_timeout: Option<String>,
+    /// failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)
+    #[argh(option, arg_name = "n")]
+    pub(super) health_failures: Option<String>,
+    /// keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)
+    #[argh(option, arg_name = "file")]
+    pub(super) metrics_file: Option<String>,
+}
+
+/// Creates the bucket, or switches per-message TTL on in one that exists.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "init",
+    help_triggers("-h", "--help"),
+    note = "Touches nothing else in a bucket that exists. Running it again does no harm.
+The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct InitArgs {
+    /// copies of a new bucket, 1 to 5 (default 1)
+    #[argh(option, arg_name = "n")]
+    pub(super) replicas: Option<String>,
+    /// life of the server's delete markers in a new bucket (default none)
+    #[argh(option, arg_name = "duration")]
+    pub(super) marker_ttl: Option<String>,
+    /// file or memory, for a new bucket (default file)
+    #[argh(option, arg_name = "kind")]
+    pub(super) storage: Option<String>,
+}
+
+/// Says whether per-message TTL really works here, and if not, why.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "check",
+    help_triggers("-h", "--help"),
+    note = "Exit codes: 0 ok, 1 warning, 2 critical, 3 unknown. Without --probe nothing
+is written. The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct CheckArgs {
+    /// store an entry of its own with a TTL of 1 s and wait for it to go
+    #[argh(switch)]
+    pub(super) probe: bool,
+    /// text, json, nagios or prometheus (default text)
+    #[argh(option, arg_name = "format")]
+    pub(super) format: Option<String>,
+    /// short for --format json
+    #[argh(switch)]
+    pub(super) json: bool,
+    /// write to this file, whole or not at all (with --format prometheus)
+    #[argh(option, arg_name = "file")]
+    pub(super) output: Option<String>,
+}
+
+/// Removes stale entries, and never one that was refreshed meanwhile.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "cleanup",
+    help_triggers("-h", "--help"),
+    note = "Reasons: heartbeat-too-old, status-unhealthy, status-shutdown, no-ttl, expired.
+Silent where nothing was removed and nothing is wrong (-v says so). An entry
+that is refreshed while this runs stays. Exit code 75: not everything could be
+removed, or --max-removals was met; running it again goes on.
+The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct CleanupArgs {
+    /// say what would be removed, remove nothing
+    #[argh(switch)]
+    pub(super) dry_run: bool,
+    /// age from which a heartbeat is too old (default 35s)
+    #[argh(option, arg_name = "duration")]
+    pub(super) stale_after: Option<String>,
+    /// only entries that are stale for this reason; repeatable
+    #[argh(option, arg_name = "reason")]
+    pub(super) only: Vec<String>,
+    /// only this service
+    #[argh(option, arg_name = "name")]
+    pub(super) service: Option<String>,
+    /// remove nothing and exit 75 if more would go
+    #[argh(option, arg_name = "n")]
+    pub(super) max_removals: Option<String>,
+    /// remove instance entries that cannot be read, too
+    #[argh(switch)]
+    pub(super) unreadable: bool,
+    /// answer in JSON
+    #[argh(switch)]
+    pub(super) json: bool,
+}
+
+/// Shows who is alive.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "list",
+    help_triggers("-h", "--help"),
+    note = "The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct ListArgs {
+    /// stale ones, too, with the reasons
+    #[argh(switch)]
+    pub(super) all: bool,
+    /// only this service
+    #[argh(option, arg_name = "name")]
+    pub(super) service: Option<String>,
+    /// age from which a heartbeat is too old (default 35s)
+    #[argh(option, arg_name = "duration")]
+    pub(super) stale_after: Option<String>,
+    /// answer in JSON
+    #[argh(switch)]
+    pub(super) json: bool,
+}

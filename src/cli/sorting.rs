@@ -1,0 +1,173 @@
+//! Arguments in order before argh sees them, and what to say of one that no
+//! verb knows: with the option or verb that was perhaps meant. *Pure*.
+
+use super::usage;
+use crate::error::Failure;
+
+pub(super) const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
+
+/// Options of the connection and the bucket that take a value.
+pub(super) const GLOBAL: [&str; 14] = [
+    "-s",
+    "--nats-url",
+    "--creds",
+    "--nkey",
+    "--user",
+    "--password-file",
+    "--token-file",
+    "--tlsca",
+    "--tlscert",
+    "--tlskey",
+    "--context",
+    "--inbox-prefix",
+    "--timeout",
+    "--bucket",
+];
+pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
+
+/// What each verb takes: options with a value, and switches.
+pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'static str]) {
+    match verb {
+        "run" => (
+            &[
+                "--service",
+                "--instance",
+                "--service-version",
+                "--ttl",
+                "--interval",
+                "--group",
+                "--meta",
+                "--health-exec",
+                "--health-tcp",
+                "--health-timeout",
+                "--health-failures",
+                "--metrics-file",
+            ],
+            &["--standby"],
+        ),
+        "init" => (&["--replicas", "--marker-ttl", "--storage"], &[]),
+        "check" => (&["--format", "--output"], &["--probe", "--json"]),
+        "cleanup" => (
+            &["--stale-after", "--only", "--service", "--max-removals"],
+            &["--dry-run", "--unreadable", "--json"],
+        ),
+        _ => (&["--service", "--stale-after"], &["--all", "--json"]),
+    }
+}
+
+/// Arguments sorted out: argh knows neither `--name=value` nor options of the
+/// program behind the verb.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sorted {
+    Version,
+    Help(Option<&'static str>),
+    Call { verb: &'static str, global: Vec<String>, own: Vec<String> },
+}
+
+/// The first thing that is wrong is the error; help and version go before.
+pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
+    let verb = find_verb(args);
+    let (own_values, own_switches) = verb.map_or((&[][..], &[][..]), options_of);
+    let (mut global, mut own, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut help, mut version, mut verb_seen) = (false, false, false);
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let (name, inline) = match arg.split_once('=') {
+            Some((name, value)) if name.starts_with('-') => (name, Some(value.to_owned())),
+            _ => (arg.as_str(), None),
+        };
+        let is_global = GLOBAL.contains(&name);
+        if is_global || own_values.contains(&name) {
+            let Some(value) = inline.or_else(|| rest.next().cloned()) else {
+                errors.push(format!("{name} needs a value"));
+                continue;
+            };
+            let list = if is_global { &mut global } else { &mut own };
+            list.extend([name.to_owned(), value]);
+        } else if matches!(name, "-h" | "--help") {
+            help = true;
+        } else if matches!(name, "-V" | "--version") {
+            version = true;
+        } else if GLOBAL_SWITCHES.contains(&name) || own_switches.contains(&name) {
+            if inline.is_some() {
+                errors.push(format!("{name} takes no value"));
+            }
+            let is_global = GLOBAL_SWITCHES.contains(&name);
+            if is_global { &mut global } else { &mut own }.push(name.to_owned());
+        } else if name.starts_with('-') && name.len() > 1 {
+            errors.push(unknown_option(name, verb));
+        } else if !verb_seen && verb == Some(name) {
+            verb_seen = true;
+        } else if verb.is_none() {
+            errors.push(unknown_verb(arg));
+        } else {
+            errors.push(format!("{arg:?}: an argument that belongs to no option"));
+        }
+    }
+    if version {
+        return Ok(Sorted::Version);
+    }
+    if help {
+        return Ok(Sorted::Help(verb));
+    }
+    if let Some(error) = errors.into_iter().next() {
+        return Err(usage(error));
+    }
+    match verb {
+        Some(verb) => Ok(Sorted::Call { verb, global, own }),
+        None => Err(usage(format!("no verb: give one of {}", VERBS.join(", ")))),
+    }
+}
+
+/// The first argument that is neither an option nor the value of one.
+pub(super) fn find_verb(args: &[String]) -> Option<&'static str> {
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        if GLOBAL.contains(&arg.as_str()) {
+            rest.next();
+        } else if !arg.starts_with('-') {
+            return VERBS.into_iter().find(|verb| verb == arg);
+        }
+    }
+    None
+}
+
+fn unknown_verb(word: &str) -> String {
+    let verbs = VERBS.join(", ");
+    match nearest(word, VERBS.into_iter()) {
+        Some(verb) => format!("{word:?} is no verb: did you mean {verb}? ({verbs})"),
+        None => format!("{word:?} is no verb: give one of {verbs}"),
+    }
+}
+
+fn unknown_option(name: &str, verb: Option<&'static str>) -> String {
+    let (values, switches) = verb.map_or((&[][..], &[][..]), options_of);
+    let all = GLOBAL.iter().chain(&GLOBAL_SWITCHES).chain(values).chain(switches);
+    let of = verb.map_or(String::new(), |verb| format!(" of {verb}"));
+    match nearest(name, all.copied()) {
+        Some(near) => format!("{name} is no option{of}: did you mean {near}?"),
+        None => format!("{name} is no option{of}"),
+    }
+}
+
+/// The candidate within two typing errors, if there is one.
+fn nearest(word: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let alike = |c: &&str| c.len() > 2 && c.len().abs_diff(word.len()) <= 2;
+    let near = candidates.filter(alike).map(|c| (distance(word, c), c));
+    near.filter(|(far, _)| *far <= 2).min().map(|(_, c)| c)
+}
+
+/// Levenshtein distance in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,264 @@
+//! Calls with an environment, taken or refused.
+
+use super::*;
+use crate::health::Check;
+
+fn call(args: &str, env: &[(&str, &str)]) -> Result<Parsed, UsageError> {
+    let args: Vec<OsString> =
+        args.split(' ').filter(|a| !a.is_empty()).map(OsString::from).collect();
+    let env: BTreeMap<String, OsString> =
+        env.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+    parse(&args, &|name| env.get(name).cloned(), &|| Some("host-1.example.org".into()))
+}
+
+fn ok(args: &str, env: &[(&str, &str)]) -> Invocation {
+    match call(args, env) {
+        Ok(Parsed::Run(invocation)) => *invocation,
+        other => panic!("{args}: {other:?}"),
+    }
+}
+
+fn run_options(args: &str, env: &[(&str, &str)]) -> RunOptions {
+    match ok(args, env).verb {
+        Verb::Run(options) => options,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failure(args: &str, env: &[(&str, &str)]) -> (u8, String) {
+    match call(args, env) {
+        Err(error) => (error.failure.exit_code(), error.failure.chain()),
+        Ok(parsed) => panic!("{args} was taken: {parsed:?}"),
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let options = run_options("run --service orders-api", &[]);
+    assert_eq!(options.instance.as_str(), "host-1");
+    assert_eq!(options.version.as_str(), "0.0.0");
+    assert_eq!((options.ttl.as_secs(), options.interval.as_secs()), (30, 10));
+    let call = ok("list", &[]);
+    assert_eq!(call.bucket.as_str(), "service_registry");
+    assert_eq!(call.settings.inbox_prefix, "_INBOX");
+    assert_eq!(call.settings.timeout.as_secs(), 5);
+    let server = &call.settings.servers[0];
+    assert_eq!((server.host.as_str(), server.port, server.tls), ("127.0.0.1", 4222, false));
+}
+
+#[test]
+fn options_stand_before_or_after_the_verb_and_take_their_value_in_both_ways() {
+    for args in [
+        "--bucket b -s nats://a:1 list --json",
+        "list --bucket b --json -s nats://a:1",
+        "list --json --bucket=b --nats-url=nats://a:1",
+        "--nats-url=nats://a:1 list --bucket=b --json",
+        "-s=nats://a:1 --bucket=b list --json",
+    ] {
+        let call = ok(args, &[]);
+        assert_eq!(call.bucket.as_str(), "b", "{args}");
+        assert_eq!(call.settings.servers[0].host, "a", "{args}");
+        assert!(matches!(call.verb, Verb::List(ListOptions { json: true, .. })), "{args}");
+    }
+}
+
+#[test]
+fn a_value_may_look_like_an_option_or_hold_an_equals_sign() {
+    let options = run_options("run --service=abc --meta=a=-b=c --meta d=--ttl", &[]);
+    assert_eq!(options.metadata["a"], "-b=c");
+    assert_eq!(options.metadata["d"], "--ttl");
+    // The value of an option is no verb.
+    assert!(matches!(ok("--bucket run list", &[]).verb, Verb::List(_)));
+}
+
+#[test]
+fn an_option_beats_the_environment_and_an_empty_variable_is_none() {
+    let env = [("AEGIS_SERVICE", "from-env"), ("AEGIS_TTL", "60s"), ("AEGIS_INSTANCE", "")];
+    let options = run_options("run", &env);
+    assert_eq!(options.service.as_str(), "from-env");
+    assert_eq!((options.ttl.as_secs(), options.interval.as_secs()), (60, 20));
+    assert_eq!(options.instance.as_str(), "host-1");
+    let options = run_options("run --service given --ttl 9", &env);
+    assert_eq!((options.service.as_str(), options.ttl.as_secs()), ("given", 9));
+}
+
+#[test]
+fn help_and_version_work_everywhere() {
+    for args in ["-V", "--version", "run -V", "--bogus --version", "list --json -V", "-V nonsense"]
+    {
+        let text = match call(args, &[]) {
+            Ok(Parsed::Print(text)) => text,
+            other => panic!("{args}: {other:?}"),
+        };
+        assert_eq!(text, format!("aegis-agent {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for (args, word) in [
+        ("-h", "cleanup"),
+        ("--help", "NATS_URL"),
+        ("run --help", "AEGIS_TTL"),
+        ("--help run", "AEGIS_TTL"),
+        ("run --ttl bogus -h", "AEGIS_TTL"),
+        ("cleanup -h", "--max-removals"),
+        ("check --help", "--probe"),
+        ("init --help", "--marker-ttl"),
+        ("list --help", "--stale-after"),
+    ] {
+        match call(args, &[]) {
+            Ok(Parsed::Print(text)) => assert!(text.contains(word), "{args}: {text}"),
+            other => panic!("{args}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn each_wrong_option_is_named_with_its_value_and_its_rule() {
+    let run = "run --service orders-api";
+    for (args, words) in [
+        ("", "no verb: give one of run, init, check, cleanup, list"),
+        ("lst", "did you mean list?"),
+        ("list extra", "\"extra\": an argument that belongs to no option"),
+        ("list --servce x", "did you mean --service?"),
+        ("list --ttl 3", "--ttl is no option of list"),
+        ("list --json=yes", "--json takes no value"),
+        ("list --bucket", "--bucket needs a value"),
+        ("list --bucket a --bucket b", "duplicate"),
+        ("run", "--service (or AEGIS_SERVICE) is required"),
+        ("run --service Orders", "--service \"Orders\": "),
+        (&format!("{run} --instance a.b"), "--instance \"a.b\": "),
+        (&format!("{run} --service-version 1.2"), "--service-version \"1.2\": "),
+        (&format!("{run} --ttl 500ms"), "--ttl \"500ms\": must be a whole number of seconds"),
+        (&format!("{run} --ttl 0"), "--ttl \"0\": must be a whole"),
+        (&format!("{run} --ttl 25h"), "--ttl \"25h\": must be a whole"),
+        (&format!("{run} --ttl 1.5s"), "--ttl \"1.5s\": must be a whole"),
+        (&format!("{run} --ttl soon"), "--ttl \"soon\": not a duration"),
+        (
+            &format!("{run} --ttl 9s --interval 9s"),
+            "--interval \"9s\": must be shorter than the TTL 9s",
+        ),
+        (&format!("{run} --interval 0"), "--interval \"0\": must be at least 10ms"),
+        (&format!("{run} --interval x"), "--interval \"x\": not a duration"),
+        (&format!("{run} --meta x"), "--meta \"x\": must be KEY=VALUE"),
+        (&format!("{run} --meta pid=1"), "host and pid are set by the agent itself"),
+        (&format!("{run} --meta a=1 --meta a=2"), "the key is given twice"),
+        (&format!("{run} --meta =1"), "the key must be"),
+        (&format!("{run} --health-exec '"), "--health-exec \"'\": has a quote without its end"),
+        (&format!("{run} --health-tcp 80"), "--health-tcp \"80\": must be HOST:PORT"),
+        (&format!("{run} --health-timeout 0"), "--health-timeout \"0\": must be from 1ms"),
+        (&format!("{run} --health-failures 0"), "--health-failures \"0\": must be a whole"),
+        (&format!("{run} --metrics-file /a/.."), "--metrics-file \"/a/..\": must be the name"),
+        ("list --timeout 0", "--timeout \"0\": must be from 1ms"),
+        ("list --timeout 2h", "--timeout \"2h\": must be from 1ms"),
+        ("list --stale-after -1", "--stale-after \"-1\": not a duration"),
+        ("list --bucket a.b", "--bucket \"a.b\": must be 1 to 200 of"),
+        ("list --inbox-prefix a.>", "--inbox-prefix \"a.>\": must be words"),
+        ("list --service UP", "--service \"UP\": "),
+        ("list -s http://a", "--nats-url http://a: the scheme must be nats or tls"),
+        ("list --user u", "--user needs --password-file"),
+        ("list --password-file f", "--password-file needs --user"),
+        ("list --creds a --nkey b", "--creds and --nkey: only one kind of login"),
+        ("list --tlscert a", "--tlscert needs --tlskey"),
+        ("list --tlskey a", "--tlskey needs --tlscert"),
+        ("init --replicas 6", "--replicas \"6\": must be a number from 1 to 5"),
+        ("init --storage disk", "--storage \"disk\": must be file or memory"),
+        ("init --marker-ttl 1ms", "--marker-ttl \"1ms\": must be a whole"),
+        ("check --format xml", "--format \"xml\": must be text, json"),
+        ("check --json --format nagios", "--json and --format say different things"),
+        ("check --output f", "--output is for --format prometheus"),
+        ("cleanup --only old", "--only \"old\": "),
+        ("cleanup --max-removals -1", "--max-removals \"-1\": must be a whole number"),
+    ] {
+        let (code, message) = failure(args, &[]);
+        assert!(message.contains(words), "{args}: {message}");
+        assert_eq!(code, 64, "{args}: {message}");
+    }
+}
+
+#[test]
+fn what_the_environment_says_wrong_is_named_by_its_variable() {
+    for (name, value, words) in [
+        ("AEGIS_TTL", "0", "AEGIS_TTL \"0\": must be"),
+        ("AEGIS_SERVICE", "X", "AEGIS_SERVICE \"X\": "),
+        ("NATS_URL", "ftp://a", "NATS_URL ftp://a: the scheme"),
+        ("NATS_TIMEOUT", "x", "NATS_TIMEOUT \"x\": not a duration"),
+        ("AEGIS_BUCKET", "a b", "AEGIS_BUCKET \"a b\": "),
+        ("NATS_CONTEXT", "../x", "must be the plain name"),
+    ] {
+        let args = if name == "AEGIS_SERVICE" { "run" } else { "run --service orders-api" };
+        let (code, message) = failure(args, &[(name, value)]);
+        assert!(message.contains(words), "{name}: {message}");
+        assert_eq!(code, 78, "{name}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_call_of_check_is_unknown() {
+    let error = call("check --bogus", &[]).unwrap_err();
+    assert!(error.verb_is_check);
+    assert!(!call("list --bogus", &[]).unwrap_err().verb_is_check);
+}
+
+#[test]
+fn a_long_interval_is_a_warning() {
+    let options = run_options("run --service abc --ttl 30 --interval 11", &[]);
+    assert!(options.warnings[0].contains("interval 11s is more than a third of the TTL 30s"));
+    assert!(run_options("run --service abc --ttl 30 --interval 10", &[]).warnings.is_empty());
+}
+
+#[test]
+fn health_comes_from_options_and_environment_and_is_never_slower_than_the_heart() {
+    let health = |args: &str, env: &[(&str, &str)]| {
+        run_options(&format!("run --service abc {args}"), env).health
+    };
+    assert_eq!(health("--health-timeout 1s", &[]), None);
+    let env = [("AEGIS_HEALTH_EXEC", "/bin/check -q 'a b'"), ("AEGIS_HEALTH_FAILURES", "5")];
+    let both = health("--health-tcp [::1]:80", &env).unwrap();
+    let words = ["/bin/check", "-q", "a b"].map(str::to_owned).to_vec();
+    let tcp = Check::Tcp { host: "::1".into(), port: 80 };
+    assert_eq!(both.checks, [Check::Exec(words), tcp]);
+    assert_eq!((both.timeout, both.failures), (Duration::from_secs(2), 5));
+    let fast = "--health-tcp a:1 --interval 500ms";
+    assert_eq!(health(fast, &[]).unwrap().timeout, Duration::from_millis(500));
+    let slow = run_options(&format!("run --service abc --health-timeout 1s {fast}"), &[]);
+    assert_eq!(slow.health.unwrap().timeout, Duration::from_millis(500));
+    assert!(slow.warnings[0].contains("longer than the interval"), "{:?}", slow.warnings);
+}
+
+#[test]
+fn the_login_comes_from_the_first_source_that_has_one_and_is_never_shown() {
+    let login = |args: &str, env: &[(&str, &str)]| format!("{:?}", ok(args, env).settings.login);
+    assert_eq!(login("list", &[]), "None");
+    assert_eq!(login("list -s nats://u:secret@a", &[]), "User { name: \"u\", password: Text(..) }");
+    assert_eq!(login("list -s nats://secret@a", &[]), "Token(Text(..))");
+    let env = [("NATS_TOKEN", "secret")];
+    assert_eq!(login("list -s nats://u:secret@a", &env), "Token(Text(..))");
+    assert_eq!(login("list --creds /c", &env), "Creds(\"/c\")");
+    let env = [("NATS_USER", "u"), ("NATS_PASSWORD", "secret")];
+    assert_eq!(login("list", &env), "User { name: \"u\", password: Text(..) }");
+    assert_eq!(login("list --user v", &env), "User { name: \"v\", password: Text(..) }");
+    assert_eq!(
+        login("list --password-file /p", &env),
+        "User { name: \"u\", password: File(\"/p\") }"
+    );
+    let (code, message) = failure("list", &[("NATS_CREDS", "/c"), ("NATS_TOKEN", "secret")]);
+    assert_eq!(code, 78);
+    assert_eq!(message, "NATS_CREDS and NATS_TOKEN: only one kind of login can be given");
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let broken = OsString::from_vec(vec![b'-', 0xff]);
+    let error = parse(std::slice::from_ref(&broken), &|_| None, &|| None).unwrap_err();
+    assert_eq!(error.failure.exit_code(), 64);
+    let env = |name: &str| (name == "NATS_URL").then(|| broken.clone());
+    let error = parse(&["list".into()], &env, &|| None).unwrap_err();
+    assert_eq!(error.failure.exit_code(), 78);
+    assert_eq!(error.failure.chain(), "NATS_URL is not UTF-8");
+}
+
+#[test]
+fn a_host_name_that_cannot_be_an_instance_says_what_to_give() {
+    let args = ["run".into(), "--service=orders-api".into()];
+    let error = parse(&args, &|_| None, &|| Some("hôst".into())).unwrap_err();
+    assert!(error.failure.chain().contains("give --instance"));
+}

@@ -1,0 +1,266 @@
+//! The options of each verb: the rules for their values, and the defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
+use super::values::{Given, LONGEST_TIMEOUT, Source, option};
+use super::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, usage};
+use crate::duration::{self, as_setting};
+use crate::error::{Failure, Kind};
+use crate::health::{Check, HealthOptions};
+use crate::instance::InstanceId;
+use crate::kv::Storage;
+use crate::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
+
+/// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
+/// once (CONTRACT section 4); a day is more than a heartbeat needs.
+const LONGEST_TTL: Duration = Duration::from_secs(86_400);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+const LONGEST_STALE_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);
+const LONGEST_META: usize = 1_024;
+const DEFAULT_HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_HEALTH_FAILURES: u32 = 3;
+
+pub(super) fn run(
+    source: &Source<'_>,
+    args: &RunArgs,
+    host_name: &dyn Fn() -> Option<String>,
+) -> Result<RunOptions, Failure> {
+    let service = source
+        .given(&args.service, "--service", "AEGIS_SERVICE")?
+        .ok_or_else(|| usage("--service (or AEGIS_SERVICE) is required: the service to speak for"))?
+        .read_from_str()?;
+    let instance = match source.given(&args.instance, "--instance", "AEGIS_INSTANCE")? {
+        Some(given) => given.read_from_str()?,
+        None => default_instance(host_name)?,
+    };
+    let version = source
+        .given(&args.service_version, "--service-version", "AEGIS_SERVICE_VERSION")?
+        .unwrap_or(Given { name: "--service-version", text: "0.0.0".into(), kind: Kind::Usage })
+        .read_from_str()?;
+    let ttl = match source.given(&args.ttl, "--ttl", "AEGIS_TTL")? {
+        Some(given) => given.read(read_ttl)?,
+        None => DEFAULT_TTL,
+    };
+    let interval = match source.given(&args.interval, "--interval", "AEGIS_INTERVAL")? {
+        Some(given) => given.read(|text| read_interval(text, ttl))?,
+        None => ttl / 3,
+    };
+    let mut warnings = Vec::new();
+    if interval > ttl / 3 {
+        warnings.push(format!(
+            "interval {} is more than a third of the TTL {}: one or two lost heartbeats, \
+             and a live instance vanishes",
+            as_setting(interval),
+            as_setting(ttl)
+        ));
+    }
+    let group = source.given(&args.group, "--group", "AEGIS_GROUP")?;
+    let health = health(source, args, interval, &mut warnings)?;
+    let metrics_file = source.given(&args.metrics_file, "--metrics-file", "AEGIS_METRICS_FILE")?;
+    Ok(RunOptions {
+        service,
+        instance,
+        version,
+        ttl,
+        interval,
+        standby: args.standby,
+        group: group.map(|given| given.read(read_group)).transpose()?,
+        metadata: read_metadata(&args.meta)?,
+        health,
+        metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
+        warnings,
+    })
+}
+
+fn health(
+    source: &Source<'_>,
+    args: &RunArgs,
+    interval: Duration,
+    warnings: &mut Vec<String>,
+) -> Result<Option<HealthOptions>, Failure> {
+    let exec = source.given(&args.health_exec, "--health-exec", "AEGIS_HEALTH_EXEC")?;
+    let tcp = source.given(&args.health_tcp, "--health-tcp", "AEGIS_HEALTH_TCP")?;
+    let exec = exec.map(|given| given.read(Check::exec)).transpose()?;
+    let tcp = tcp.map(|given| given.read(Check::tcp)).transpose()?;
+    let timeout = source.given(&args.health_timeout, "--health-timeout", "AEGIS_HEALTH_TIMEOUT")?;
+    let timeout = match timeout {
+        Some(given) => {
+            let timeout = given.duration(Duration::from_millis(1), LONGEST_TIMEOUT)?;
+            if timeout > interval {
+                warnings.push(format!(
+                    "the limit {} of a health check is longer than the interval: {} it is",
+                    as_setting(timeout),
+                    as_setting(interval)
+                ));
+            }
+            timeout.min(interval)
+        }
+        None => DEFAULT_HEALTH_TIMEOUT.min(interval),
+    };
+    let failures =
+        source.given(&args.health_failures, "--health-failures", "AEGIS_HEALTH_FAILURES")?;
+    let failures = failures.map(|given| {
+        given.read(|text| match text.parse() {
+            Ok(failures @ 1..=1_000) => Ok(failures),
+            _ => Err("must be a whole number from 1 to 1000"),
+        })
+    });
+    let failures = failures.transpose()?.unwrap_or(DEFAULT_HEALTH_FAILURES);
+    let checks: Vec<Check> = exec.into_iter().chain(tcp).collect();
+    Ok((!checks.is_empty()).then_some(HealthOptions { checks, timeout, failures }))
+}
+
+fn default_instance(host_name: &dyn Fn() -> Option<String>) -> Result<InstanceId, Failure> {
+    let host = host_name().unwrap_or_default();
+    let short = host.split('.').next().unwrap_or_default();
+    short.parse().map_err(|rule| {
+        usage(format!("the host name {short:?} cannot be the instance: {rule}; give --instance"))
+    })
+}
+
+fn read_ttl(text: &str) -> Result<Duration, String> {
+    let rule = "must be a whole number of seconds from 1s to 1 day (24h)";
+    match duration::parse(text) {
+        Ok(ttl)
+            if ttl.subsec_nanos() == 0 && (1..=LONGEST_TTL.as_secs()).contains(&ttl.as_secs()) =>
+        {
+            Ok(ttl)
+        }
+        Ok(_) => Err(rule.into()),
+        Err(error) => Err(format!("{error}; {rule}")),
+    }
+}
+
+fn read_interval(text: &str, ttl: Duration) -> Result<Duration, String> {
+    let interval = duration::parse(text).map_err(|error| error.to_string())?;
+    if interval < SHORTEST_INTERVAL {
+        return Err(format!("must be at least {}", as_setting(SHORTEST_INTERVAL)));
+    }
+    if interval >= ttl {
+        return Err(format!(
+            "must be shorter than the TTL {} (a third of it is best), or every entry expires between heartbeats",
+            as_setting(ttl)
+        ));
+    }
+    Ok(interval)
+}
+
+fn read_group(text: &str) -> Result<String, &'static str> {
+    let fits =
+        !text.is_empty() && text.chars().count() <= 100 && !text.chars().any(char::is_control);
+    if !fits {
+        return Err("must be 1 to 100 printable characters");
+    }
+    Ok(text.to_owned())
+}
+
+fn read_metadata(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut metadata = BTreeMap::new();
+    for text in given {
+        let bad = |rule: &str| usage(format!("--meta {text:?}: {rule}"));
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("must be KEY=VALUE"))?;
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if key.is_empty() || key.len() > 64 || !key.bytes().all(fits) {
+            return Err(bad("the key must be 1 to 64 of A-Z a-z 0-9 . _ -"));
+        }
+        if matches!(key, "host" | "pid") {
+            return Err(bad("host and pid are set by the agent itself"));
+        }
+        if value.len() > LONGEST_META || value.chars().any(char::is_control) {
+            return Err(bad("the value must have no control characters and at most 1024 bytes"));
+        }
+        if metadata.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(bad("the key is given twice"));
+        }
+    }
+    Ok(metadata)
+}
+
+fn read_file_name(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.file_name().is_none() || text.ends_with('/') || text.contains('\0') {
+        return Err("must be the name of a file");
+    }
+    Ok(path)
+}
+
+pub(super) fn init(args: &InitArgs) -> Result<InitOptions, Failure> {
+    let replicas = option(&args.replicas, "--replicas").map(|given| {
+        given.read(|text| match text.parse() {
+            Ok(count @ 1..=5) => Ok(count),
+            _ => Err("must be a number from 1 to 5"),
+        })
+    });
+    let marker_ttl = option(&args.marker_ttl, "--marker-ttl");
+    let storage = option(&args.storage, "--storage").map(|given| {
+        given.read(|text| match text {
+            "file" => Ok(Storage::File),
+            "memory" => Ok(Storage::Memory),
+            _ => Err("must be file or memory"),
+        })
+    });
+    Ok(InitOptions {
+        replicas: replicas.transpose()?.unwrap_or(1),
+        marker_ttl: marker_ttl.map(|given| given.read(read_ttl)).transpose()?,
+        storage: storage.transpose()?.unwrap_or(Storage::File),
+    })
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<CheckOptions, Failure> {
+    let format = option(&args.format, "--format").map(|given| {
+        given.read(|text| match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            "nagios" => Ok(Format::Nagios),
+            "prometheus" => Ok(Format::Prometheus),
+            _ => Err("must be text, json, nagios or prometheus"),
+        })
+    });
+    let format = match (format.transpose()?, args.json) {
+        (None | Some(Format::Json), true) => Format::Json,
+        (Some(_), true) => return Err(usage("--json and --format say different things: give one")),
+        (format, false) => format.unwrap_or(Format::Text),
+    };
+    if args.output.is_some() && format != Format::Prometheus {
+        return Err(usage("--output is for --format prometheus"));
+    }
+    Ok(CheckOptions { probe: args.probe, format, output: args.output.as_ref().map(PathBuf::from) })
+}
+
+pub(super) fn cleanup(args: &CleanupArgs) -> Result<CleanupOptions, Failure> {
+    let only = args.only.iter().map(|text| {
+        let given = option(&Some(text.clone()), "--only");
+        given.map_or(Err(usage("--only needs a value")), Given::read_from_str)
+    });
+    let max_removals = option(&args.max_removals, "--max-removals").map(|given| {
+        given.read(|text| text.parse().map_err(|_| "must be a whole number, 0 or more"))
+    });
+    Ok(CleanupOptions {
+        dry_run: args.dry_run,
+        stale_after: stale_after(&args.stale_after)?,
+        only: only.collect::<Result<_, _>>()?,
+        service: option(&args.service, "--service").map(Given::read_from_str).transpose()?,
+        max_removals: max_removals.transpose()?,
+        unreadable: args.unreadable,
+        json: args.json,
+    })
+}
+
+pub(super) fn list(args: &ListArgs) -> Result<ListOptions, Failure> {
+    Ok(ListOptions {
+        all: args.all,
+        service: option(&args.service, "--service").map(Given::read_from_str).transpose()?,
+        stale_after: stale_after(&args.stale_after)?,
+        json: args.json,
+    })
+}
+
+fn stale_after(value: &Option<String>) -> Result<Duration, Failure> {
+    match option(value, "--stale-after") {
+        Some(given) => given.duration(Duration::from_millis(1), LONGEST_STALE_AFTER),
+        None => Ok(DEFAULT_STALE_AFTER),
+    }
+}
