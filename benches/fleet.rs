@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use harness::agent::binary;
 use harness::registry::Registry;
 use harness::server::Server;
-use harness::{millis, secs, send_signal};
+use harness::{eventually, millis, secs, send_signal};
 
 const INTERVAL: Duration = secs(10);
 
@@ -183,7 +183,8 @@ fn cpu_of(pid: u32) -> Duration {
 
 /// A number of the bucket's state.
 fn state(registry: &mut Registry, name: &str) -> u64 {
-    let info = registry.info().expect("the bucket's state");
+    // A server with 2,000 connections to make may be late.
+    let info = eventually(secs(60), "the bucket's state", || registry.info());
     info["state"][name].as_u64().unwrap_or(0)
 }
 
