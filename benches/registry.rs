@@ -60,7 +60,8 @@ fn measure(size: usize) {
         read,
     );
 
-    let (_, _, entries) = socket.read_all(STREAM, true);
+    let (_, count, entries) = socket.read_all(STREAM, true);
+    assert_eq!(count, size);
     let floor = read + socket.purge_all(STREAM, &entries);
     drop(entries);
     fill(&mut registry, size, "2026-11-24T00:00:00.000000+00:00", &[]);
