@@ -96,9 +96,7 @@ impl Host {
     ) -> bool {
         self.manager.turn();
         let turned = self.health.as_mut().is_some_and(|health| health.turn(now, due, labels));
-        if let Some(healthy) = self.is_healthy() {
-            standing.set_health(healthy);
-        }
+        standing.set_health(self.is_healthy());
         self.manager.tell(standing.is_registered(), &standing.line());
         if let Some(metrics) = &mut self.metrics {
             metrics.turn(now, standing, labels);

@@ -266,6 +266,7 @@ impl Registry {
     pub fn move_on(&mut self, limit: Duration) -> Result<(), RegistryError> {
         let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
         self.session = Some(session);
+        self.ahead = None;
         Ok(())
     }
 

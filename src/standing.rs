@@ -25,8 +25,10 @@ pub struct Standing {
     registered: bool,
     ack: Option<Ack>,
     outage: Option<Outage>,
-    /// The service's own health, once a check has told.
+    /// The service's own health; `None` where nothing checks it.
     health: Option<bool>,
+    /// Who else writes the entry, while somebody does.
+    twin: Option<String>,
     /// How far this host's clock is ahead of the registry's.
     clock_offset: Option<f64>,
     sent: u64,
@@ -61,6 +63,7 @@ impl Standing {
             ack: None,
             outage: None,
             health: None,
+            twin: None,
             clock_offset: None,
             sent: 0,
             failed: 0,
@@ -79,7 +82,7 @@ impl Standing {
         self.ack.is_some() || self.outage.is_some()
     }
 
-    /// The service's own health, once a check has told.
+    /// The service's own health; `None` where nothing checks it.
     pub fn health(&self) -> Option<bool> {
         self.health
     }
@@ -135,9 +138,14 @@ impl Standing {
         self.registered = false;
     }
 
-    /// What the service's own check says.
-    pub fn set_health(&mut self, healthy: bool) {
-        self.health = Some(healthy);
+    /// What the service's own check says; `None` where there is none (any more).
+    pub fn set_health(&mut self, healthy: Option<bool>) {
+        self.health = healthy;
+    }
+
+    /// Who else writes the entry: `another agent (host h, pid 1)`.
+    pub fn set_twin(&mut self, twin: Option<String>) {
+        self.twin = twin;
     }
 
     /// How far this host's clock is ahead of the registry's, in seconds.
@@ -147,7 +155,7 @@ impl Standing {
 
     /// One line for people: what stands, or what it waits for.
     pub fn line(&self) -> String {
-        let line = match (&self.outage, &self.ack) {
+        let mut line = match (&self.outage, &self.ack) {
             (Some(outage), _) => format!(
                 "no registry since {}: {}; trying {}",
                 time_of_day(outage.since),
@@ -164,6 +172,9 @@ impl Standing {
             ),
             (None, None) => format!("registering {}; trying {}", self.name, self.servers),
         };
+        if let Some(twin) = &self.twin {
+            let _ = write!(line, "; {twin} writes this entry too");
+        }
         cut(line, LONGEST_LINE)
     }
 
@@ -328,8 +339,23 @@ mod tests {
             standing.line(),
             "registered orders-api/host-1, revision 812, last ack 14:02:13, 0.4 ms"
         );
-        standing.set_health(false);
+        standing.set_health(Some(false));
         assert!(standing.line().starts_with("registered orders-api/host-1 as UNHEALTHY, rev"));
+        standing.set_health(None);
+        assert!(standing.line().starts_with("registered orders-api/host-1, rev"));
+    }
+
+    #[test]
+    fn a_twin_stands_in_every_line_while_there_is_one() {
+        let mut standing = standing();
+        let too = "; another agent (host h, pid 1) writes this entry too";
+        standing.acknowledged(8, at(1, 0, 0), Duration::ZERO, Duration::ZERO);
+        standing.set_twin(Some("another agent (host h, pid 1)".into()));
+        assert!(standing.line().ends_with(&format!(", 0.0 ms{too}")), "{}", standing.line());
+        standing.lost("connection refused", at(1, 0, 1));
+        assert!(standing.line().ends_with(too), "{}", standing.line());
+        standing.set_twin(None);
+        assert!(!standing.line().contains("another"), "{}", standing.line());
     }
 
     #[test]
@@ -361,7 +387,7 @@ mod tests {
         let mut standing = standing();
         standing.sent();
         standing.acknowledged(7, at(1, 0, 0), Duration::from_secs(3), Duration::from_micros(1_500));
-        standing.set_health(true);
+        standing.set_health(Some(true));
         standing.set_clock_offset(-0.25);
         let text = standing.metrics(Duration::from_secs(8), &LABELS);
         let samples: Vec<String> = text

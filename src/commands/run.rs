@@ -19,7 +19,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::cli::{Invocation, RunOptions, Verb};
-use crate::connection::{Connector, RequestError, Session, Settings, StopCheck};
+use crate::connection::{ConnectError, Connector, RequestError, Session, Settings, StopCheck};
 use crate::duration::{as_setting, words};
 use crate::entry::Entry;
 use crate::error::{Failure, Kind};
@@ -342,6 +342,7 @@ impl Agent {
             Some(_) if session.is_none() => {
                 self.revision = None;
                 let error = self.registry.lost();
+                // Between two heartbeats: none of them failed.
                 self.lost(RegistryError::Request("heartbeat", error));
             }
             Some(revision) => {
@@ -352,6 +353,7 @@ impl Agent {
                         Err(error) => {
                             self.revision = None;
                             self.registry.disconnect();
+                            self.standing.failed();
                             self.lost(error);
                             Outcome::SessionLost
                         }
@@ -379,6 +381,8 @@ impl Agent {
                 self.revision = None;
                 true
             }
+            // The stop ends everything in good order, here.
+            Err(RegistryError::Connect(ConnectError::Stopped)) => false,
             Err(error) => {
                 self.moving = Some(now + MOVE_AGAIN);
                 let cause = Failure::from(error).chain();
@@ -400,11 +404,10 @@ impl Agent {
                 self.registered(revision);
                 Outcome::Registered
             }
-            Err(RegistryError::Connect(crate::connection::ConnectError::Stopped)) => {
-                Outcome::NotServed
-            }
+            Err(RegistryError::Connect(ConnectError::Stopped)) => Outcome::NotServed,
             Err(error) => {
                 self.registry.disconnect();
+                self.standing.failed();
                 self.lost(error);
                 Outcome::NotServed
             }
@@ -424,6 +427,7 @@ impl Agent {
             if twin.quiet_beats > TWIN_GONE_AFTER && twin.met.elapsed() > twin.ttl {
                 info!("{}: {} writes this entry no more", self.name(), self.twin_name());
                 self.twin = None;
+                self.standing.set_twin(None);
             }
         }
         debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
@@ -536,7 +540,7 @@ impl Agent {
                     let utc = OffsetDateTime::now_utc();
                     self.standing.acknowledged(revision, utc, now, took);
                     if let Some(clock) = self.registry.clock() {
-                        self.standing.set_clock_offset((utc - clock.now()).as_seconds_f64());
+                        self.standing.set_clock_offset(clock.off_by(utc).as_seconds_f64());
                     }
                     self.stamps.clear();
                     self.remember(stamp);
@@ -603,6 +607,7 @@ impl Agent {
     /// Somebody else wrote our entry since our last heartbeat.
     fn met(&mut self, who: String, ttl: Duration) {
         let news = self.twin.as_ref().is_none_or(|twin| twin.who != who);
+        self.standing.set_twin(Some(who.clone()));
         self.twin = Some(Twin { who, quiet_beats: 0, met: Instant::now(), ttl });
         if news {
             warn!(
@@ -687,7 +692,6 @@ impl Agent {
 
     /// Says each cause of an outage once.
     fn lost(&mut self, error: RegistryError) {
-        self.standing.failed();
         self.standing.lost(&error.why(), OffsetDateTime::now_utc());
         let failure = Failure::from(error);
         let cause = failure.chain();

@@ -246,6 +246,43 @@ fn stopping_is_announced_before_the_entry_goes() {
     assert_eq!(last, "STOPPING=1\nSTATUS=deregistering orders-api/host-1");
 }
 
+/// "both say so in the log once and in every status, naming the other's host
+/// and pid, until it ends"
+#[test]
+fn the_status_names_a_twin_until_it_is_gone() {
+    let (server, _registry) = server_with_bucket();
+    let mut manager = Manager::new();
+    let first = agent(&server.url(), &manager).spawn();
+    let (ready, ..) = manager.wait_for(0, "READY=1", secs(5));
+    let mut theirs = Manager::new();
+    let mut second = agent(&server.url(), &theirs).spawn();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host has a name");
+    let too = |pid: u32| {
+        format!("; another agent (host {}, pid {pid}) writes this entry too", host.trim())
+    };
+    let (from, status) = eventually(secs(5), "a status with the other", || {
+        let heard = manager.hear();
+        let found = heard.iter().position(|(_, message)| message.ends_with(&too(second.pid())));
+        found.map(|at| (at, heard[at].1.clone())).ok_or_else(|| format!("{heard:#?}"))
+    });
+    assert!(from > ready && status.starts_with("STATUS=registered orders-api/host-1, revision "));
+    eventually(secs(5), "the other says so as well", || {
+        let heard = theirs.hear();
+        let found = heard.iter().any(|(_, message)| message.ends_with(&too(first.pid())));
+        if found { Ok(()) } else { Err(format!("{heard:#?}")) }
+    });
+    second.signal("TERM");
+    assert_eq!(second.wait_exit(secs(3)), 0);
+    let (gone, status) = eventually(secs(8), "a status without the other", || {
+        let heard = manager.hear();
+        let after = heard.iter().enumerate().skip(from);
+        let mut alone = after.filter(|(_, (_, message))| !message.contains("another"));
+        alone.next().map(|(at, heard)| (at, heard.1.clone())).ok_or_else(|| format!("{heard:#?}"))
+    });
+    assert!(gone > from + 1, "in every status meanwhile");
+    assert!(status.starts_with("STATUS=registered orders-api/host-1, revision "), "{status}");
+}
+
 // Reload.
 
 /// Three heartbeats more, and the entry is never gone.
