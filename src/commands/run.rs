@@ -479,7 +479,8 @@ impl Agent {
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
         let bucket = self.registry.bucket().clone();
-        let request = kv::create_bucket(&bucket, 1, kv::Storage::File, None);
+        let maker = format!("{} (pid {})", self.name(), std::process::id());
+        let request = kv::create_bucket_as(&maker, &bucket);
         match self.registry.configure(CREATING, &request) {
             Ok(info) => {
                 let connected = self.registry.server().map_or("", |server| &server.version);
@@ -487,7 +488,7 @@ impl Agent {
                 info!("created bucket {bucket}");
                 Ok(info)
             }
-            // Another agent was quicker, with other settings.
+            // Another was quicker.
             Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
                 self.registry.fit_info()
             }
