@@ -15,7 +15,7 @@ pub mod cleaning;
 pub mod cli;
 /// One file per verb.
 pub mod commands;
-/// The NATS connection: the only file that knows the `nats` crate.
+/// The NATS connection: the only door that knows the `nats` crate.
 pub mod connection;
 /// The `nats` CLI's context files.
 pub mod context;
