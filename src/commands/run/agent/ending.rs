@@ -1,0 +1,70 @@
+//! The end of an agent: its entry is taken out, if that can be done in time.
+
+// It reads the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use super::Agent;
+use super::own_entry::{CONFLICT_ROUNDS, Own, conflict};
+use crate::duration::{as_setting, words};
+use crate::error::Failure;
+use crate::registry::RegistryError;
+
+impl Agent {
+    /// Takes our entry out of the registry, if that can be done within the
+    /// time limit; otherwise its TTL does it.
+    pub(in crate::commands::run) fn stop(&mut self) {
+        // An attempt whose answer did not come may have been stored.
+        if !self.ever_registered && self.stamps.is_empty() {
+            info!("stopped {} before it was registered", self.name());
+            return;
+        }
+        let began = Instant::now();
+        // What was under way when the stop came has had the first half.
+        self.registry.end_within(self.registry.timeout() / 2);
+        match self.deregister() {
+            Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),
+            Ok(false) => info!("stopped {}: its entry is not ours any more", self.name()),
+            Err(error) => warn!(
+                "stopped {} without deregistering: {}; its entry expires within {}",
+                self.name(),
+                Failure::from(error).chain(),
+                as_setting(self.options.ttl)
+            ),
+        }
+    }
+
+    fn deregister(&mut self) -> Result<bool, RegistryError> {
+        let mut known = self.revision.filter(|_| self.registry.session().is_some());
+        let mut round = 0;
+        loop {
+            round += 1;
+            if self.registry.session().is_none() {
+                let limit = self.registry.timeout();
+                self.registry.connect(limit)?;
+            }
+            let revision = match known.take() {
+                Some(revision) => revision,
+                None => match self.read_own()? {
+                    Own::Seen(Some(entry)) if !entry.deleted && self.wrote(&entry) => {
+                        entry.revision
+                    }
+                    Own::Seen(_) | Own::Unknown => return Ok(false),
+                },
+            };
+            match self.registry.deregister(&self.key, revision) {
+                Ok(()) => return Ok(true),
+                Err(error) if round < CONFLICT_ROUNDS => {
+                    debug!("deregistering, round {round}: {error}");
+                    if conflict(&error).is_none() {
+                        self.registry.disconnect();
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

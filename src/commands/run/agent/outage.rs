@@ -1,0 +1,56 @@
+//! The registry is out of reach, or refuses: each cause is said once.
+
+// It reads the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use log::{debug, warn};
+use time::OffsetDateTime;
+
+use super::Agent;
+use crate::error::Failure;
+use crate::registry::RegistryError;
+
+/// Causes of one outage that are said; more are a server that never says the
+/// same twice, and go to the debug log.
+const CAUSES_SAID: usize = 8;
+
+/// The registry is out of reach, or refuses.
+pub(super) struct Outage {
+    pub(super) since: Instant,
+    /// The causes that were said, without their numbers.
+    said: HashSet<String>,
+}
+
+impl Agent {
+    /// Says each cause of an outage once.
+    pub(super) fn lost(&mut self, error: RegistryError) {
+        self.standing.lost(&error.why(), OffsetDateTime::now_utc());
+        let failure = Failure::from(error);
+        let cause = failure.chain();
+        let name = self.name();
+        let (first, outage) = match &mut self.outage {
+            Some(outage) => (false, outage),
+            none => (true, none.insert(Outage { since: Instant::now(), said: HashSet::new() })),
+        };
+        if outage.said.len() >= CAUSES_SAID || !outage.said.insert(without_numbers(&cause)) {
+            debug!("{name}: {cause}");
+            return;
+        }
+        let hint = failure.hint().map_or(String::new(), |hint| format!("; hint: {hint}"));
+        match (first, self.ever_registered) {
+            (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
+            (true, false) => {
+                warn!("cannot register {name}: {cause}; trying again until it works{hint}");
+            }
+            (false, _) => warn!("still without registry, {name}: {cause}{hint}"),
+        }
+    }
+}
+
+/// A cause by which it is known again: sequences and the like change each time.
+fn without_numbers(cause: &str) -> String {
+    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
