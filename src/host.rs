@@ -97,7 +97,9 @@ impl Host {
         self.manager.turn();
         let turned = self.health.as_mut().is_some_and(|health| health.turn(now, due, labels));
         standing.set_health(self.is_healthy());
-        self.manager.tell(standing.is_registered(), &standing.line());
+        if self.manager.hears() {
+            self.manager.tell(standing.is_registered(), &standing.line());
+        }
         if let Some(metrics) = &mut self.metrics {
             metrics.turn(now, standing, labels);
         }

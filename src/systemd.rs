@@ -133,6 +133,11 @@ impl Manager {
         ready.min(ping).max(Duration::from_millis(10))
     }
 
+    /// Whether anybody hears what is told.
+    pub fn hears(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// Says how things stand, where that is news. `registered` makes it ready.
     pub fn tell(&self, registered: bool, line: &str) {
         let mut state = self.state();

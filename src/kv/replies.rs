@@ -124,11 +124,18 @@ pub(super) fn reply<T: DeserializeOwned>(data: &[u8]) -> Result<T, ReplyError> {
 
 /// The revision that an acknowledged put has.
 pub fn acknowledged(data: &[u8]) -> Result<u64, ReplyError> {
+    // Read once and not as `reply` does, because there are many.
     #[derive(Deserialize)]
     struct Ack {
-        seq: u64,
+        error: Option<ApiError>,
+        seq: Option<u64>,
     }
-    reply::<Ack>(data).map(|ack| ack.seq)
+    let unreadable = |error: serde_json::Error| ReplyError::Unreadable(error.to_string());
+    match serde_json::from_slice(data).map_err(unreadable)? {
+        Ack { error: Some(error), .. } => Err(ReplyError::Api(error)),
+        Ack { seq: Some(seq), .. } => Ok(seq),
+        _ => Err(ReplyError::Unreadable("seq missing".into())),
+    }
 }
 
 /// The revision behind `wrong last sequence: N`; 0 when there is none.

@@ -59,7 +59,7 @@ pub(super) struct Agent {
     /// that the client library cannot decode.
     unsafe_to_read: bool,
     /// `lastHeartbeat` of what we sent and may find again.
-    stamps: Vec<String>,
+    stamps: Vec<OffsetDateTime>,
     /// When the heartbeat was sent that was acknowledged last.
     stored_at: Option<Instant>,
     patience: Patience,

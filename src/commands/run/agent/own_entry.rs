@@ -204,14 +204,15 @@ impl Agent {
         // The rest of the metadata can change with a reload.
         let same = |name: &str| record.metadata.get(name) == self.record.metadata.get(name);
         let stamp = instance::format_time(record.last_heartbeat);
-        same("host") && same("pid") && self.stamps.contains(&stamp)
+        let sent = |at: &OffsetDateTime| instance::format_time(*at) == stamp;
+        same("host") && same("pid") && self.stamps.iter().any(sent)
     }
 
     fn remember(&mut self, stamp: OffsetDateTime) {
         if self.stamps.len() == STAMPS_KEPT {
             self.stamps.remove(0);
         }
-        self.stamps.push(instance::format_time(stamp));
+        self.stamps.push(stamp);
     }
 
     /// Our own time, or the registry's where ours is off.
