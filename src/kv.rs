@@ -130,28 +130,6 @@ pub fn create_bucket(
     storage: Storage,
     marker_ttl: Option<Duration>,
 ) -> Request {
-    create_stream(bucket, &bucket_config(bucket, replicas, storage, marker_ttl))
-}
-
-/// As `create_bucket`, by one of many that may ask at the same moment: its name
-/// goes into the metadata, so that all but the first are told `NAME_TAKEN`. To
-/// equal requests a single server says `did_create` each time (2.10 to 2.15).
-pub fn create_bucket_as(maker: &str, bucket: &Bucket) -> Request {
-    let mut config = bucket_config(bucket, 1, Storage::File, None);
-    config["metadata"] = json!({ "created_by": maker });
-    create_stream(bucket, &config)
-}
-
-fn create_stream(bucket: &Bucket, config: &Value) -> Request {
-    Request::api(format!("$JS.API.STREAM.CREATE.{}", bucket.stream()), config)
-}
-
-fn bucket_config(
-    bucket: &Bucket,
-    replicas: u8,
-    storage: Storage,
-    marker_ttl: Option<Duration>,
-) -> Value {
     let mut config = json!({
         "name": bucket.stream(),
         "subjects": [bucket.all()],
@@ -175,7 +153,7 @@ fn bucket_config(
         let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         config["subject_delete_marker_ttl"] = json!(nanos);
     }
-    config
+    Request::api(format!("$JS.API.STREAM.CREATE.{}", bucket.stream()), &config)
 }
 
 /// Sends a whole configuration back: an update that omits a field resets it.

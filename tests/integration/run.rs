@@ -307,23 +307,6 @@ fn the_bucket_is_made_where_there_is_none() {
     assert!(registry.last(KEY).is_some());
 }
 
-/// To each of them the server says that it is made: `did_create`.
-#[test]
-fn of_agents_that_make_the_bucket_at_once_one_says_so() {
-    let server = Server::any();
-    let url = server.url();
-    let agent = |id| aegis(&["run", "--service=orders-api", "-s", &url, "--instance", id]).spawn();
-    let mut agents = ["host-1", "host-2", "host-3"].map(agent);
-    for agent in &mut agents {
-        agent.wait_for_line("registered orders-api/", secs(5));
-    }
-    let info = Registry::at(&url).info().expect("it is made");
-    let maker = info["config"]["metadata"]["created_by"].as_str().expect("by one of them");
-    assert!(maker.starts_with("orders-api/host-"), "{maker}");
-    let said: usize = agents.iter().map(|agent| agent.lines_with("created bucket").len()).sum();
-    assert_eq!(said, 1, "{:?}", agents.each_ref().map(Agent::stderr));
-}
-
 #[test]
 fn a_bucket_without_the_flag_is_refused_with_the_command_that_mends_it() {
     let server = Server::any();

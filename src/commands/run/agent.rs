@@ -321,8 +321,7 @@ impl Agent {
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
         let bucket = self.registry.bucket().clone();
-        let maker = format!("{} (pid {})", self.name(), std::process::id());
-        let request = kv::create_bucket_as(&maker, &bucket);
+        let request = kv::create_bucket(&bucket, 1, kv::Storage::File, None);
         match self.registry.configure(CREATING, &request) {
             Ok(info) => {
                 let connected = self.registry.server().map_or("", |server| &server.version);
@@ -330,7 +329,7 @@ impl Agent {
                 info!("created bucket {bucket}");
                 Ok(info)
             }
-            // Another was quicker.
+            // Another was quicker, with other settings.
             Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
                 self.registry.fit_info()
             }
