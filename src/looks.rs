@@ -14,6 +14,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -67,6 +68,35 @@ pub(crate) struct Looks {
     stagger: Duration,
     probe_after: Duration,
     lookups: Arc<AtomicUsize>,
+    /// Ends a wait: its other end is with the helper threads.
+    woken: Option<UnixStream>,
+    waker: Waker,
+}
+
+/// Ends the wait of [`Looks::step`]; for helper threads. Without a pair of
+/// sockets (no descriptors left) the wait ends by its limit.
+#[derive(Clone, Default)]
+pub(crate) struct Waker(Option<Arc<UnixStream>>);
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        if let Some(socket) = &self.0 {
+            // A full one wakes as well.
+            (&**socket).write_all(&[0]).ok();
+        }
+    }
+
+    fn pair() -> (Option<UnixStream>, Waker) {
+        let pair = UnixStream::pair().and_then(|(woken, waker)| {
+            woken.set_nonblocking(true)?;
+            waker.set_nonblocking(true)?;
+            Ok((woken, waker))
+        });
+        match pair {
+            Ok((woken, waker)) => (Some(woken), Waker(Some(Arc::new(waker)))),
+            Err(_) => (None, Waker::default()),
+        }
+    }
 }
 
 struct Candidate {
@@ -111,6 +141,7 @@ impl Looks {
             .map(|(host, port)| Candidate { host, port, started: now, cause: None })
             .collect();
         let count = u32::try_from(servers.len()).unwrap_or(u32::MAX).max(1);
+        let (woken, waker) = Waker::pair();
         Looks {
             queue: (0..servers.len()).map(|server| (server, None)).collect(),
             servers,
@@ -121,7 +152,14 @@ impl Looks {
             stagger: STAGGER.min(deadline.saturating_duration_since(now) / 2 / count),
             probe_after: PROBE_AFTER.min(deadline.saturating_duration_since(now) / 2),
             lookups: Arc::clone(lookups),
+            woken,
+            waker,
         }
+    }
+
+    /// What ends a wait of `step`.
+    pub(crate) fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 
     /// Goes on, for `limit` at most, and returns as soon as a server answers.
@@ -192,11 +230,12 @@ impl Looks {
             return Err(Cause::Resolve("the name server does not answer".into()));
         }
         let (sender, receiver) = mpsc::sync_channel(1);
-        let counted = Counted::new(&self.lookups);
+        let (counted, waker) = (Counted::new(&self.lookups), self.waker());
         let helper = move || {
             let _counted = counted;
             let found = (host.as_str(), port).to_socket_addrs();
             sender.send(found.map(|found| found.take(ADDRESSES_LIMIT).collect())).ok();
+            waker.wake();
         };
         match thread::Builder::new().name("resolve".into()).spawn(helper) {
             Ok(_) => Ok(receiver),
@@ -220,8 +259,14 @@ impl Looks {
                 Step::Reading(socket, ..) => fds.push(PollFd::new(socket.stream(), PollFlags::IN)),
             }
         }
+        if let Some(woken) = &self.woken {
+            fds.push(PollFd::new(woken, PollFlags::IN));
+        }
         // Ends early where a signal comes: the caller looks anyway.
         let _ = poll(&mut fds, Timespec::try_from(limit).ok().as_ref());
+        if let Some(mut woken) = self.woken.as_ref() {
+            let _ = woken.read(&mut [0; 64]);
+        }
     }
 
     fn look_after(&mut self) -> Option<Answered> {
