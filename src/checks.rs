@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use time::SignedDuration;
 
 use crate::census::Census;
-use crate::fitness::{self, Unfit};
+use crate::fitness::{self, Unfit, lower_history};
 use crate::kv::{AccountInfo, Bucket, StreamInfo, Used};
 use crate::table::{clipped, printable};
 
@@ -332,10 +332,6 @@ fn usable(facts: &Facts) -> Result<&StreamInfo, &'static str> {
         Ok(None) => Err("the bucket does not exist"),
         Err(_) => Err("the bucket could not be looked at"),
     }
-}
-
-fn lower_history(bucket: &Bucket) -> String {
-    format!("nats stream edit {} --max-msgs-per-subject=1", bucket.stream())
 }
 
 /// `12.0 MiB of 1.0 GiB used`

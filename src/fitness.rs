@@ -3,7 +3,9 @@
 //! same next step.
 
 use std::fmt;
+use std::time::Duration;
 
+use crate::duration::as_setting;
 use crate::error::{Failure, Kind};
 use crate::kv::{Bucket, StreamInfo};
 
@@ -165,6 +167,59 @@ pub fn judge_bucket(bucket: &Bucket, info: &StreamInfo, connected: &str) -> Resu
     judge_leader(info, connected)?;
     judge_kind(bucket, info)?;
     judge_flag(bucket, info)
+}
+
+/// A setting of the bucket that defeats a TTL without refusing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defeat {
+    /// What happens to entries.
+    pub message: String,
+    /// The command that mends it.
+    pub hint: String,
+}
+
+/// What the bucket does to entries with this TTL instead of what was asked:
+/// `max_age` ends them first, and where history is not 1 a delete-marker TTL
+/// stretches shorter ones (the server rewrites the header, CONTRACT section 4).
+pub fn ttl_defeats(bucket: &Bucket, info: &StreamInfo, ttl: Duration) -> Vec<Defeat> {
+    let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
+    let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
+    let mut defeats = Vec::new();
+    if !age.is_zero() && age <= ttl {
+        defeats.push(Defeat {
+            message: format!(
+                "max_age {} is not longer than the TTL of {}: it ends entries first, alive or not",
+                as_setting(age),
+                as_setting(ttl)
+            ),
+            hint: format!("nats stream edit {} --max-age=0s", bucket.stream()),
+        });
+    }
+    if info.history() != 1 && marker > ttl {
+        defeats.push(Defeat {
+            message: format!(
+                "delete markers of {} stretch a TTL of {} to that, because history is not 1: \
+                 the dead stay listed",
+                as_setting(marker),
+                as_setting(ttl)
+            ),
+            hint: lower_history(bucket),
+        });
+    }
+    if info.history() != 1 && !info.flag("allow_rollup_hdrs") {
+        defeats.push(Defeat {
+            message: "roll-ups are not allowed (allow_rollup_hdrs) and history is not 1: an \
+                      older entry without TTL comes back when the one over it expires"
+                .into(),
+            hint: lower_history(bucket),
+        });
+    }
+    defeats
+}
+
+/// The command that leaves one revision a key.
+pub fn lower_history(bucket: &Bucket) -> String {
+    format!("nats stream edit {} --max-msgs-per-subject=1", bucket.stream())
 }
 
 #[cfg(test)]

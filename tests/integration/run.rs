@@ -409,6 +409,47 @@ fn poison_under_its_own_key_does_not_keep_it_from_registering() {
     }
 }
 
+/// `check` says the same, in the same words.
+#[test]
+fn a_bucket_that_defeats_its_ttl_is_said_once() {
+    let minute = 60_000_000_000_u64;
+    for (changes, words) in [
+        (json!({ "max_age": 1_000_000_000_u64 }), "max_age 1s is not longer than the TTL of 2s"),
+        (
+            json!({ "max_msgs_per_subject": 10, "subject_delete_marker_ttl": minute }),
+            "delete markers of 1m stretch a TTL of 2s to that",
+        ),
+        (
+            json!({ "max_msgs_per_subject": 10, "allow_rollup_hdrs": false }),
+            "roll-ups are not allowed (allow_rollup_hdrs)",
+        ),
+    ] {
+        let server = Server::any();
+        let mut registry = Registry::at(&server.url());
+        registry.create(&changes);
+        let mut agent = patient_agent(&server.url(), "2s", "500ms").spawn();
+        registered(&mut agent);
+        let line = agent.wait_for_line(words, secs(2)).text;
+        assert!(line.contains("warning: bucket service_registry: "), "{line}");
+        assert!(line.contains("hint: nats stream edit KV_service_registry "), "{line}");
+        agent.signal("HUP");
+        agent.wait_for_lines("registered orders-api/host-1", 2, secs(3));
+        assert_eq!(agent.lines_with(words).len(), 1, "{}", agent.stderr());
+    }
+}
+
+#[test]
+fn an_agent_whose_heartbeats_were_all_refused_never_had_an_entry() {
+    let server = Server::any();
+    let mut registry = Registry::at(&server.url());
+    registry.create(&json!({ "max_bytes": 1_024, "max_msg_size": 100 }));
+    let mut agent = agent(&server.url()).spawn();
+    agent.wait_for_line("cannot register orders-api/host-1", secs(5));
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(5)), 0);
+    agent.wait_for_line("stopped orders-api/host-1 before it was registered", secs(1));
+}
+
 // Others at the same key.
 
 #[test]

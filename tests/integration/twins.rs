@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::harness::agent::{Agent, aegis};
 use crate::harness::registry::Registry;
 use crate::harness::server::Server;
-use crate::harness::{nothing_happens_for, secs};
+use crate::harness::{eventually, nothing_happens_for, secs};
 
 const KEY: &str = "service-instances__orders-api__host-1";
 const TOO: &str = "writes this entry too";
@@ -78,7 +78,7 @@ fn a_twin_that_beats_seldom_is_said_once() {
     quick.wait_for_line(TOO, secs(6));
     let pid = json!(slow.pid().to_string());
     let count = || watch.seen().iter().filter(|e| e.json()["metadata"]["pid"] == pid).count();
-    crate::harness::eventually(secs(12), "four heartbeats of the slow one", || match count() {
+    eventually(secs(12), "four heartbeats of the slow one", || match count() {
         4.. => Ok(()),
         few => Err(format!("{few}")),
     });
@@ -116,4 +116,31 @@ fn an_entry_that_was_removed_is_said_and_registered_again() {
     nothing_happens_for(secs(1));
     assert_eq!(agent.lines().len(), 3, "{}", agent.stderr());
     assert!(registry.last(KEY).is_some_and(|entry| !entry.is_marker()));
+}
+
+/// "Never a missed heartbeat because of this": nor one that the other deletes.
+#[test]
+fn a_twin_that_stops_leaves_the_entry_to_the_other() {
+    let (server, mut registry) = bucket();
+    let mut first = agent(&server, "4s", "1s");
+    let mut second = agent(&server, "4s", "1s");
+    for agent in [&mut first, &mut second] {
+        agent.wait_for_line(TOO, secs(5));
+    }
+    let watch = registry.watch(KEY);
+    // Right behind a heartbeat of the one that goes: the entry is its own.
+    let pid = json!(first.pid().to_string());
+    eventually(secs(5), "it beats", || {
+        let own = watch.seen().last().is_some_and(|e| e.json()["metadata"]["pid"] == pid);
+        if own { Ok(()) } else { Err("the other did".to_owned()) }
+    });
+    first.signal("TERM");
+    assert_eq!(first.wait_exit(secs(5)), 0);
+    let line = first.wait_for_line("the entry is left to another agent", secs(1)).text;
+    assert!(line.contains(&format!("pid {}", second.pid())), "{line}");
+    let count = watch.seen().len();
+    watch.wait_for(count + 3, secs(6));
+    assert!(watch.seen().iter().all(|entry| !entry.is_marker()), "{:?}", watch.seen());
+    second.signal("TERM");
+    assert_eq!(second.wait_exit(secs(5)), 0);
 }

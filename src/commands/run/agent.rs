@@ -20,7 +20,7 @@ use crate::cli::{Invocation, RunOptions, Verb};
 use crate::connection::{ConnectError, RequestError, Session, Settings};
 use crate::duration::{as_setting, words};
 use crate::error::{Failure, Kind};
-use crate::fitness::{self, Unfit};
+use crate::fitness::{self, Defeat, Unfit};
 use crate::host::Host;
 use crate::instance::{Record, Status, instance_key};
 use crate::kv::{self, ApiError, Bucket, StreamInfo};
@@ -67,6 +67,8 @@ pub(super) struct Agent {
     /// since `started`.
     moving: Option<Duration>,
     outage: Option<Outage>,
+    /// What the bucket does to our TTL, as it was said.
+    defeats: Vec<Defeat>,
     twin: Option<Twin>,
     pub(super) standing: Standing,
     started: Instant,
@@ -95,6 +97,7 @@ impl Agent {
             patience: Patience::default(),
             moving: None,
             outage: None,
+            defeats: Vec::new(),
             twin: None,
             started: Instant::now(),
         }
@@ -297,6 +300,7 @@ impl Agent {
                 info?
             }
         };
+        self.say_defeats(&info);
         let own = self.read_own()?;
         self.patience.answered(self.registry.answer_time());
         let (expected, immortal_below) = match &own {
@@ -317,6 +321,16 @@ impl Agent {
             revision = self.write(Some(revision), false)?;
         }
         Ok(revision)
+    }
+
+    /// Warns where the bucket takes our TTL and does not keep to it, once.
+    fn say_defeats(&mut self, info: &StreamInfo) {
+        let bucket = self.registry.bucket();
+        let defeats = fitness::ttl_defeats(bucket, info, self.options.ttl);
+        for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
+            warn!("bucket {bucket}: {}; hint: {}", defeat.message, defeat.hint);
+        }
+        self.defeats = defeats;
     }
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {

@@ -22,11 +22,21 @@ impl Agent {
             info!("stopped {} before it was registered", self.name());
             return;
         }
+        if self.twin.is_some() {
+            let who = self.twin_name();
+            // Its next heartbeat may be an interval away: until then the entry
+            // is there for both, and its TTL ends it if the other is gone, too.
+            info!("stopped {}: the entry is left to {who}, who writes it too", self.name());
+            return;
+        }
         let began = Instant::now();
         // What was under way when the stop came has had the first half.
         self.registry.end_within(self.registry.timeout() / 2);
         match self.deregister() {
             Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),
+            Ok(false) if !self.ever_registered => {
+                info!("stopped {} before it was registered", self.name());
+            }
             Ok(false) => info!("stopped {}: its entry is not ours any more", self.name()),
             Err(error) => warn!(
                 "stopped {} without deregistering: {}; its entry expires within {}",

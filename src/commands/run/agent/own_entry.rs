@@ -193,7 +193,7 @@ impl Agent {
         since.map_or(Duration::ZERO, |since| self.options.ttl.saturating_sub(since))
     }
 
-    fn twin_name(&self) -> String {
+    pub(super) fn twin_name(&self) -> String {
         self.twin.as_ref().map_or(String::new(), |twin| twin.who.clone())
     }
 
