@@ -35,6 +35,8 @@ pub struct Census {
     pub overdue: u64,
     /// The longest time that one of them is past its TTL.
     pub most_overdue: Duration,
+    /// The shortest TTL in use.
+    pub shortest_ttl: Option<Duration>,
     /// The longest TTL in use.
     pub longest_ttl: Option<Duration>,
 }
@@ -49,6 +51,7 @@ impl Census {
         let Ttl::After(ttl) = entry.stored.ttl else {
             return self.count_legacy(entry, now);
         };
+        self.shortest_ttl = Some(self.shortest_ttl.map_or(ttl, |shortest| shortest.min(ttl)));
         self.longest_ttl = self.longest_ttl.max(Some(ttl));
         let left = ttl_left(&entry.stored, now).unwrap_or_default();
         if left.is_negative() && left.unsigned_abs() > EXPIRY_GRACE {
@@ -146,6 +149,7 @@ mod tests {
             entry("service-instances__web__c", 95, Ttl::After(Duration::from_secs(60))),
         ]);
         assert_eq!((census.overdue, census.most_overdue), (2, Duration::from_secs(35)));
+        assert_eq!(census.shortest_ttl, Some(Duration::from_secs(30)));
         assert_eq!(census.longest_ttl, Some(Duration::from_secs(60)));
     }
 

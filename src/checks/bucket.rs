@@ -136,6 +136,10 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
     let ttl = census.and_then(|census| census.longest_ttl).unwrap_or(DEFAULT_TTL);
+    // Not the longest: where markers stretch TTLs, that is what they made of it.
+    let shortest = census.and_then(|census| census.shortest_ttl);
+    let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
+    let stretched = !marker.is_zero() && shortest == Some(marker);
     let check = if !age.is_zero() && age <= ttl {
         let message = format!(
             "max_age {} is not longer than the TTL of {}: it ends entries first, alive or not",
@@ -144,12 +148,15 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
         );
         Check::new(NAME, Status::Warning, message)
             .hint(format!("nats stream edit {} --max-age=0s", bucket.stream()))
-    } else if info.history() != 1 && marker > ttl {
+    } else if info.history() != 1 && (marker > least || stretched) {
+        let whose = if marker > least {
+            format!("a TTL of {} to that", as_setting(least))
+        } else {
+            "shorter TTLs to that (entries have exactly that TTL)".to_owned()
+        };
         let message = format!(
-            "delete markers of {} stretch a TTL of {} to that, because history is not 1: \
-             the dead stay listed",
-            as_setting(marker),
-            as_setting(ttl)
+            "delete markers of {} stretch {whose}, because history is not 1: the dead stay listed",
+            as_setting(marker)
         );
         Check::new(NAME, Status::Warning, message).hint(lower_history(bucket))
     } else {

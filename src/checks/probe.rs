@@ -46,7 +46,7 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
                 Check::new(NAME, Status::Warning, message)
                     .hint("look at the load of the server, and at the server-version check")
             };
-            (check.value(millis(*late)), put, Some(late))
+            (check.value(rounded(late.as_secs_f64(), 1e5)), put, Some(late))
         }
         Ok(Probed::Changed { put, stored }) => {
             let stored = match stored.as_str() {

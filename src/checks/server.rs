@@ -32,15 +32,17 @@ pub(super) fn connection(facts: &Facts) -> Check {
         Some(cluster) => format!(", cluster {cluster}"),
         None => String::new(),
     };
-    let millis = connected.round_trip.as_secs_f64() * 1e3;
+    let seconds = connected.round_trip.as_secs_f64();
     let message = format!(
-        "{}{cluster}, nats-server {}, round trip {millis:.1} ms",
-        connected.place, connected.version
+        "{}{cluster}, nats-server {}, round trip {:.1} ms",
+        connected.place,
+        connected.version,
+        seconds * 1e3
     );
-    Check::new(NAME, Status::Ok, message).value(rounded(millis, 1e3)).metric(metric(
+    Check::new(NAME, Status::Ok, message).value(rounded(seconds, 1e6)).metric(metric(
         "round_trip",
         Unit::Seconds,
-        connected.round_trip.as_secs_f64(),
+        seconds,
         "From a connection to the server's greeting",
     ))
 }
@@ -220,11 +222,8 @@ pub(super) fn clock(facts: &Facts) -> Check {
     } else {
         Check::new(NAME, Status::Ok, message)
     };
-    let offset = metric(
-        "clock_offset",
-        Unit::Seconds,
-        offset.as_seconds_f64(),
-        "How far this host's clock is ahead of the registry's",
-    );
-    check.value(millis).metric(offset.warns("-1:1"))
+    let seconds = offset.as_seconds_f64();
+    let help = "How far this host's clock is ahead of the registry's";
+    let offset = metric("clock_offset", Unit::Seconds, seconds, help);
+    check.value(rounded(seconds, 1e3)).metric(offset.warns("-1:1"))
 }

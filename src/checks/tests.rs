@@ -186,7 +186,51 @@ fn the_clock_warns_from_a_second_on_to_either_side() {
     let facts = Facts { clock: Some(SignedDuration::milliseconds(-250)), ..healthy() };
     let check = found(&facts, "clock");
     assert_eq!(check.message, "this host's clock is 250 ms behind the registry's");
-    assert_eq!(check.value, Some(json!(-250)));
+    assert_eq!(check.value, Some(json!(-0.25)));
+}
+
+#[test]
+fn the_value_of_a_time_is_in_seconds() {
+    let (put, late) = (Duration::from_millis(2), Duration::from_millis(120));
+    let facts = Facts {
+        clock: Some(SignedDuration::milliseconds(1_250)),
+        probe: Some(Ok(Probed::Expired { put, late })),
+        ..with_stream(&json!({ "max_age": 90_000_000_000_u64 }))
+    };
+    for (name, seconds) in
+        [("connection", 0.0004), ("max-age", 90.0), ("clock", 1.25), ("ttl-probe", 0.12)]
+    {
+        assert_eq!(found(&facts, name).value, Some(json!(seconds)), "{name}");
+    }
+}
+
+#[test]
+fn delete_markers_stretch_where_history_is_not_1() {
+    let secs = |n| Some(Duration::from_secs(n));
+    let ttls =
+        |shortest_ttl, longest_ttl| Census { shortest_ttl, longest_ttl, ..Census::default() };
+    for (history, marker, census, words) in [
+        (5, 60, ttls(None, None), "stretch a TTL of 30s to that"),
+        // Stored as 60 s is what the server made of it.
+        (5, 60, ttls(secs(60), secs(60)), "stretch a TTL of 30s to that"),
+        (5, 60, ttls(secs(60), secs(300)), "stretch a TTL of 30s to that"),
+        (5, 20, ttls(secs(10), secs(30)), "stretch a TTL of 10s to that"),
+        (5, 20, ttls(secs(20), secs(30)), "entries have exactly that TTL"),
+        (5, 20, ttls(secs(30), secs(30)), ""),
+        (5, 30, ttls(None, None), ""),
+        (1, 60, ttls(secs(60), secs(60)), ""),
+    ] {
+        let stream = json!({
+            "max_msgs_per_subject": history,
+            "subject_delete_marker_ttl": marker * 1_000_000_000_u64,
+        });
+        let facts = Facts { census: Ok(census), ..with_stream(&stream) };
+        let check = found(&facts, "max-age");
+        assert_eq!(check.status == Status::Warning, !words.is_empty(), "{check:?}");
+        assert!(check.message.contains(words), "{check:?}");
+        let hint = "nats stream edit KV_b --max-msgs-per-subject=1";
+        assert!(words.is_empty() || check.hint.as_deref() == Some(hint), "{check:?}");
+    }
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_healthy_bucket_is_ok_on_every_good_version() {
         assert_eq!(one(&answer, "ttl-flag")["value"], true);
         assert_eq!(one(&answer, "history")["value"], 1);
         assert_eq!(one(&answer, "legacy-entries")["value"], 0);
-        assert!(one(&answer, "clock")["value"].as_i64().expect("a number").abs() < 1_000);
+        assert!(one(&answer, "clock")["value"].as_f64().expect("a number").abs() < 1.0);
     }
 }
 
@@ -408,10 +408,14 @@ fn delete_markers_stretch_the_ttl_only_with_history() {
     let (server, _registry) = bucket_on("2.12.8", &json!({ "subject_delete_marker_ttl": marker }));
     let answer = check(&server.url(), &[]).exits(0).json();
     says(&answer, "max-age", "ok", &["delete markers stay 1m"]);
-    let (server, _registry) = bucket_on(
+    let (server, mut registry) = bucket_on(
         "2.12.8",
         &json!({ "subject_delete_marker_ttl": marker, "max_msgs_per_subject": 10 }),
     );
+    let answer = check(&server.url(), &[]).exits(1).json();
+    says(&answer, "max-age", "warning", &["delete markers of 1m stretch a TTL of 30s"]);
+    // Also where it has happened: the server rewrites the header.
+    registry.put(&key("orders-api", "a"), &[("Nats-TTL", "30s")], &record("orders-api", "a"));
     let answer = check(&server.url(), &[]).exits(1).json();
     says(&answer, "max-age", "warning", &["delete markers of 1m stretch a TTL of 30s"]);
     hints(&answer, "max-age", "--max-msgs-per-subject=1");
@@ -502,13 +506,13 @@ fn an_hour_ahead(server: &Server) -> Proxy {
 }
 
 #[test]
-fn a_clock_that_differs_is_a_warning_in_milliseconds() {
+fn a_clock_that_differs_is_a_warning() {
     let (server, _registry) = bucket_on("", &json!({}));
     let answer = check(&an_hour_ahead(&server).url(), &[]).exits(1).json();
     says(&answer, "clock", "warning", &["behind the registry's"]);
     hints(&answer, "clock", "timedatectl");
-    let millis = one(&answer, "clock")["value"].as_i64().expect("a number");
-    assert!((-3_610_000..-3_590_000).contains(&millis), "{millis}");
+    let seconds = one(&answer, "clock")["value"].as_f64().expect("a number");
+    assert!((-3_610.0..-3_590.0).contains(&seconds), "{seconds}");
     else_ok(&answer, &["clock"]);
 }
 
