@@ -39,8 +39,20 @@ pub enum Verdict {
     Keep,
     /// It goes.
     Remove(Target),
-    /// It cannot be read, and goes where a target is given.
-    Unreadable(Unreadable, Option<Target>),
+    /// It cannot be read.
+    Unreadable(Unreadable, Unread),
+}
+
+/// What is to become of an entry that cannot be read.
+#[derive(Debug)]
+pub enum Unread {
+    /// Not selected.
+    Keep,
+    /// It goes.
+    Remove(Target),
+    /// It was to go. Its key is no plain key: as a filter it could match
+    /// others, or cannot be written at all.
+    Stuck,
 }
 
 /// An entry that was judged: exactly this revision goes, with what lies under
@@ -82,8 +94,7 @@ impl Selection {
             None => return Verdict::NotOurs,
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {
-                let target = self.unreadable.then(|| self.unread(&entry)).flatten();
-                return Verdict::Unreadable(unreadable, target);
+                return Verdict::Unreadable(unreadable, self.unread(&entry));
             }
         };
         let wanted = self.service.as_ref();
@@ -105,17 +116,18 @@ impl Selection {
         })
     }
 
-    /// An unreadable entry as a target, if its key can be put into a filter.
-    fn unread(&self, entry: &Entry) -> Option<Target> {
-        if !instance::is_instance_key(&entry.key) || !instance::key_is_safe(&entry.key) {
-            return None;
-        }
+    /// What becomes of an unreadable entry: it goes if that is asked for and
+    /// its key can be put into a filter.
+    fn unread(&self, entry: &Entry) -> Unread {
         let (service, instance) = instance::names_in_key(&entry.key).unwrap_or_default();
-        let wanted = self.service.as_ref();
-        if wanted.is_some_and(|wanted| wanted.as_str() != service) {
-            return None;
+        let other = |wanted: &ServiceName| wanted.as_str() != service;
+        if !self.unreadable || self.service.as_ref().is_some_and(other) {
+            return Unread::Keep;
         }
-        Some(Target {
+        if !instance::is_instance_key(&entry.key) || !instance::key_is_safe(&entry.key) {
+            return Unread::Stuck;
+        }
+        Unread::Remove(Target {
             key: entry.key.clone(),
             revision: entry.revision,
             service_name: service.to_owned(),
@@ -205,7 +217,9 @@ mod tests {
 
     fn goes(selection: &Selection, entry: Entry) -> Option<Vec<&'static str>> {
         match selection.judge(entry, NOW) {
-            Verdict::Remove(target) | Verdict::Unreadable(_, Some(target)) => Some(target.words()),
+            Verdict::Remove(target) | Verdict::Unreadable(_, Unread::Remove(target)) => {
+                Some(target.words())
+            }
             _ => None,
         }
     }
@@ -261,7 +275,16 @@ mod tests {
         ] {
             assert_eq!(goes(&all, broken(key)), None, "{key}");
         }
+        let stuck = |selection: &Selection, key| {
+            let verdict = selection.judge(broken(key), NOW);
+            matches!(verdict, Verdict::Unreadable(_, Unread::Stuck))
+        };
+        assert!(stuck(&all, "service-instances__web__*"));
+        assert!(!stuck(&selection(), "service-instances__web__*"), "nobody asked for it");
         let service = Selection { service: "web".parse().ok(), ..all };
+        assert!(stuck(&service, "service-instances__web__*"));
+        assert!(!stuck(&service, "service-instances__other__*"), "it is not selected");
+        assert!(!stuck(&service, "service-instances__other__a"), "it is not selected");
         assert!(goes(&service, broken(KEY)).is_some());
         assert!(goes(&service, broken("service-instances__other__a")).is_none());
     }

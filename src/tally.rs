@@ -210,19 +210,21 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Takes an entry that cannot be read. `stays`: it was to go and cannot.
-    pub fn unreadable(&mut self, entry: &Unreadable, stays: bool) {
+    /// Takes an entry that cannot be read. `stuck_in`: it was to go and cannot.
+    pub fn unreadable(&mut self, entry: &Unreadable, stuck_in: Option<&Bucket>) {
         self.counts.unreadable += 1;
         if self.style.json {
             self.unreadable.push(entry);
         } else if self.counts.unreadable <= LINES {
             let (key, why) = (clipped(&entry.key, WIDEST), printable(&entry.why));
-            let stays = if stays { "; not removed: the key does not go into a filter" } else { "" };
+            let revision = entry.revision;
+            let stays = stuck_in.map(|bucket| {
+                let command = format!("nats stream rmm {} {revision}", bucket.stream());
+                format!("; not removed: its key cannot be named safely; this removes it: {command}")
+            });
+            let stays = stays.unwrap_or_default();
             self.clear_progress();
-            self.write(format_args!(
-                "unreadable: {key} (revision {}): {why}{stays}\n",
-                entry.revision
-            ));
+            self.write(format_args!("unreadable: {key} (revision {revision}): {why}{stays}\n"));
         }
     }
 
@@ -364,8 +366,14 @@ mod tests {
     #[test]
     fn what_is_unreadable_is_named_safely() {
         let entry = Unreadable { key: "\u{1b}[2J".into(), revision: 3, why: "not JSON".into() };
-        let text = report(TEXT, false, |r| r.unreadable(&entry, true));
-        assert!(text.starts_with("unreadable: \\u{1b}[2J (revision 3): not JSON; not removed"));
+        let bucket = Bucket::service_registry();
+        let text = report(TEXT, false, |r| r.unreadable(&entry, Some(&bucket)));
+        assert!(text.starts_with(
+            "unreadable: \\u{1b}[2J (revision 3): not JSON; not removed: its key cannot be named \
+             safely; this removes it: nats stream rmm KV_service_registry 3\n"
+        ));
         assert!(text.ends_with("unreadable 1, in 0 s\n"), "{text}");
+        let text = report(TEXT, false, |r| r.unreadable(&entry, None));
+        assert!(text.starts_with("unreadable: \\u{1b}[2J (revision 3): not JSON\n"), "{text}");
     }
 }

@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use crate::cleaning::{Selection, Target, Verdict};
+use crate::cleaning::{Selection, Target, Unread, Verdict};
 use crate::cli::CleanupOptions;
 use crate::connection::{Connector, Settings};
 use crate::entry::Entry;
@@ -182,12 +182,15 @@ impl Cleanup<'_> {
             Verdict::NotOurs => return None,
             Verdict::Keep => None,
             Verdict::Remove(target) => Some(target),
-            Verdict::Unreadable(unreadable, target) => {
+            Verdict::Unreadable(unreadable, unread) => {
                 if first {
-                    let stays = self.selection.unreadable && target.is_none();
-                    self.report.unreadable(&unreadable, stays);
+                    let stuck = matches!(unread, Unread::Stuck);
+                    self.report.unreadable(&unreadable, stuck.then_some(self.registry.bucket()));
                 }
-                target
+                match unread {
+                    Unread::Remove(target) => Some(target),
+                    Unread::Keep | Unread::Stuck => None,
+                }
             }
         };
         self.report.counts.scanned += u64::from(first);
