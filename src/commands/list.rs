@@ -18,7 +18,7 @@ use crate::duration::words;
 use crate::entry::{Entry, Unreadable};
 use crate::error::{Failure, written};
 use crate::fitness::Unfit;
-use crate::instance::{Record, format_time};
+use crate::instance::{Record, ServiceName, format_time};
 use crate::kv::Bucket;
 use crate::registry::{Registry, RegistryClock, RegistryError};
 use crate::scan::Scan;
@@ -64,7 +64,7 @@ pub fn run(
         }
     }
     scan.end(&mut registry);
-    view.end(&summary, registry.bucket())
+    view.end(&summary, registry.bucket(), options.service.as_ref())
 }
 
 /// One instance with the verdict on it.
@@ -185,7 +185,12 @@ impl<'a> View<'a> {
         }
     }
 
-    fn end(self, summary: &Summary, bucket: &Bucket) -> Result<(), Failure> {
+    fn end(
+        self,
+        summary: &Summary,
+        bucket: &Bucket,
+        service: Option<&ServiceName>,
+    ) -> Result<(), Failure> {
         match self {
             View::Json { out, .. } => {
                 let unreadable =
@@ -201,7 +206,7 @@ impl<'a> View<'a> {
                 }))
             }
             View::Table { out, all, table } => {
-                written(write_table(out, all, table, summary, bucket))
+                written(write_table(out, all, table, summary, (bucket, service)))
             }
         }
     }
@@ -268,10 +273,11 @@ fn write_table(
     all: bool,
     mut table: Table,
     summary: &Summary,
-    bucket: &Bucket,
+    (bucket, service): (&Bucket, Option<&ServiceName>),
 ) -> io::Result<()> {
     if table.is_empty() {
-        writeln!(out, "no instances in bucket {bucket}")?;
+        let of = service.map_or(String::new(), |service| format!(" of {}", service.as_str()));
+        writeln!(out, "no instances{of} in bucket {bucket}")?;
     } else {
         table.sort();
         table.write(out)?;

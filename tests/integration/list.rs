@@ -122,7 +122,9 @@ fn an_empty_bucket_is_an_empty_list() {
     let answer = list(&server, &["--json"]).json();
     assert_eq!(answer["instances"], json!([]));
     assert_eq!(answer["unreadable"], json!([]));
-    assert!(list(&server, &[]).stdout.contains("no instances"));
+    assert!(list(&server, &[]).stdout.contains("no instances in bucket service_registry"));
+    let none = list(&server, &["--service", "nope-x"]).stdout;
+    assert!(none.contains("no instances of nope-x in bucket service_registry"), "{none}");
 }
 
 #[test]
