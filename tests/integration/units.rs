@@ -174,6 +174,25 @@ fn the_cron_line_is_one_that_cron_and_sh_take() {
         said(&output).trim().parse::<u32>().unwrap_or_else(|_| panic!("{}", said(&output)))
     };
     assert!(delay() < 240 && delay() == delay());
+
+    // The options of the environment file stand behind the verb, as words.
+    let directory = scratch("cron");
+    let settings = directory.join("agent.env");
+    std::fs::write(&settings, "AEGIS_CLEANUP_OPTIONS='--dry-run --nonsense *'\n").expect("writes");
+    let program = Path::new(env!("CARGO_BIN_EXE_aegis-agent"));
+    let place = program.parent().expect("a directory").display();
+    let command = command
+        .replace("/run/systemd/system", "/nowhere")
+        .replace("% 240", "% 1")
+        .replace("/etc/aegis-agent/agent.env", &settings.display().to_string());
+    let output = Command::new("sh")
+        .args(["-c", &command])
+        .env("PATH", format!("{place}:/usr/bin:/bin"))
+        .output()
+        .expect("sh runs");
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("--nonsense is no option of cleanup"), "{}", said(&output));
+    std::fs::remove_dir_all(directory).expect("removes its own directory");
 }
 
 #[test]
