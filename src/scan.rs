@@ -305,8 +305,10 @@ impl Scan {
         if self.restarts > FRUITLESS_RESTARTS {
             return Err(RegistryError::Request(SCANNING, RequestError::Lost(why.to_owned())));
         }
+        let why = if why.is_empty() { "the connection ended" } else { why };
         debug!("session lost behind revision {}: {why}", self.last);
         self.pulls.clear();
+        self.fruitless = 0;
         self.batch = CAREFUL_BATCH;
         let limit = registry.timeout();
         registry.connect(limit)?;
