@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Kind, plain};
+use crate::url::shown_name;
 
 /// A file larger than this is no context.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -56,11 +57,12 @@ pub struct Context {
 
 /// Reads the context of that name.
 pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Context, Failure> {
+    let shown = shown_name(name);
     let plain_name = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
     if !plain_name {
         return Err(Failure::new(
             Kind::Config,
-            format!("context {name:?}: must be the plain name of a context file"),
+            format!("context {shown:?}: must be the plain name of a context file"),
         ));
     }
     let set = |name: &str| env(name).filter(|value| !value.is_empty());
@@ -71,14 +73,17 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
         (None, None) => {
             return Err(Failure::new(
                 Kind::Config,
-                format!("context {name}: neither XDG_CONFIG_HOME nor HOME is set"),
+                format!("context {shown}: neither XDG_CONFIG_HOME nor HOME is set"),
             ));
         }
     };
     let directory = config.join("nats").join("context");
     let path = directory.join(format!("{name}.json"));
     let bad = |why: &str| {
-        let what = format!("context {name} ({}): {why}", path.display());
+        let what = format!(
+            "context {shown} ({}): {why}",
+            directory.join(format!("{shown}.json")).display()
+        );
         Failure::new(Kind::Config, what)
     };
     let size = fs::metadata(&path).map(|file| file.len());

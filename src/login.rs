@@ -14,6 +14,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use crate::error::{Failure, Kind, plain};
+use crate::url::shown_name;
 
 /// No credentials or certificate file is larger.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -261,5 +262,15 @@ fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
 }
 
 fn bad_file(path: &Path, what: &str, why: &str) -> Failure {
-    Failure::new(Kind::Config, format!("{what} {}: {why}", path.display()))
+    let hint = match what {
+        "credentials file" => "--creds (NATS_CREDS, or creds of the context) names it",
+        "nkey file" => "--nkey (NATS_NKEY, or nkey of the context) names it",
+        "CA file" => "--tlsca (NATS_CA, or ca of the context) names it",
+        "certificate file" => "--tlscert (NATS_CERT, or cert of the context) names it",
+        "key file" => "--tlskey (NATS_KEY, or key of the context) names it",
+        "password file" => "--password-file names it; NATS_PASSWORD is the password itself",
+        _ => "--token-file names it; NATS_TOKEN is the token itself",
+    };
+    let path = shown_name(&path.display().to_string());
+    Failure::new(Kind::Config, format!("{what} {path}: {why}")).with_hint(hint)
 }

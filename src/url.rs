@@ -21,15 +21,33 @@ pub enum UrlLogin {
 pub fn parse_list(text: &str) -> Result<(Vec<ServerAddress>, Option<UrlLogin>), String> {
     let mut servers = Vec::new();
     let mut login: Option<UrlLogin> = None;
-    for url in text.split(',').map(str::trim) {
+    for url in text.split(',').map(str::trim).filter(|url| !url.is_empty()) {
         let (server, found) = parse(url).map_err(|rule| format!("{}: {rule}", redact(url)))?;
         if login.is_some() && found.is_some() && login != found {
-            return Err("the servers of one list need the same login".into());
+            let list: Vec<_> = text.split(',').map(redact).collect();
+            let list = list.join(",");
+            return Err(format!("{list}: the servers of one list need the same login"));
         }
         login = login.or(found);
         servers.push(server);
     }
+    if servers.is_empty() {
+        return Err(format!("{text:?}: names no server"));
+    }
     Ok((servers, login))
+}
+
+/// What somebody gave as an argument or a value, as it may be shown: what
+/// could be a URL with a login, put in the wrong place, without that.
+pub fn shown(text: &str) -> String {
+    if text.contains('@') || text.contains("://") { redact(text) } else { text.to_owned() }
+}
+
+/// The same for the name of a file or of a context, in which an `@` is nothing
+/// special.
+pub fn shown_name(text: &str) -> String {
+    let login = text.split_once('@').is_some_and(|(login, _)| login.contains(':'));
+    if login || text.contains("://") { redact(text) } else { text.to_owned() }
 }
 
 /// A URL as it may be shown: what is or could be its login replaced by `***`,
@@ -46,20 +64,27 @@ pub fn redact(url: &str) -> String {
             _ => url.to_owned(),
         };
     };
-    let scheme =
-        ["nats://", "tls://", "ws://", "wss://"].into_iter().find(|s| login.starts_with(s));
-    format!("{}***@{}", scheme.unwrap_or_default(), redact(host))
+    let starts_with = |scheme: &str| {
+        login.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    let scheme = ["nats://", "tls://", "ws://", "wss://"].into_iter().find(|s| starts_with(s));
+    // As it was written.
+    let scheme = scheme.map_or("", |scheme| &login[..scheme.len()]);
+    format!("{scheme}***@{}", redact(host))
 }
 
 fn parse(url: &str) -> Result<(ServerAddress, Option<UrlLogin>), String> {
     let (tls, rest) = match url.split_once("://") {
         None => (false, url),
-        Some(("nats", rest)) => (false, rest),
-        Some(("tls", rest)) => (true, rest),
-        Some(("ws" | "wss", _)) => {
-            return Err("WebSocket is not supported: use nats:// or tls://".into());
-        }
-        Some(_) => return Err("the scheme must be nats or tls".into()),
+        // Schemes have no case (RFC 3986).
+        Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+            "nats" => (false, rest),
+            "tls" => (true, rest),
+            "ws" | "wss" => {
+                return Err("WebSocket is not supported: use nats:// or tls://".into());
+            }
+            _ => return Err("the scheme must be nats or tls".into()),
+        },
     };
     let (login, host) = match rest.rsplit_once('@') {
         None => (None, rest),
@@ -74,6 +99,9 @@ fn parse(url: &str) -> Result<(ServerAddress, Option<UrlLogin>), String> {
         }
     };
     let host = host.strip_suffix('/').unwrap_or(host);
+    if host.contains(['/', '?', '#']) {
+        return Err("a path or a query behind the port is not supported".into());
+    }
     let (host, port) = parse_host(host)?;
     Ok((ServerAddress { tls, host, port }, login))
 }
@@ -152,6 +180,13 @@ mod tests {
         (servers.remove(0), login)
     }
 
+    fn refusal(url: &str) -> String {
+        match parse_list(url) {
+            Ok(_) => panic!("{url} was taken"),
+            Err(error) => error,
+        }
+    }
+
     #[test]
     fn a_server_is_a_host_with_a_port() {
         for (url, tls, host, port) in [
@@ -159,6 +194,8 @@ mod tests {
             ("nats://a.example", false, "a.example", 4222),
             ("nats://a.example:4333/", false, "a.example", 4333),
             ("tls://10.0.0.1:1", true, "10.0.0.1", 1),
+            ("NATS://a", false, "a", 4222),
+            ("Tls://a", true, "a", 4222),
             ("nats://[::1]:65535", false, "::1", 65535),
             ("[fe80::1]", false, "fe80::1", 4222),
         ] {
@@ -185,7 +222,43 @@ mod tests {
         let (servers, login) = parse_list("nats://u:p@a:1, b:2 ,nats://u:p@c").unwrap();
         assert_eq!(servers.len(), 3);
         assert!(login == Some(UrlLogin::User("u".into(), "p".into())));
-        assert!(parse_list("nats://u:p@a,nats://u:q@b").is_err());
+        let error = refusal("nats://u:p@a,nats://u:q@b");
+        let list = "nats://***@a,nats://***@b";
+        assert_eq!(error, format!("{list}: the servers of one list need the same login"));
+    }
+
+    #[test]
+    fn empty_items_of_a_list_are_nothing() {
+        for list in ["a,b,", ",a,,b", " , a , b"] {
+            assert_eq!(parse_list(list).unwrap().0.len(), 2, "{list}");
+        }
+        assert_eq!(refusal(","), "\",\": names no server");
+    }
+
+    #[test]
+    fn a_path_or_a_query_is_refused_by_name() {
+        for url in ["nats://h:42511/path", "nats://h:42511?x=1", "h/path", "h:1/?x", "h:1#x"] {
+            let error = refusal(url);
+            assert!(error.contains("a path or a query behind the port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_could_hold_a_login_is_shown_without_it() {
+        for (text, expected) in [
+            ("nats://u:secret@h", "nats://***@h"),
+            ("NATS://u:secret@h", "NATS://***@h"),
+            ("secret@h", "***@h"),
+            ("-snats://u:secret@h", "***@h"),
+            ("nats://u:secret", "nats://u:***"),
+            ("extra", "extra"),
+            ("a:b", "a:b"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        assert_eq!(shown_name("/run/svc@host.creds"), "/run/svc@host.creds");
+        assert_eq!(shown_name("u:secret@h"), "***@h");
+        assert_eq!(shown_name("tls://secret@h"), "tls://***@h");
     }
 
     #[test]
@@ -206,7 +279,10 @@ mod tests {
             "nats://[::1",
             "nats://[::1]x",
             "nats://[a]:1",
-            "a,,b",
+            ",",
+            " , ,",
+            "nats://a:1/path",
+            "nats://a:1?x=1",
             "nats://u:s3cret@@a",
             "nats://u:s3/cret@a",
             "nats://u:s3%cret@a",
@@ -218,9 +294,7 @@ mod tests {
             "nats://u:s3cret",
             "nats://a@u:s3cret",
         ] {
-            let Err(error) = parse_list(url) else {
-                panic!("{url} was taken");
-            };
+            let error = refusal(url);
             assert!(!error.contains("cret"), "{error}");
         }
     }

@@ -3,6 +3,7 @@
 
 use super::usage;
 use crate::error::Failure;
+use crate::url::shown;
 
 pub(super) const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
 
@@ -23,6 +24,8 @@ pub(super) const GLOBAL: [&str; 14] = [
     "--timeout",
     "--bucket",
 ];
+/// Options with a value that may be given more than once.
+const REPEATABLE: [&str; 2] = ["--meta", "--only"];
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
 
 /// What each verb takes: options with a value, and switches.
@@ -70,6 +73,7 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
     let (own_values, own_switches) = verb.map_or((&[][..], &[][..]), options_of);
     let (mut global, mut own, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     let (mut help, mut version, mut verb_seen) = (false, false, false);
+    let mut given = Vec::new();
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         let (name, inline) = match arg.split_once('=') {
@@ -82,6 +86,12 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
                 errors.push(format!("{name} needs a value"));
                 continue;
             };
+            // argh would say so with the value, which may be a secret.
+            let long = if name == "-s" { "--nats-url" } else { name };
+            if given.contains(&long) && !REPEATABLE.contains(&long) {
+                errors.push(format!("{long} is given twice"));
+            }
+            given.push(long);
             let list = if is_global { &mut global } else { &mut own };
             list.extend([name.to_owned(), value]);
         } else if matches!(name, "-h" | "--help") {
@@ -101,7 +111,7 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
         } else if verb.is_none() {
             errors.push(unknown_verb(arg));
         } else {
-            errors.push(format!("{arg:?}: an argument that belongs to no option"));
+            errors.push(format!("{:?}: an argument that belongs to no option", shown(arg)));
         }
     }
     if version {
@@ -134,7 +144,9 @@ pub(super) fn find_verb(args: &[String]) -> Option<&'static str> {
 
 fn unknown_verb(word: &str) -> String {
     let verbs = VERBS.join(", ");
-    match nearest(word, VERBS.into_iter()) {
+    let near = nearest(word, VERBS.into_iter());
+    let word = shown(word);
+    match near {
         Some(verb) => format!("{word:?} is no verb: did you mean {verb}? ({verbs})"),
         None => format!("{word:?} is no verb: give one of {verbs}"),
     }
@@ -144,7 +156,9 @@ fn unknown_option(name: &str, verb: Option<&'static str>) -> String {
     let (values, switches) = verb.map_or((&[][..], &[][..]), options_of);
     let all = GLOBAL.iter().chain(&GLOBAL_SWITCHES).chain(values).chain(switches);
     let of = verb.map_or(String::new(), |verb| format!(" of {verb}"));
-    match nearest(name, all.copied()) {
+    let near = nearest(name, all.copied());
+    let name = shown(name);
+    match near {
         Some(near) => format!("{name} is no option{of}: did you mean {near}?"),
         None => format!("{name} is no option{of}"),
     }

@@ -121,7 +121,22 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
         ("list --ttl 3", "--ttl is no option of list"),
         ("list --json=yes", "--json takes no value"),
         ("list --bucket", "--bucket needs a value"),
-        ("list --bucket a --bucket b", "duplicate"),
+        ("list --bucket a --bucket b", "--bucket is given twice"),
+        ("list -s a --nats-url=b", "--nats-url is given twice"),
+        ("-s nats://u:secret@a list -s nats://u:secret@b", "--nats-url is given twice"),
+        ("list nats://u:secret@h", "\"nats://***@h\": an argument that belongs to no option"),
+        ("nats://u:secret@h", "\"nats://***@h\" is no verb"),
+        ("list -snats://u:secret@h", "***@h is no option of list"),
+        ("list --bucket nats://u:secret@h", "--bucket \"nats://***@h\": must be"),
+        ("list --service nats://u:secret@h", "--service \"nats://***@h\": "),
+        ("list --timeout secret@h", "--timeout \"***@h\": not a duration"),
+        ("run --service abc --meta nats://u:secret@h", "--meta \"nats://***@h\": must be"),
+        (
+            "list -s nats://u:secret@a,nats://v:secret@b",
+            "--nats-url nats://***@a,nats://***@b: the",
+        ),
+        ("list -s nats://h:1/path", ": a path or a query behind the port is not supported"),
+        ("list -s ,", "--nats-url \",\": names no server"),
         ("run", "--service (or AEGIS_SERVICE) is required"),
         ("run --service Orders", "--service \"Orders\": "),
         (&format!("{run} --instance a.b"), "--instance \"a.b\": "),
@@ -146,8 +161,10 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
         (&format!("{run} --health-timeout 0"), "--health-timeout \"0\": must be from 1ms"),
         (&format!("{run} --health-failures 0"), "--health-failures \"0\": must be a whole"),
         (&format!("{run} --metrics-file /a/.."), "--metrics-file \"/a/..\": must be the name"),
-        ("list --timeout 0", "--timeout \"0\": must be from 1ms"),
-        ("list --timeout 2h", "--timeout \"2h\": must be from 1ms"),
+        ("list --timeout 0", "--timeout \"0\": must be from 1ms to 1h"),
+        ("list --timeout 2h", "--timeout \"2h\": must be from 1ms to 1h"),
+        ("list --stale-after 100000000000", "\"100000000000\": must be from 1ms to 87600h"),
+        ("run --service abc --interval 100000000000", "\"100000000000\": too long"),
         ("list --stale-after -1", "--stale-after \"-1\": not a duration"),
         ("list --bucket a.b", "--bucket \"a.b\": must be 1 to 200 of"),
         ("list --inbox-prefix a.>", "--inbox-prefix \"a.>\": must be words"),
@@ -169,8 +186,41 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
     ] {
         let (code, message) = failure(args, &[]);
         assert!(message.contains(words), "{args}: {message}");
+        assert!(!message.contains("secret"), "{args}: {message}");
         assert_eq!(code, 64, "{args}: {message}");
     }
+}
+
+#[test]
+fn options_that_may_be_repeated_are_those_that_say_so() {
+    let options = run_options("run --service abc --meta a=1 --meta b=2", &[]);
+    assert_eq!(options.metadata.len(), 2);
+    match ok("cleanup --only no-ttl --only expired", &[]).verb {
+        Verb::Cleanup(options) => assert_eq!(options.only.len(), 2),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
+    for context in ["nats://u:secret@h", "u:secret@h"] {
+        let (code, message) = failure("list --context", &[]);
+        assert_eq!((code, message.as_str()), (64, "--context needs a value"));
+        let args = format!("list --context {context}");
+        let (code, message) = failure(&args, &[("HOME", "/nowhere")]);
+        assert_eq!(code, 78);
+        assert!(message.contains("***@h") && !message.contains("secret"), "{message}");
+    }
+    let login = crate::login::Login::Creds("nats://u:secret@h".into());
+    match crate::login::read_login(&login) {
+        Err(failure) => assert!(!failure.chain().contains("secret"), "{}", failure.chain()),
+        Ok(_) => panic!("there is no such file"),
+    }
+}
+
+#[test]
+fn a_list_of_servers_may_end_in_a_comma() {
+    assert_eq!(ok("list -s nats://a,NATS://b,", &[]).settings.servers.len(), 2);
 }
 
 #[test]

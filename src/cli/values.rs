@@ -7,8 +7,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::{self, as_setting};
+use crate::duration::{self, ParseError, as_setting};
 use crate::error::{Failure, Kind};
+use crate::url::shown;
 
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 
@@ -21,7 +22,7 @@ pub(super) struct Given {
 
 impl Given {
     fn bad(&self, rule: impl Display) -> Failure {
-        Failure::new(self.kind, format!("{} {:?}: {rule}", self.name, self.text))
+        Failure::new(self.kind, format!("{} {:?}: {rule}", self.name, shown(&self.text)))
     }
 
     pub(super) fn read<T, E: Display>(
@@ -37,12 +38,12 @@ impl Given {
 
     pub(super) fn duration(self, from: Duration, to: Duration) -> Result<Duration, Failure> {
         self.read(|text| {
-            let parsed = duration::parse(text).map_err(|error| error.to_string())?;
-            if !(from..=to).contains(&parsed) {
-                let (from, to) = (as_setting(from), duration::words(to));
-                return Err(format!("must be from {from} to {to}"));
+            let range = || format!("must be from {} to {}", as_setting(from), as_setting(to));
+            match duration::parse(text) {
+                Ok(parsed) if (from..=to).contains(&parsed) => Ok(parsed),
+                Ok(_) | Err(ParseError::TooLong) => Err(range()),
+                Err(error) => Err(error.to_string()),
             }
-            Ok(parsed)
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::health::{Check, HealthOptions};
 use crate::instance::InstanceId;
 use crate::kv::Storage;
 use crate::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
+use crate::url::shown;
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
 /// once (CONTRACT section 4); a day is more than a heartbeat needs.
@@ -160,7 +161,7 @@ fn read_group(text: &str) -> Result<String, &'static str> {
 fn read_metadata(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut metadata = BTreeMap::new();
     for text in given {
-        let bad = |rule: &str| usage(format!("--meta {text:?}: {rule}"));
+        let bad = |rule: &str| usage(format!("--meta {:?}: {rule}", shown(text)));
         let (key, value) = text.split_once('=').ok_or_else(|| bad("must be KEY=VALUE"))?;
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if key.is_empty() || key.len() > 64 || !key.bytes().all(fits) {
