@@ -173,6 +173,9 @@ pub struct UsageError {
     pub failure: Failure,
     /// `check` has an exit code of its own for that.
     pub verb_is_check: bool,
+    /// What was asked of `check`, where its own options are right: it answers
+    /// in the format that was asked for whatever the settings are.
+    pub check: Option<Box<(CheckOptions, Bucket)>>,
 }
 
 /// Parses a call. `args` are without the program's name; `env` looks a variable
@@ -184,7 +187,12 @@ pub fn parse(
 ) -> Result<Parsed, UsageError> {
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let verb_is_check = find_verb(&lossy) == Some("check");
-    parse_call(args, lossy, env, host_name).map_err(|failure| UsageError { failure, verb_is_check })
+    let mut check = None;
+    parse_call(args, lossy, env, host_name, &mut check).map_err(|failure| UsageError {
+        check: check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
+        failure,
+        verb_is_check,
+    })
 }
 
 fn parse_call(
@@ -192,9 +200,10 @@ fn parse_call(
     lossy: Vec<String>,
     env: &dyn Fn(&str) -> Option<OsString>,
     host_name: &dyn Fn() -> Option<String>,
+    check: &mut Option<(CheckOptions, Bucket)>,
 ) -> Result<Parsed, Failure> {
     if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
-        return Err(usage(format!("{:?}: is not UTF-8", lossy[broken])));
+        return Err(usage(format!("{:?}: is not UTF-8", url::shown(&lossy[broken]))));
     }
     let (verb, global, own) = match sort(&lossy)? {
         Sorted::Version => {
@@ -206,7 +215,7 @@ fn parse_call(
     let words: Vec<&str> = global.iter().map(String::as_str).chain([verb]).collect();
     let words: Vec<&str> = words.into_iter().chain(own.iter().map(String::as_str)).collect();
     let top = TopArgs::from_args(&[PROGRAM], &words)
-        .map_err(|exit| usage(exit.output.trim().replace('\n', " ")))?;
+        .map_err(|exit| usage(url::shown(&exit.output.trim().replace('\n', " "))))?;
     let source = Source { env };
     let mut verb = match &top.verb {
         VerbArgs::Run(args) => Verb::Run(verbs::run(&source, args, host_name)?),
@@ -215,7 +224,16 @@ fn parse_call(
         VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(args)?),
         VerbArgs::List(args) => Verb::List(verbs::list(args)?),
     };
-    let (settings, bucket) = settings::connection(&source, &top)?;
+    let (settings, bucket) = match settings::connection(&source, &top) {
+        Ok(both) => both,
+        Err(failure) => {
+            if let Verb::Check(options) = verb {
+                let bucket = settings::bucket(&source, &top);
+                *check = Some((options, bucket.unwrap_or_else(|_| Bucket::service_registry())));
+            }
+            return Err(failure);
+        }
+    };
     if let Verb::Run(options) = &mut verb
         && top
             .nats_url

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use aegis_agent::cli::{self, Invocation, Parsed, Verb};
 use aegis_agent::commands;
-use aegis_agent::error::{Failure, Kind};
+use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::tally::Console;
 use aegis_agent::{logging, memory, systemd};
 
@@ -22,10 +22,16 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let env = |name: &str| std::env::var_os(name);
     match cli::parse(&args, &env, &host_name) {
-        Ok(Parsed::Print(text)) => match io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(74),
-            _ => ExitCode::SUCCESS,
-        },
+        Ok(Parsed::Print(text)) => {
+            let mut out = io::stdout();
+            match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    logging::start(false, in_journal(), false);
+                    exit(&failure, false)
+                }
+            }
+        }
         Ok(Parsed::Run(invocation)) => {
             let check = matches!(invocation.verb, Verb::Check(_));
             let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
@@ -37,7 +43,14 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             logging::start(false, in_journal(), false);
-            exit(&error.failure, error.verb_is_check)
+            let Some((options, bucket)) = error.check.map(|check| *check) else {
+                return exit(&error.failure, error.verb_is_check);
+            };
+            let mut out = BufWriter::new(io::stdout().lock());
+            match commands::check::run_without(&options, &error.failure, bucket, &mut out) {
+                Ok(code) => ExitCode::from(code),
+                Err(failure) => exit(&failure, true),
+            }
         }
     }
 }

@@ -36,13 +36,7 @@ pub(super) fn connection(
     let inbox_prefix = source
         .given(&top.inbox_prefix, "--inbox-prefix", "AEGIS_INBOX_PREFIX")?
         .or(from_context(&context.inbox_prefix, "inbox_prefix of the context"));
-    let bucket = source.given(&top.bucket, "--bucket", "AEGIS_BUCKET")?;
-    let bucket = match bucket {
-        Some(given) => {
-            given.read(|text| Bucket::new(text).ok_or("must be 1 to 200 of A-Z a-z 0-9 - _"))?
-        }
-        None => Bucket::service_registry(),
-    };
+    let bucket = bucket(source, top)?;
     let timeout = match source.given(&top.timeout, "--timeout", "NATS_TIMEOUT")? {
         Some(given) => given.duration(Duration::from_millis(1), LONGEST_TIMEOUT)?,
         None => DEFAULT_TIMEOUT,
@@ -58,6 +52,15 @@ pub(super) fn connection(
         timeout,
     };
     Ok((settings, bucket))
+}
+
+pub(super) fn bucket(source: &Source<'_>, top: &TopArgs) -> Result<Bucket, Failure> {
+    match source.given(&top.bucket, "--bucket", "AEGIS_BUCKET")? {
+        Some(given) => {
+            given.read(|text| Bucket::new(text).ok_or("must be 1 to 200 of A-Z a-z 0-9 - _"))
+        }
+        None => Ok(Bucket::service_registry()),
+    }
 }
 
 fn read_urls(given: Option<Given>) -> Result<(Vec<ServerAddress>, Option<UrlLogin>), Failure> {
@@ -79,20 +82,33 @@ fn read_inbox_prefix(text: &str) -> Result<String, &'static str> {
 }
 
 fn tls(source: &Source<'_>, top: &TopArgs, context: &Context) -> Result<Tls, Failure> {
-    let file = |value, name, variable, from: &Option<String>| {
+    let file = |value, name, variable, from: (&Option<String>, &'static str)| {
         let given = source.given(value, name, variable)?;
-        Ok::<_, Failure>(given.map(|given| given.text).or(from.clone()).map(PathBuf::from))
+        Ok::<_, Failure>(given.or(from_context(from.0, from.1)))
     };
-    let ca = file(&top.tlsca, "--tlsca", "NATS_CA", &context.ca)?;
-    let cert = file(&top.tlscert, "--tlscert", "NATS_CERT", &context.cert)?;
-    let key = file(&top.tlskey, "--tlskey", "NATS_KEY", &context.key)?;
+    let from = (&context.ca, "ca of the context");
+    let ca = file(&top.tlsca, "--tlsca", "NATS_CA", from)?.map(|given| given.text.into());
+    let from = (&context.cert, "cert of the context");
+    let cert = file(&top.tlscert, "--tlscert", "NATS_CERT", from)?;
+    let from = (&context.key, "key of the context");
+    let key = file(&top.tlskey, "--tlskey", "NATS_KEY", from)?;
     let client = match (cert, key) {
-        (Some(cert), Some(key)) => Some((cert, key)),
+        (Some(cert), Some(key)) => Some((cert.text.into(), key.text.into())),
         (None, None) => None,
-        (Some(_), None) => return Err(usage("--tlscert needs --tlskey (or NATS_KEY)")),
-        (None, Some(_)) => return Err(usage("--tlskey needs --tlscert (or NATS_CERT)")),
+        (Some(cert), None) => return Err(alone(&cert, "--tlskey", "NATS_KEY")),
+        (None, Some(key)) => return Err(alone(&key, "--tlscert", "NATS_CERT")),
     };
     Ok(Tls { ca, client })
+}
+
+/// A certificate without its key, or the other way round: whoever gave the one
+/// gives the other there.
+fn alone(given: &Given, option: &str, variable: &str) -> Failure {
+    let name = given.name;
+    match given.kind {
+        Kind::Usage => usage(format!("{name} needs {option} (or {variable})")),
+        kind => Failure::new(kind, format!("{name} needs {variable} (or {option})")),
+    }
 }
 
 /// The login of the first source that has one: the command line, the

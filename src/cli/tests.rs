@@ -232,6 +232,8 @@ fn what_the_environment_says_wrong_is_named_by_its_variable() {
         ("NATS_TIMEOUT", "x", "NATS_TIMEOUT \"x\": not a duration"),
         ("AEGIS_BUCKET", "a b", "AEGIS_BUCKET \"a b\": "),
         ("NATS_CONTEXT", "../x", "must be the plain name"),
+        ("NATS_CERT", "/x", "NATS_CERT needs NATS_KEY (or --tlskey)"),
+        ("NATS_KEY", "/x", "NATS_KEY needs NATS_CERT (or --tlscert)"),
     ] {
         let args = if name == "AEGIS_SERVICE" { "run" } else { "run --service orders-api" };
         let (code, message) = failure(args, &[(name, value)]);
@@ -244,7 +246,22 @@ fn what_the_environment_says_wrong_is_named_by_its_variable() {
 fn a_wrong_call_of_check_is_unknown() {
     let error = call("check --bogus", &[]).unwrap_err();
     assert!(error.verb_is_check);
+    assert!(error.check.is_none());
     assert!(!call("list --bogus", &[]).unwrap_err().verb_is_check);
+}
+
+#[test]
+fn a_bad_setting_leaves_check_knowing_how_to_answer() {
+    let env = [("NATS_TIMEOUT", "soon"), ("AEGIS_BUCKET", "b")];
+    let (options, bucket) =
+        call("check --json", &env).unwrap_err().check.map(|check| *check).unwrap();
+    assert_eq!((options.format, bucket.as_str()), (Format::Json, "b"));
+    let (_, bucket) =
+        call("check", &[("AEGIS_BUCKET", "a b")]).unwrap_err().check.map(|check| *check).unwrap();
+    assert_eq!(bucket.as_str(), "service_registry");
+    // Bad usage, and the other verbs.
+    assert!(call("check --timeout soon", &[]).unwrap_err().check.is_none());
+    assert!(call("list", &env).unwrap_err().check.is_none());
 }
 
 #[test]

@@ -7,10 +7,7 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
 use std::time::Instant;
 
 use time::OffsetDateTime;
@@ -27,6 +24,8 @@ use crate::registry::{Registry, RegistryError};
 use crate::report;
 use crate::scan::{SCANNING, Scan};
 use crate::signals::Signals;
+use crate::textfile;
+use crate::url::shown_name;
 
 const ACCOUNT: &str = "asking what the account may use";
 const BUCKET: &str = "looking at the bucket";
@@ -45,13 +44,35 @@ pub fn run(
         connector = connector.with_signals(signals.stop_check(), signals.waker());
     }
     let facts = collect(Registry::new(connector, bucket), signals);
-    let checks = checks::judge(&facts);
+    answer(options, &facts, out)
+}
+
+/// The same for a call whose settings are bad: nothing was tried, and why is a
+/// whole report, too.
+pub fn run_without(
+    options: &CheckOptions,
+    failure: &Failure,
+    bucket: Bucket,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
+    let hint = failure.hint().unwrap_or("mend the setting, or give another one");
+    let mut facts = nothing_known(bucket, options.probe);
+    facts.connection =
+        Err(Gap { kind: GapKind::Denied, message: failure.chain(), hint: Some(hint.to_owned()) });
+    answer(options, &facts, out)
+}
+
+fn answer(options: &CheckOptions, facts: &Facts, out: &mut dyn Write) -> Result<u8, Failure> {
+    let checks = checks::judge(facts);
     let text = render(options.format, &facts.bucket, &checks);
     match &options.output {
-        Some(path) => replace_file(path, text.as_bytes()).map_err(|error| {
-            Failure::new(Kind::Config, format!("cannot write {}", path.display()))
-                .with_hint("is its directory there, and may this user write to it?")
-                .with_source(error)
+        Some(path) => textfile::replace_on_disk(path, &text).map_err(|error| {
+            Failure::new(
+                Kind::Config,
+                format!("cannot write {}", shown_name(&path.display().to_string())),
+            )
+            .with_hint("is its directory there, and may this user write to it?")
+            .with_source(error)
         })?,
         None => match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
             // A reader that went away does not make a failed check a success.
@@ -85,18 +106,26 @@ fn wants_colour() -> bool {
     io::stdout().is_terminal() && !set("NO_COLOR") && !dumb
 }
 
-/// All that can be found out, in as few exchanges as possible.
-fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
-    let missing = |why: &str| Gap { kind: GapKind::NotMade, message: why.to_owned(), hint: None };
-    let mut facts = Facts {
-        bucket: registry.bucket().clone(),
+fn missing(why: &str) -> Gap {
+    Gap { kind: GapKind::NotMade, message: why.to_owned(), hint: None }
+}
+
+/// What is known before anything was tried.
+fn nothing_known(bucket: Bucket, probe: bool) -> Facts {
+    Facts {
+        bucket,
         connection: Err(missing("no connection to NATS")),
         account: Err(missing("no connection to NATS")),
         stream: Err(missing("no connection to NATS")),
         census: Err(missing("there is no usable bucket")),
         clock: None,
-        probe: signals.is_some().then(|| Err(missing("no connection to NATS"))),
-    };
+        probe: probe.then(|| Err(missing("no connection to NATS"))),
+    }
+}
+
+/// All that can be found out, in as few exchanges as possible.
+fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
+    let mut facts = nothing_known(registry.bucket().clone(), signals.is_some());
     let limit = registry.timeout();
     if let Err(error) = registry.connect(limit) {
         facts.connection = Err(gap(error));
@@ -286,30 +315,4 @@ fn gap(error: RegistryError) -> Gap {
     // Login and permissions.
     let kind = if failure.kind() == Kind::Refused { GapKind::Denied } else { kind };
     Gap { kind, message: failure.chain(), hint: failure.hint().map(str::to_owned) }
-}
-
-/// Writes a file whole or not at all: whoever reads it meanwhile sees the old
-/// one, and so does everybody after a crash.
-fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("not the name of a file"))?;
-    // The textfile collector takes names that end in .prom: not this one.
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    // One that a killed process of the same number left, and never through a
-    // link that somebody else put there.
-    fs::remove_file(&temporary).ok();
-    let write = || {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
-        // Whatever the umask says: the collector is another user.
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| {
-        fs::remove_file(&temporary).ok();
-    })
 }

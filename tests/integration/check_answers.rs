@@ -10,7 +10,7 @@ use crate::harness::agent::{Output, aegis};
 use crate::harness::proxy::{Flow, Proxy};
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{scratch, secs};
+use crate::harness::{eventually, scratch, secs};
 
 const FORMATS: [&str; 4] = ["text", "json", "nagios", "prometheus"];
 
@@ -181,6 +181,36 @@ fn a_file_that_cannot_be_used_is_unknown_and_named() {
     let answer = output.json();
     assert_eq!(answer["checks"][0]["status"], "unknown", "{answer:#}");
     assert!(answer["checks"][0]["message"].as_str().is_some_and(|m| m.contains("/no/such/file")));
+    let hint = answer["checks"][0]["hint"].as_str().expect("a hint");
+    assert!(hint.contains("--creds") && hint.contains("NATS_CREDS"), "{hint}");
+}
+
+#[test]
+fn a_bad_setting_is_a_whole_report_in_every_format() {
+    let directory = scratch("check-settings");
+    for (format, text) in [
+        ("text", "unknown   connection      NATS_TIMEOUT \"soon\": not a duration"),
+        ("json", "\"name\":\"connection\",\"status\":\"unknown\",\"message\":\"NATS_TIMEOUT "),
+        ("nagios", "AEGIS UNKNOWN: bucket b: connection: NATS_TIMEOUT "),
+        ("prometheus", "aegis_check_status{bucket=\"b\",check=\"connection\"} 3"),
+    ] {
+        let call = aegis(&["check", "--format", format, "--probe"]).env("AEGIS_BUCKET", "b");
+        let output = call.env("NATS_TIMEOUT", "soon").run().exits(3);
+        assert!(output.stdout.contains(text), "{output:?}");
+        assert_eq!(output.stderr, "");
+    }
+    let answer = aegis(&["check", "--json", "--context=nosuch"]).run().exits(3).json();
+    assert_eq!(answer["status"], "unknown", "{answer:#}");
+    assert_eq!(answer["checks"].as_array().map(Vec::len), Some(9), "{answer:#}");
+    let first = answer["checks"][0].to_string();
+    assert!(first.contains("context nosuch") && !first.contains("\"hint\":null"), "{first}");
+    let path = directory.join("aegis.prom");
+    let name = path.to_str().expect("UTF-8");
+    let arguments = ["check", "--format=prometheus", "--context=nosuch", "--output", name];
+    let output = aegis(&arguments).run().exits(3);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
+    let text = std::fs::read_to_string(&path).expect("reads");
+    assert!(text.contains("aegis_status{bucket=\"service_registry\"} 3\n"), "{text}");
 }
 
 /// `check | head -0`
@@ -255,6 +285,35 @@ fn the_output_file_is_written_whole_readable_and_alone() {
     check(&absent.url(), &["--format=prometheus", "--output", name]).exits(2);
     let text = std::fs::read_to_string(&path).expect("reads");
     assert!(text.contains("aegis_status{bucket=\"service_registry\"} 2\n"), "{text}");
+}
+
+/// `--output` names a link or something that is no file: tried on a FIFO, which
+/// anybody can make; a device is the same door.
+#[test]
+fn an_output_that_is_no_regular_file_stays_what_it_is() {
+    let (server, _registry) = troubled();
+    let directory = scratch("check-output");
+    let fifo = directory.join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs");
+    assert!(made.success());
+    let link = directory.join("link.prom");
+    std::os::unix::fs::symlink("fifo", &link).expect("links");
+    let name = link.to_str().expect("UTF-8");
+    let arguments = ["--format=prometheus", "--output", name];
+    let output = check(&server.url(), &arguments).exits(3);
+    assert!(output.stderr.contains("nobody reads from this FIFO"), "{output:?}");
+    let mut reader = Command::new("cat");
+    let reader = reader.arg(&fifo).stdout(std::process::Stdio::piped()).spawn().expect("cat runs");
+    // `cat` has opened it, once a writer does not find it without a reader.
+    eventually(secs(10), "the FIFO has a reader", || {
+        let output = check(&server.url(), &arguments);
+        if output.code == 1 { Ok(()) } else { Err(output.stderr) }
+    });
+    let text = reader.wait_with_output().expect("ends").stdout;
+    assert!(text.starts_with(b"# HELP aegis_status "), "{text:?}");
+    assert_eq!(std::fs::read_dir(&directory).expect("reads").count(), 2);
+    assert!(link.is_symlink());
+    std::fs::remove_dir_all(directory).expect("removes its own directory");
 }
 
 #[test]

@@ -237,3 +237,44 @@ fn no_secret_of_a_url_is_ever_shown() {
     let broken = aegis(&["list", "-s", "nats://user:hunter2@host:port"]).run();
     assert_refused(broken.exits(64), 64, &["--nats-url"]);
 }
+
+#[test]
+fn no_secret_is_shown_where_a_url_stands_in_the_wrong_place() {
+    let url = "nats://user:hunter2@a";
+    let attached = format!("-s{url}");
+    for arguments in [
+        &["list", "-s", url, "-s", url][..],
+        &["list", url],
+        &[url],
+        &["list", &attached],
+        &["list", "--bucket", url],
+        &["list", "--service", url],
+        &["list", "--context", url],
+        &["list", "--creds", url],
+        &["list", "--timeout", url],
+        &["run", "--service=abc", "--meta", url],
+    ] {
+        let output = aegis(arguments).within(secs(5)).run();
+        assert!(matches!(output.code, 64 | 78), "{output:?}");
+        assert!(output.stderr.contains("error: "), "{output:?}");
+        assert!(!output.stderr.contains("hunter2"), "{output:?}");
+    }
+}
+
+/// `--help >/dev/full`, with a full pipe for a full disk.
+#[test]
+fn help_that_cannot_be_written_exits_75_and_says_why() {
+    use std::io::Write;
+    for option in ["--help", "--version"] {
+        let (_reader, mut writer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        writer.set_nonblocking(true).expect("sets");
+        while writer.write(&[0; 4096]).is_ok() {}
+        let mut command = aegis(&[option]).command();
+        let child = command.stdout(std::os::fd::OwnedFd::from(writer));
+        let child = child.stderr(std::process::Stdio::piped()).spawn().expect("starts");
+        let output = child.wait_with_output().expect("ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(75), "{said}");
+        assert!(said.contains("error: cannot write to standard output"), "{said}");
+    }
+}
