@@ -187,34 +187,42 @@ pub fn ttl_defeats(bucket: &Bucket, info: &StreamInfo, ttl: Duration) -> Vec<Def
     let mut defeats = Vec::new();
     if !age.is_zero() && age <= ttl {
         defeats.push(Defeat {
-            message: format!(
-                "max_age {} is not longer than the TTL of {}: it ends entries first, alive or not",
-                as_setting(age),
-                as_setting(ttl)
-            ),
+            message: cut_short(age, ttl),
             hint: format!("nats stream edit {} --max-age=0s", bucket.stream()),
         });
     }
     if info.history() != 1 && marker > ttl {
         defeats.push(Defeat {
-            message: format!(
-                "delete markers of {} stretch a TTL of {} to that, because history is not 1: \
-                 the dead stay listed",
-                as_setting(marker),
-                as_setting(ttl)
-            ),
+            message: stretched(marker, &format!("a TTL of {}", as_setting(ttl))),
             hint: lower_history(bucket),
         });
     }
     if info.history() != 1 && !info.flag("allow_rollup_hdrs") {
-        defeats.push(Defeat {
-            message: "roll-ups are not allowed (allow_rollup_hdrs) and history is not 1: an \
-                      older entry without TTL comes back when the one over it expires"
-                .into(),
-            hint: lower_history(bucket),
-        });
+        defeats.push(Defeat { message: NO_ROLLUPS.into(), hint: lower_history(bucket) });
     }
     defeats
+}
+
+/// What happens where agents may not remove what lies under their entry.
+pub const NO_ROLLUPS: &str = "roll-ups are not allowed (allow_rollup_hdrs) and history is not 1: an \
+    older entry without TTL comes back when the one over it expires";
+
+/// What a `max_age` does to a TTL that is not shorter.
+pub fn cut_short(age: Duration, ttl: Duration) -> String {
+    format!(
+        "max_age {} is not longer than the TTL of {}: it ends entries first, alive or not",
+        as_setting(age),
+        as_setting(ttl)
+    )
+}
+
+/// What a delete-marker TTL does to `whose`, such as `a TTL of 30s`.
+pub fn stretched(marker: Duration, whose: &str) -> String {
+    format!(
+        "delete markers of {} stretch {whose} to that, because history is not 1: the dead stay \
+         listed",
+        as_setting(marker)
+    )
 }
 
 /// The command that leaves one revision a key.

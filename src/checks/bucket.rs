@@ -126,6 +126,10 @@ pub(super) fn history(bucket: &Bucket, info: &StreamInfo) -> Check {
         "bucket {bucket} keeps {kept} revisions a key: when an entry expires, the one under it is \
          current again, and one without TTL comes back for ever"
     );
+    let message = match info.flag("allow_rollup_hdrs") {
+        true => message,
+        false => format!("{message}; {}", fitness::NO_ROLLUPS),
+    };
     Check::new(NAME, Status::Warning, message)
         .hint(format!("{} (drops the old revisions)", lower_history(bucket)))
         .value(history)
@@ -141,24 +145,16 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
     let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
     let stretched = !marker.is_zero() && shortest == Some(marker);
     let check = if !age.is_zero() && age <= ttl {
-        let message = format!(
-            "max_age {} is not longer than the TTL of {}: it ends entries first, alive or not",
-            as_setting(age),
-            as_setting(ttl)
-        );
-        Check::new(NAME, Status::Warning, message)
+        Check::new(NAME, Status::Warning, fitness::cut_short(age, ttl))
             .hint(format!("nats stream edit {} --max-age=0s", bucket.stream()))
     } else if info.history() != 1 && (marker > least || stretched) {
         let whose = if marker > least {
-            format!("a TTL of {} to that", as_setting(least))
+            format!("a TTL of {}", as_setting(least))
         } else {
-            "shorter TTLs to that (entries have exactly that TTL)".to_owned()
+            "shorter TTLs (entries have exactly that one)".to_owned()
         };
-        let message = format!(
-            "delete markers of {} stretch {whose}, because history is not 1: the dead stay listed",
-            as_setting(marker)
-        );
-        Check::new(NAME, Status::Warning, message).hint(lower_history(bucket))
+        Check::new(NAME, Status::Warning, fitness::stretched(marker, &whose))
+            .hint(lower_history(bucket))
     } else {
         let age = match age {
             Duration::ZERO => "no max_age".to_owned(),

@@ -215,7 +215,7 @@ fn delete_markers_stretch_where_history_is_not_1() {
         (5, 60, ttls(secs(60), secs(60)), "stretch a TTL of 30s to that"),
         (5, 60, ttls(secs(60), secs(300)), "stretch a TTL of 30s to that"),
         (5, 20, ttls(secs(10), secs(30)), "stretch a TTL of 10s to that"),
-        (5, 20, ttls(secs(20), secs(30)), "entries have exactly that TTL"),
+        (5, 20, ttls(secs(20), secs(30)), "entries have exactly that one"),
         (5, 20, ttls(secs(30), secs(30)), ""),
         (5, 30, ttls(None, None), ""),
         (1, 60, ttls(secs(60), secs(60)), ""),
