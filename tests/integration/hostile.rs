@@ -578,6 +578,21 @@ fn deliver(
     msg(out, &subject, &ack(sequence, pending), &record("host-1"))
 }
 
+/// An honest server does this: from a replicated bucket the end of a pull can
+/// overtake the last of its messages.
+#[test]
+fn the_end_of_a_pull_may_come_before_its_last_message() {
+    let server = deliveries(3, |asked, out| {
+        deliver(out, 1, 2)?;
+        let status = "NATS/1.0 409 Batch Completed\r\nNats-Pending-Messages: 0\r\n\r\n";
+        write!(out, "HMSG {} 1 {n} {n}\r\n{status}\r\n", asked.reply, n = status.len()).ok()?;
+        deliver(out, 2, 1)?;
+        deliver(out, 3, 0)
+    });
+    let output = list(&server).exits(0);
+    assert!(output.stdout.contains("3 instances"), "{output:#?}");
+}
+
 #[test]
 fn deliveries_with_absurd_numbers_end_a_list() {
     for (sequence, pending) in [
