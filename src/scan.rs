@@ -153,20 +153,8 @@ impl Scan {
         })
     }
 
-    /// Whether nothing is under way: then other requests may use the session.
-    pub fn is_between_batches(&self) -> bool {
-        self.pulls.is_empty()
-    }
-
     /// The next entry, delete markers included; `None` at the end.
-    ///
-    /// New batches are asked for `ahead` of need, or only once the last one
-    /// has been handed out.
-    pub fn next(
-        &mut self,
-        registry: &mut Registry,
-        ahead: bool,
-    ) -> Result<Option<Entry>, RegistryError> {
+    pub fn next(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
         loop {
             if let Some(entry) = self.reread.pop_front() {
                 return Ok(Some(entry));
@@ -174,7 +162,7 @@ impl Scan {
             if self.finished {
                 return Ok(None);
             }
-            match self.step(registry, ahead) {
+            match self.step(registry) {
                 Ok(Some(entry)) => return Ok(Some(entry)),
                 Ok(None) => {}
                 Err(RegistryError::Request(_, RequestError::Lost(why))) => {
@@ -197,11 +185,7 @@ impl Scan {
         }
     }
 
-    fn step(
-        &mut self,
-        registry: &mut Registry,
-        ahead: bool,
-    ) -> Result<Option<Entry>, RegistryError> {
+    fn step(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
         if self.oversized {
             // Alone: while another pull waits, the server turns down one that
             // may not wait (408).
@@ -209,7 +193,7 @@ impl Scan {
                 self.pull(registry, 1, None)?;
                 self.oversized = false;
             }
-        } else if self.pulls.is_empty() || (ahead && self.is_half_read()) {
+        } else if self.pulls.is_empty() || self.is_half_read() {
             match self.pull(registry, self.batch, Some(PULL_BYTES)) {
                 // What came before the session ended is still to be had.
                 Err(RegistryError::Request(_, RequestError::Lost(_))) if !self.pulls.is_empty() => {

@@ -266,7 +266,7 @@ fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryErr
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
     let mut census = Census::default();
     loop {
-        match scan.next(registry, true) {
+        match scan.next(registry) {
             Ok(Some(entry)) => census.count(&entry, clock.now()),
             Ok(None) => {
                 scan.end(registry);

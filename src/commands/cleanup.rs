@@ -125,7 +125,7 @@ impl Cleanup<'_> {
     fn count(&mut self, found: &mut Counts) -> Result<Revisions, End> {
         let mut scan = Scan::begin(&mut self.registry, &self.info)?;
         let mut revisions = Revisions::default();
-        while let Some(entry) = scan.next(&mut self.registry, true)? {
+        while let Some(entry) = scan.next(&mut self.registry)? {
             self.go_on()?;
             if let Some(target) = self.judge(entry, true) {
                 found.remove(&target);
@@ -155,7 +155,7 @@ impl Cleanup<'_> {
             Some(judged) => Scan::begin_removing(&mut self.registry, &self.info, judged.first())?,
         };
         let mut lookup = judged.map(Revisions::lookup);
-        while let Some(entry) = scan.next(&mut self.registry, true)? {
+        while let Some(entry) = scan.next(&mut self.registry)? {
             self.go_on()?;
             let wanted = |lookup: &mut Lookup<'_>| lookup.holds(entry.revision);
             if !lookup.as_mut().is_none_or(wanted) {

@@ -58,7 +58,7 @@ pub fn run(
 
     let mut summary = Summary::default();
     let mut view = View::begin(options, registry.bucket(), clock, out)?;
-    while let Some(entry) = scan.next(&mut registry, true)? {
+    while let Some(entry) = scan.next(&mut registry)? {
         if let Some(shown) = summary.take(entry, options, clock) {
             view.add(&shown)?;
         }

@@ -30,14 +30,10 @@ impl ApiError {
     pub const NO_STREAM: u32 = 10059;
     /// No message found.
     pub const NO_MESSAGE: u32 = 10037;
-    /// No such consumer.
-    pub const NO_CONSUMER: u32 = 10014;
     /// The bucket has another last revision than expected.
     pub const WRONG_LAST: u32 = 10071;
     /// The same, from a cluster.
     pub const WRONG_LAST_CLUSTERED: u32 = 10164;
-    /// The stream has no TTL per message.
-    pub const TTL_DISABLED: u32 = 10166;
     /// Bad configuration, or one that this server does not know.
     pub const BAD_CONFIG: u32 = 10052;
     /// Roll-ups are not permitted.

@@ -1,7 +1,6 @@
 //! `check`: each check in each of its states, on real servers.
 
 use serde_json::{Value, json};
-use time::Duration;
 
 use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
@@ -458,7 +457,7 @@ fn legacy_entries_that_are_being_rewritten_name_who_writes_them() {
 #[test]
 fn legacy_entries_of_yesterday_are_leftovers_that_cleanup_removes() {
     let (server, _registry) = mixed_bucket();
-    let proxy = an_hour_ahead(&server);
+    let proxy = Proxy::an_hour_ahead(server.port());
     let answer = check(&proxy.url(), &[]).exits(1).json();
     says(&answer, "legacy-entries", "warning", &["50 of 500 instances", "leftovers"]);
     assert_eq!(
@@ -484,31 +483,10 @@ fn poison_is_counted_and_hides_nothing() {
 
 // Clocks.
 
-/// A server whose clock is an hour ahead of ours, and of its own past.
-fn an_hour_ahead(server: &Server) -> Proxy {
-    let proxy = Proxy::to(server.port());
-    proxy.rewrite(|bytes| {
-        // The text stays as long as it was.
-        let mut bytes = bytes.to_vec();
-        let mark = b"\"ts\":\"";
-        let places: Vec<usize> = (0..bytes.len().saturating_sub(mark.len() + 19))
-            .filter(|&at| bytes[at..].starts_with(mark))
-            .collect();
-        for at in places {
-            let time = at + mark.len()..at + mark.len() + 19;
-            let text = String::from_utf8_lossy(&bytes[time.clone()]).into_owned();
-            let later = rfc3339::rfc3339(rfc3339::parse(&format!("{text}Z")) + Duration::hours(1));
-            bytes[time].copy_from_slice(&later.as_bytes()[..19]);
-        }
-        bytes
-    });
-    proxy
-}
-
 #[test]
 fn a_clock_that_differs_is_a_warning() {
     let (server, _registry) = bucket_on("", &json!({}));
-    let answer = check(&an_hour_ahead(&server).url(), &[]).exits(1).json();
+    let answer = check(&Proxy::an_hour_ahead(server.port()).url(), &[]).exits(1).json();
     says(&answer, "clock", "warning", &["behind the registry's"]);
     hints(&answer, "clock", "timedatectl");
     let seconds = one(&answer, "clock")["value"].as_f64().expect("a number");

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::time::{parse, rfc3339};
 use super::{free_port, millis};
 
 /// What happens to the bytes of one direction.
@@ -128,6 +129,28 @@ impl Proxy {
     /// Passes what the server says through `rewrite`, chunk by chunk.
     pub fn rewrite(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
         *lock(&self.state.rewrite) = Some(Box::new(rewrite));
+    }
+
+    /// A proxy to a server whose clock, as its replies tell it, is an hour ahead
+    /// of ours, and of its own past.
+    pub fn an_hour_ahead(target: u16) -> Proxy {
+        let proxy = Proxy::to(target);
+        proxy.rewrite(|bytes| {
+            // The text stays as long as it was.
+            let mut bytes = bytes.to_vec();
+            let mark = b"\"ts\":\"";
+            let places: Vec<usize> = (0..bytes.len().saturating_sub(mark.len() + 19))
+                .filter(|&at| bytes[at..].starts_with(mark))
+                .collect();
+            for at in places {
+                let time = at + mark.len()..at + mark.len() + 19;
+                let text = String::from_utf8_lossy(&bytes[time.clone()]).into_owned();
+                let later = rfc3339(parse(&format!("{text}Z")) + time::Duration::hours(1));
+                bytes[time].copy_from_slice(&later.as_bytes()[..19]);
+            }
+            bytes
+        });
+        proxy
     }
 
     /// Ends all connections; new ones are taken.
