@@ -5,19 +5,18 @@
 
 use std::time::Duration;
 
-use aegis_agent::cli;
-use aegis_agent::context;
+use aegis_agent::cli::{self, context};
 use aegis_agent::diagnosis::{self, Tried};
-use aegis_agent::duration;
-use aegis_agent::entry::Entry;
-use aegis_agent::fitness::ServerVersion;
-use aegis_agent::instance;
-use aegis_agent::kv::{self, Bucket, StoredMessage};
-use aegis_agent::login;
+use aegis_agent::instance::entry::Entry;
+use aegis_agent::instance::record;
+use aegis_agent::instance::staleness::{self, Stored};
+use aegis_agent::jetstream::fitness::ServerVersion;
+use aegis_agent::jetstream::replies;
+use aegis_agent::jetstream::requests::{self, Bucket};
+use aegis_agent::jetstream::stored::{self, StoredMessage};
 use aegis_agent::look::InfoLine;
-use aegis_agent::staleness::{self, Stored};
-use aegis_agent::table;
-use aegis_agent::url;
+use aegis_agent::text::{duration, table};
+use aegis_agent::{login, url};
 use time::OffsetDateTime;
 
 /// A target: its name, which is that of its seeds, and its function.
@@ -51,12 +50,12 @@ pub(crate) fn record(data: &[u8]) {
     let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
     let key = String::from_utf8_lossy(&data[..end]);
     let value = data.get(end + 1..).unwrap_or_default();
-    let Ok(record) = instance::read(&key, value) else {
+    let Ok(record) = record::read(&key, value) else {
         return;
     };
     // What was read is written in a form that is read as the same.
     let json = record.to_json();
-    let mut again = instance::read(&key, &json).expect("its own JSON can be read");
+    let mut again = record::read(&key, &json).expect("its own JSON can be read");
     let lost = record.last_heartbeat - again.last_heartbeat;
     assert!(lost.abs() < time::Duration::MICROSECOND, "six digits are written");
     again.last_heartbeat = record.last_heartbeat;
@@ -76,12 +75,12 @@ pub(crate) fn record(data: &[u8]) {
 /// A key that is called safe can be put into a subject: it names itself alone.
 pub(crate) fn key(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    instance::names_in_key(&text);
+    record::names_in_key(&text);
     let bucket = Bucket::service_registry();
-    if instance::is_instance_key(&text) {
+    if record::is_instance_key(&text) {
         assert!(text.starts_with("service-instances"));
     }
-    if !instance::key_is_safe(&text) {
+    if !record::key_is_safe(&text) {
         return;
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-/_=.".contains(&b);
@@ -89,7 +88,7 @@ pub(crate) fn key(data: &[u8]) {
     assert!(!text.starts_with('.') && !text.ends_with('.'), "{text:?}");
     assert_eq!(bucket.key(&bucket.subject(&text)), Some(&*text));
     for revision in [0, 1, u64::MAX] {
-        if let Some(request) = kv::purge(&bucket, &text, revision) {
+        if let Some(request) = requests::purge(&bucket, &text, revision) {
             let body: serde_json::Value =
                 serde_json::from_slice(&request.payload).expect("the request is JSON");
             assert_eq!(body["filter"], bucket.subject(&text).as_str());
@@ -100,25 +99,25 @@ pub(crate) fn key(data: &[u8]) {
 
 /// Whatever a server may answer to whatever was asked.
 pub(crate) fn reply(data: &[u8]) {
-    let refused = |error: kv::ReplyError| {
+    let refused = |error: replies::ReplyError| {
         let _ = error.to_string();
-        if let kv::ReplyError::Api(error) = error {
-            kv::last_revision(&error);
+        if let replies::ReplyError::Api(error) = error {
+            replies::last_revision(&error);
         }
     };
-    kv::acknowledged(data).map(drop).unwrap_or_else(refused);
-    kv::purged(data).map(drop).unwrap_or_else(refused);
-    kv::read_consumer_info(data).map(drop).unwrap_or_else(refused);
-    if let Ok(info) = kv::read_stream_info(data) {
+    replies::acknowledged(data).map(drop).unwrap_or_else(refused);
+    replies::purged(data).map(drop).unwrap_or_else(refused);
+    replies::read_consumer_info(data).map(drop).unwrap_or_else(refused);
+    if let Ok(info) = replies::read_stream_info(data) {
         let facts = (info.history(), info.allows_ttl(), info.leader_version(), info.leader_level());
         let _ = format!("{facts:?}{}", info.word("storage"));
     }
-    match kv::read_message(data) {
+    match stored::read_message(data) {
         Ok(message) => entry(message),
         Err(error) => refused(error),
     }
     if let Ok(text) = std::str::from_utf8(data)
-        && let Some(delivery) = kv::delivery(text)
+        && let Some(delivery) = stored::delivery(text)
     {
         assert!(text.starts_with("$JS.ACK."), "{delivery:?}");
     }
@@ -130,7 +129,7 @@ fn entry(message: StoredMessage) {
     match entry.instance() {
         Some(Ok(record)) => {
             assert!(poison.is_none(), "poison is reported, never read");
-            assert!(instance::key_is_safe(&entry.key), "{:?}", entry.key);
+            assert!(record::key_is_safe(&entry.key), "{:?}", entry.key);
             for now in moments() {
                 staleness::judge(&record, &entry.stored, now, Duration::from_secs(35));
                 staleness::ttl_left(&entry.stored, now);
@@ -150,7 +149,7 @@ pub(crate) fn header(data: &[u8]) {
         headers: data.to_vec(),
         data: b"{}".to_vec(),
     };
-    for name in [kv::TTL_HEADER, kv::OPERATION_HEADER, kv::MARKER_REASON_HEADER] {
+    for name in [requests::TTL_HEADER, requests::OPERATION_HEADER, requests::MARKER_REASON_HEADER] {
         if let Some(value) = message.header(name) {
             assert!(value.len() <= data.len() * 3);
             staleness::stored_ttl(Some(&value));
@@ -177,13 +176,13 @@ pub(crate) fn version(data: &[u8]) {
         let again = ServerVersion::parse(&version.to_string()).expect("its own text can be read");
         assert_eq!(version.numbers, again.numbers);
     }
-    if let Ok(version) = text.parse::<instance::Version>() {
+    if let Ok(version) = text.parse::<record::Version>() {
         assert_eq!(version.as_str(), text);
         assert!(version.as_str().bytes().all(|b| b.is_ascii_digit() || b == b'.'));
     }
-    if let Some(at) = instance::parse_time(&text) {
-        let written = instance::format_time(at);
-        let again = instance::parse_time(&written).expect("its own text can be read");
+    if let Some(at) = record::parse_time(&text) {
+        let written = record::format_time(at);
+        let again = record::parse_time(&written).expect("its own text can be read");
         assert!((again - at).abs() < time::Duration::MICROSECOND, "{text} {written}");
     }
 }

@@ -6,6 +6,7 @@
 //! line says wrong 64. Nothing is read here but the context file.
 
 mod arguments;
+pub mod context;
 #[cfg(test)]
 mod pages;
 mod settings;
@@ -27,10 +28,10 @@ use self::sorting::{Sorted, find_verb, sort};
 use self::values::Source;
 use crate::connection::Settings;
 use crate::error::{Failure, Kind};
-use crate::health::HealthOptions;
-use crate::instance::{InstanceId, ServiceName, Version};
-use crate::kv::{Bucket, Storage};
-use crate::staleness::Reason;
+use crate::health::verdict::HealthOptions;
+use crate::instance::record::{InstanceId, ServiceName, Version};
+use crate::instance::staleness::Reason;
+use crate::jetstream::requests::{Bucket, Storage};
 use crate::url;
 
 const PROGRAM: &str = "aegis-agent";

@@ -5,10 +5,10 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use aegis_agent::cli::{self, Invocation, Parsed, Verb};
-use aegis_agent::commands;
+use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
-use aegis_agent::tally::Console;
-use aegis_agent::{logging, memory, systemd};
+use aegis_agent::system::{logging, systemd};
+use aegis_agent::{commands, memory};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;

@@ -1,11 +1,14 @@
 //! The registry, spoken on a connection: one bucket of service instances.
 //!
-//! Thin: what to send and what a reply means is decided in `kv`, `fitness` and
+//! Thin: what to send and what a reply means is decided in `jetstream` and
 //! `instance`; here it is sent, waited for within bounds, and its failures are
 //! put into words. What to do about them is the verbs' business.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
+
+pub mod expiry_test;
+pub mod scan;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,10 +18,12 @@ use log::debug;
 use time::OffsetDateTime;
 
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Session};
-use crate::entry::Entry;
 use crate::error::{Failure, Kind};
-use crate::fitness::{self, Unfit};
-use crate::kv::{self, ApiError, Bucket, Put, ReplyError, Request, StreamInfo};
+use crate::instance::entry::Entry;
+use crate::jetstream::fitness::{self, Unfit};
+use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
+use crate::jetstream::requests::{self, Bucket, Put, Request};
+use crate::jetstream::stored;
 use crate::look::ServerInfo;
 
 /// A question that was not answered by then is asked again: a direct get goes
@@ -386,7 +391,7 @@ impl Registry {
     /// Sends the question of [`Registry::get`] ahead of others: the crate pauses
     /// for 5 ms between two flushes, and one will do for both.
     pub fn get_ahead(&mut self, key: &str) -> Result<(), RegistryError> {
-        let request = kv::direct_get(&self.bucket, key);
+        let request = requests::direct_get(&self.bucket, key);
         let inbox = self.send(READING, &request)?;
         self.ahead = Some(Ahead { request, inbox, answer: None });
         Ok(())
@@ -396,7 +401,7 @@ impl Registry {
     /// `None` where it does not exist.
     pub fn info(&mut self) -> Result<Option<StreamInfo>, RegistryError> {
         const DOING: &str = "looking at the bucket";
-        let request = kv::stream_info(&self.bucket);
+        let request = requests::stream_info(&self.bucket);
         let reply = self.ask(DOING, &request)?;
         match self.read_info(DOING, &reply) {
             Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
@@ -421,7 +426,8 @@ impl Registry {
         doing: &'static str,
         reply: &Incoming,
     ) -> Result<StreamInfo, RegistryError> {
-        let info = kv::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(doing, e))?;
+        let info =
+            replies::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(doing, e))?;
         self.set_clock(info.ts);
         Ok(info)
     }
@@ -447,22 +453,22 @@ impl Registry {
     /// The newest revision of a key, markers included; `None` where there is
     /// none.
     pub fn get(&mut self, key: &str) -> Result<Option<Entry>, RegistryError> {
-        let request = kv::direct_get(&self.bucket, key);
+        let request = requests::direct_get(&self.bucket, key);
         let reply = match self.ask(READING, &request) {
             // Direct access is off.
             Err(RegistryError::Request(_, RequestError::NoResponders)) => {
-                return self.get_message(READING, &kv::get_last(&self.bucket, key));
+                return self.get_message(READING, &requests::get_last(&self.bucket, key));
             }
             reply => reply?,
         };
-        if let Some((revision, at)) = kv::direct_origin(|name| reply.header_values(name)) {
+        if let Some((revision, at)) = stored::direct_origin(|name| reply.header_values(name)) {
             return Ok(Some(Entry::of_value(reply, key.to_owned(), revision, at)));
         }
         match reply.status() {
             Some(404) => Ok(None),
             // Its writer put headers of the same names, and the crate loses
             // which came last: ask in the other way.
-            None => self.get_message(READING, &kv::get_last(&self.bucket, key)),
+            None => self.get_message(READING, &requests::get_last(&self.bucket, key)),
             Some(status) => Err(RegistryError::Reply(
                 READING,
                 ReplyError::Unreadable(format!("status {status} {}", reply.status_text())),
@@ -477,7 +483,7 @@ impl Registry {
         request: &Request,
     ) -> Result<Option<Entry>, RegistryError> {
         let reply = self.ask(doing, request)?;
-        match kv::read_message(&reply.data) {
+        match stored::read_message(&reply.data) {
             Ok(message) => Ok(Some(Entry::of_message(&self.bucket, message))),
             Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => Ok(None),
             Err(error) => Err(RegistryError::Reply(doing, error)),
@@ -492,12 +498,12 @@ impl Registry {
     /// As `put`; waits no longer than `limit` for the acknowledgement.
     pub fn put_within(&mut self, put: Put<'_>, limit: Duration) -> Result<u64, RegistryError> {
         const DOING: &str = "writing the entry";
-        let request = kv::put(&self.bucket, put);
+        let request = requests::put(&self.bucket, put);
         let deadline = Instant::now() + limit.min(self.timeout());
         let failed = |error| RegistryError::Request(DOING, error);
         let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
         let reply = session.request(&request, deadline).map_err(failed)?;
-        kv::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(DOING, error))
+        replies::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(DOING, error))
     }
 
     /// Puts a delete marker over exactly `revision`: a purge marker, which
@@ -505,9 +511,9 @@ impl Registry {
     pub fn deregister(&mut self, key: &str, revision: u64) -> Result<(), RegistryError> {
         const DOING: &str = "deregistering";
         for rollup in [true, false] {
-            let request = kv::deregister(&self.bucket, key, revision, rollup);
+            let request = requests::deregister(&self.bucket, key, revision, rollup);
             let reply = self.request(DOING, &request)?;
-            match kv::acknowledged(&reply.data) {
+            match replies::acknowledged(&reply.data) {
                 Ok(_) => return Ok(()),
                 Err(ReplyError::Api(error)) if rollup && error.err_code == ApiError::ROLLUP => {}
                 Err(error) => return Err(RegistryError::Reply(DOING, error)),

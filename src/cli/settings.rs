@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::arguments::TopArgs;
 use super::usage;
 use super::values::{Given, LONGEST_TIMEOUT, Source, from_context};
+use crate::cli::context::{self, Context};
 use crate::connection::{ServerAddress, Settings};
-use crate::context::{self, Context};
 use crate::error::{Failure, Kind};
-use crate::kv::Bucket;
+use crate::jetstream::requests::Bucket;
 use crate::login::{Login, Secret, Tls};
 use crate::url::{self, UrlLogin};
 

@@ -1,7 +1,7 @@
 //! Calls with an environment, taken or refused.
 
 use super::*;
-use crate::health::Check;
+use crate::health::verdict::Check;
 
 fn call(args: &str, env: &[(&str, &str)]) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> =

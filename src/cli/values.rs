@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::duration::{self, ParseError, as_setting};
 use crate::error::{Failure, Kind};
+use crate::text::duration::{self, ParseError, as_setting};
 use crate::url::shown;
 
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);

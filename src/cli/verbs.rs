@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
 use super::values::{Given, LONGEST_TIMEOUT, Source, option};
 use super::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, usage};
-use crate::duration::{self, as_setting};
 use crate::error::{Failure, Kind};
-use crate::health::{Check, HealthOptions};
-use crate::instance::InstanceId;
-use crate::kv::Storage;
-use crate::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
+use crate::health::verdict::{Check, HealthOptions};
+use crate::instance::record::InstanceId;
+use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
+use crate::jetstream::requests::Storage;
+use crate::text::duration::{self, as_setting};
 use crate::url::shown;
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at

@@ -1,30 +1,34 @@
 //! `check`: does TTL really work here, and if not, why?
 //!
 //! Collects the facts, as many of them in one exchange as can be, and asks on
-//! where one cannot be had; `checks` judges them, `report` renders. Nothing is
+//! where one cannot be had; `judge` judges them, `report` renders. Nothing is
 //! written without `--probe`: an ephemeral consumer reads the bucket.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
+
+pub mod census;
+pub mod judge;
+pub mod report;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
 use time::OffsetDateTime;
 
-use crate::census::Census;
-use crate::checks::{self, Check, Connected, Facts, Gap, GapKind};
+use self::census::Census;
+use self::judge::{Check, Connected, Facts, Gap, GapKind};
 use crate::cli::{CheckOptions, Format};
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
-use crate::fitness;
-use crate::kv::{self, ApiError, Bucket, ReplyError, Request};
-use crate::probe::{ProbeError, probe};
+use crate::jetstream::fitness;
+use crate::jetstream::replies::{self, ApiError, ReplyError};
+use crate::jetstream::requests::{self, Bucket, Request};
+use crate::registry::expiry_test::{ProbeError, probe};
+use crate::registry::scan::{SCANNING, Scan};
 use crate::registry::{Registry, RegistryError};
-use crate::report;
-use crate::scan::{SCANNING, Scan};
-use crate::signals::Signals;
-use crate::textfile;
+use crate::system::signals::Signals;
+use crate::system::textfile;
 use crate::url::shown_name;
 
 const ACCOUNT: &str = "asking what the account may use";
@@ -63,7 +67,7 @@ pub fn run_without(
 }
 
 fn answer(options: &CheckOptions, facts: &Facts, out: &mut dyn Write) -> Result<u8, Failure> {
-    let checks = checks::judge(facts);
+    let checks = judge::judge(facts);
     let text = render(options.format, &facts.bucket, &checks);
     match &options.output {
         Some(path) => textfile::replace_on_disk(path, &text).map_err(|error| {
@@ -154,7 +158,11 @@ fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
     };
     let [account, stream, scan] = ask(
         &mut registry,
-        [(ACCOUNT, kv::account_info()), (BUCKET, kv::stream_info(&facts.bucket)), (SCANNING, scan)],
+        [
+            (ACCOUNT, requests::account_info()),
+            (BUCKET, requests::stream_info(&facts.bucket)),
+            (SCANNING, scan),
+        ],
         |registry, place, reply| {
             // Read as it arrives: its time is the registry's clock.
             if place == 1 && registry.read_info(BUCKET, reply).is_ok() {
@@ -164,11 +172,11 @@ fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
         },
     );
     facts.account = account.map_err(gap).and_then(|reply| {
-        kv::read_account_info(&reply.data)
+        replies::read_account_info(&reply.data)
             .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
     });
     facts.stream = stream.map_err(gap).and_then(|reply| {
-        match kv::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(BUCKET, e)) {
+        match replies::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(BUCKET, e)) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
             Err(error) => Err(gap(error)),

@@ -8,21 +8,27 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
+pub mod remover;
+pub mod report;
+pub mod revisions;
+pub mod selection;
+
 use std::time::Instant;
 
-use crate::cleaning::{Selection, Target, Unread, Verdict};
+use self::remover::{Fate, Remover};
+use self::report::{Console, Counts, Report, Style};
+use self::revisions::{Lookup, Revisions};
+use self::selection::{Selection, Target, Unread, Verdict};
 use crate::cli::CleanupOptions;
 use crate::connection::{Connector, Settings};
-use crate::entry::Entry;
 use crate::error::{Failure, Kind};
-use crate::fitness::Unfit;
-use crate::kv::{Bucket, StreamInfo};
+use crate::instance::entry::Entry;
+use crate::jetstream::fitness::Unfit;
+use crate::jetstream::replies::StreamInfo;
+use crate::jetstream::requests::Bucket;
+use crate::registry::scan::Scan;
 use crate::registry::{Registry, RegistryClock, RegistryError};
-use crate::removal::{Fate, Remover};
-use crate::revisions::{Lookup, Revisions};
-use crate::scan::Scan;
-use crate::signals::Signals;
-use crate::tally::{Console, Counts, Report, Style};
+use crate::system::signals::Signals;
 
 /// After so many failures it ends: whatever is wrong, it is not the entries,
 /// and the answer names each of them.

@@ -10,17 +10,18 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::check::take_signals;
-use crate::bugs::{Kind as BugKind, known_bugs};
-use crate::checks::Probed;
 use crate::cli::InitOptions;
+use crate::commands::check::judge::Probed;
 use crate::connection::{Connector, RequestError, Settings};
-use crate::duration::{as_setting, words};
 use crate::error::{Failure, Kind, written};
-use crate::fitness::{self, ServerVersion, Unfit};
-use crate::kv::{self, ApiError, Bucket, ReplyError, Storage, StreamInfo};
-use crate::probe::{ProbeError, probe};
+use crate::jetstream::fitness::{self, ServerVersion, Unfit};
+use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
+use crate::jetstream::requests::{self, Bucket, Storage};
+use crate::jetstream::server_bugs::{Kind as BugKind, known_bugs};
+use crate::registry::expiry_test::{ProbeError, probe};
 use crate::registry::{Registry, RegistryError};
-use crate::signals::Signals;
+use crate::system::signals::Signals;
+use crate::text::duration::{as_setting, words};
 
 const CREATING: &str = "creating the bucket";
 const SWITCHING: &str = "switching per-message TTL on";
@@ -57,10 +58,11 @@ fn create(
     fitness::judge_server(connected)?;
     judge_cluster(registry)?;
     let bucket = registry.bucket().clone();
-    let request = kv::create_bucket(&bucket, options.replicas, options.storage, options.marker_ttl);
+    let request =
+        requests::create_bucket(&bucket, options.replicas, options.storage, options.marker_ttl);
     let made = registry.request(CREATING, &request).and_then(|reply| {
         let info = registry.read_info(CREATING, &reply)?;
-        Ok((info, kv::did_create(&reply.data)))
+        Ok((info, replies::did_create(&reply.data)))
     });
     let (info, ours) = match made {
         Ok(made) => made,
@@ -98,12 +100,12 @@ fn create(
 /// to ask, the echo of what is made must do.
 fn judge_cluster(registry: &mut Registry) -> Result<(), Failure> {
     const DOING: &str = "asking what the account may use";
-    let reply = match registry.request(DOING, &kv::account_info()) {
+    let reply = match registry.request(DOING, &requests::account_info()) {
         Err(RegistryError::Request(_, RequestError::Denied(_))) => return Ok(()),
         reply => reply?,
     };
-    let account =
-        kv::read_account_info(&reply.data).map_err(|error| RegistryError::Reply(DOING, error))?;
+    let account = replies::read_account_info(&reply.data)
+        .map_err(|error| RegistryError::Reply(DOING, error))?;
     if account.level == 0 {
         let version = "that leads JetStream in the cluster (API level 0)".to_owned();
         return Err(Unfit::TooOld { version }.into());
@@ -118,8 +120,8 @@ fn undo(registry: &mut Registry, info: &StreamInfo, ours: bool, unfit: Unfit) ->
     let removed = ours
         && info.state.messages == 0
         && registry
-            .request(DOING, &kv::delete_bucket(&bucket))
-            .is_ok_and(|reply| kv::deleted(&reply.data));
+            .request(DOING, &requests::delete_bucket(&bucket))
+            .is_ok_and(|reply| replies::deleted(&reply.data));
     let outcome = if removed {
         "it was removed again"
     } else {
@@ -146,7 +148,7 @@ fn mend(
     let switched_on = !info.allows_ttl();
     if switched_on {
         judge_cluster(registry)?;
-        let request = kv::update_stream(&bucket, &with_flag(&info.config));
+        let request = requests::update_stream(&bucket, &with_flag(&info.config));
         let changed = registry.configure(SWITCHING, &request).map_err(refused)?;
         fitness::judge_bucket(&bucket, &changed, connected).map_err(|unfit| {
             Failure::new(Kind::Unavailable, "the server took the change and did not make it")
@@ -304,7 +306,7 @@ fn refused(error: RegistryError) -> Failure {
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
-    written(writeln!(out, "{}", crate::table::printable(line)).and_then(|()| out.flush()))
+    written(writeln!(out, "{}", crate::text::table::printable(line)).and_then(|()| out.flush()))
 }
 
 #[cfg(test)]

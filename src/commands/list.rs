@@ -14,16 +14,16 @@ use time::OffsetDateTime;
 
 use crate::cli::ListOptions;
 use crate::connection::{Connector, Settings};
-use crate::duration::words;
-use crate::entry::{Entry, Unreadable};
 use crate::error::{Failure, written};
-use crate::fitness::Unfit;
-use crate::instance::{Record, ServiceName, format_time};
-use crate::kv::Bucket;
+use crate::instance::entry::{Entry, Unreadable};
+use crate::instance::record::{Record, ServiceName, format_time};
+use crate::instance::staleness::{self, Reason, Ttl, clock_skew, judge};
+use crate::jetstream::fitness::Unfit;
+use crate::jetstream::requests::Bucket;
+use crate::registry::scan::Scan;
 use crate::registry::{Registry, RegistryClock, RegistryError};
-use crate::scan::Scan;
-use crate::staleness::{self, Reason, Ttl, clock_skew, judge};
-use crate::table::{self, Table};
+use crate::text::duration::words;
+use crate::text::table::{self, Table};
 
 /// The columns of the table, and whether they are aligned to the right; the
 /// last one is for `--all`.

@@ -10,6 +10,9 @@
 #![allow(clippy::disallowed_methods)]
 
 mod agent;
+pub mod schedule;
+pub mod status;
+pub mod surroundings;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -17,15 +20,15 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use self::schedule::Schedule;
+use self::surroundings::Host;
 use crate::cli::{Invocation, RunOptions};
 use crate::connection::{Connector, Settings, StopCheck};
 use crate::error::{Failure, Kind};
-use crate::host::Host;
-use crate::kv::Bucket;
+use crate::jetstream::requests::Bucket;
 use crate::registry::Registry;
-use crate::schedule::Schedule;
-use crate::signals::Signals;
-use crate::systemd::Manager;
+use crate::system::signals::Signals;
+use crate::system::systemd::Manager;
 
 use agent::Agent;
 

@@ -19,7 +19,7 @@ use super::session::{self, Session, Shared};
 use super::{ServerAddress, StopCheck};
 use crate::diagnosis::{self, Tried};
 use crate::error::plain;
-use crate::instance::format_time;
+use crate::instance::record::format_time;
 use crate::login::{ReadLogin, Tls};
 use crate::look::{Cause, ServerInfo};
 use crate::sockets::CrateSocket;

@@ -21,7 +21,7 @@ use super::dial::Dial;
 use super::{GLANCE, ServerAddress, StopCheck};
 use crate::diagnosis;
 use crate::error::plain;
-use crate::kv::Request;
+use crate::jetstream::requests::Request;
 use crate::look::{Cause, ServerInfo};
 
 /// Messages that may wait in a session: twice what a scan and a clean-up ask
@@ -260,7 +260,7 @@ impl Session {
         if name.is_empty() || name == id {
             return self.address.to_string();
         }
-        format!("{} ({})", self.address, crate::table::printable(name))
+        format!("{} ({})", self.address, crate::text::table::printable(name))
     }
 
     /// Whether the connection is gone, as far as TCP knows.

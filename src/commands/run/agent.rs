@@ -15,19 +15,20 @@ use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::schedule::{Outcome, Patience};
+use super::status::{Labels, Standing};
+use super::surroundings::Host;
 use super::{Anew, list};
 use crate::cli::{Invocation, RunOptions, Verb};
 use crate::connection::{ConnectError, RequestError, Session, Settings};
-use crate::duration::{as_setting, words};
 use crate::error::{Failure, Kind};
-use crate::fitness::{self, Defeat, Unfit};
-use crate::host::Host;
-use crate::instance::{Record, Status, instance_key};
-use crate::kv::{self, ApiError, Bucket, StreamInfo};
+use crate::instance::record::{Record, Status, instance_key};
+use crate::instance::staleness::Ttl;
+use crate::jetstream::fitness::{self, Defeat, Unfit};
+use crate::jetstream::replies::{ApiError, StreamInfo};
+use crate::jetstream::requests::{self, Bucket};
 use crate::registry::{CREATING, Registry, RegistryError};
-use crate::schedule::{Outcome, Patience};
-use crate::staleness::Ttl;
-use crate::standing::{Labels, Standing};
+use crate::text::duration::{as_setting, words};
 
 use outage::Outage;
 use own_entry::{Own, Twin};
@@ -335,7 +336,7 @@ impl Agent {
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
         let bucket = self.registry.bucket().clone();
-        let request = kv::create_bucket(&bucket, 1, kv::Storage::File, None);
+        let request = requests::create_bucket(&bucket, 1, requests::Storage::File, None);
         match self.registry.configure(CREATING, &request) {
             Ok(info) => {
                 let connected = self.registry.server().map_or("", |server| &server.version);

@@ -9,9 +9,9 @@ use log::{debug, info, warn};
 
 use super::Agent;
 use super::own_entry::{CONFLICT_ROUNDS, Own, conflict};
-use crate::duration::{as_setting, words};
 use crate::error::Failure;
 use crate::registry::RegistryError;
+use crate::text::duration::{as_setting, words};
 
 impl Agent {
     /// Takes our entry out of the registry, if that can be done within the

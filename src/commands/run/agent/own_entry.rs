@@ -15,11 +15,12 @@ use time::OffsetDateTime;
 
 use super::{Agent, CLOCK_TRUST, is_lost};
 use crate::connection::RequestError;
-use crate::entry::Entry;
-use crate::instance;
-use crate::kv::{self, ApiError, Put, ReplyError};
+use crate::instance::entry::Entry;
+use crate::instance::record;
+use crate::instance::staleness::Ttl;
+use crate::jetstream::replies::{self, ApiError, ReplyError};
+use crate::jetstream::requests::Put;
 use crate::registry::RegistryError;
-use crate::staleness::Ttl;
 
 /// A conflict is resolved by reading and writing again, so often in a row.
 pub(super) const CONFLICT_ROUNDS: u32 = 4;
@@ -198,13 +199,13 @@ impl Agent {
     }
 
     pub(super) fn wrote(&self, entry: &Entry) -> bool {
-        let Ok(record) = instance::read(&self.key, &entry.value) else {
+        let Ok(record) = record::read(&self.key, &entry.value) else {
             return false;
         };
         // The rest of the metadata can change with a reload.
         let same = |name: &str| record.metadata.get(name) == self.record.metadata.get(name);
-        let stamp = instance::format_time(record.last_heartbeat);
-        let sent = |at: &OffsetDateTime| instance::format_time(*at) == stamp;
+        let stamp = record::format_time(record.last_heartbeat);
+        let sent = |at: &OffsetDateTime| record::format_time(*at) == stamp;
         same("host") && same("pid") && self.stamps.iter().any(sent)
     }
 
@@ -232,7 +233,7 @@ pub(super) fn conflict(error: &RegistryError) -> Option<Option<u64>> {
         RegistryError::Reply(_, ReplyError::Api(api))
             if matches!(api.err_code, ApiError::WRONG_LAST | ApiError::WRONG_LAST_CLUSTERED) =>
         {
-            Some(kv::last_revision(api))
+            Some(replies::last_revision(api))
         }
         _ => None,
     }
@@ -240,11 +241,11 @@ pub(super) fn conflict(error: &RegistryError) -> Option<Option<u64>> {
 
 /// Who wrote a record, as far as it says: `another agent (host h, pid 1)`.
 fn writer(key: &str, value: &[u8]) -> String {
-    let Ok(record) = instance::read(key, value) else {
+    let Ok(record) = record::read(key, value) else {
         return "another program".into();
     };
     let said = |name: &str| match record.metadata.get(name) {
-        Some(Value::String(text)) => crate::table::printable(text),
+        Some(Value::String(text)) => crate::text::table::printable(text),
         Some(value @ Value::Number(_)) => value.to_string(),
         _ => "unknown".into(),
     };

@@ -1,0 +1,83 @@
+//! What the live test came to. *Pure*.
+
+use std::time::Duration;
+
+use super::{Check, Gap, GapKind, LONGEST_TEXT, Probed, Status, Unit, metric, rounded};
+use crate::jetstream::server_bugs::{Bug, Kind, fix};
+use crate::text::duration::words;
+use crate::text::table::clipped;
+
+/// Expiry comes 4 to 250 ms late on a healthy server (CONTRACT section 4);
+/// this leaves room for a busy one.
+const LATE_LIMIT: Duration = Duration::from_secs(2);
+
+/// `known` are the bugs of the server that leads the bucket.
+pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
+    const NAME: &str = "ttl-probe";
+    let millis = |d: Duration| rounded(d.as_secs_f64() * 1e3, 10.0);
+    let put_metric = |put: &Duration| {
+        let help = "From a put with a TTL to its acknowledgement";
+        metric("probe_put", Unit::Seconds, put.as_secs_f64(), help)
+    };
+    let late_metric = |late: &Duration| {
+        let help = "How long after its TTL the probe was gone";
+        metric("probe_expiry_delay", Unit::Seconds, late.as_secs_f64(), help)
+            .warns(LATE_LIMIT.as_secs().to_string())
+    };
+    let (check, put, late) = match probe {
+        Err(gap) if gap.kind == GapKind::NotMade => return Check::skipped(NAME, &gap.message),
+        Err(gap) => return Check::of_gap(NAME, Status::Unknown, gap),
+        Ok(Probed::Refused(why)) => {
+            let message =
+                format!("the server does not store a probe: {}", clipped(why, LONGEST_TEXT));
+            return Check::new(NAME, Status::Critical, message)
+                .hint("heartbeats meet the same: see the other checks");
+        }
+        Ok(Probed::Expired { put, late }) => {
+            let message = format!(
+                "a 1 s TTL was obeyed: put in {} ms, gone {} ms after its end",
+                millis(*put),
+                late.as_millis()
+            );
+            let check = if *late < LATE_LIMIT {
+                Check::new(NAME, Status::Ok, message)
+            } else {
+                let message = format!("{message}: 4 to 250 ms are usual");
+                Check::new(NAME, Status::Warning, message)
+                    .hint("look at the load of the server, and at the server-version check")
+            };
+            (check.value(rounded(late.as_secs_f64(), 1e5)), put, Some(late))
+        }
+        Ok(Probed::Changed { put, stored }) => {
+            let stored = match stored.as_str() {
+                "" => "without one".to_owned(),
+                stored => format!("with {stored:?}"),
+            };
+            let message = format!("a 1 s TTL was not taken: the server stored the probe {stored}");
+            let check = Check::new(NAME, Status::Warning, message)
+                .hint("see the max-age check: delete markers stretch TTLs where history is not 1");
+            (check, put, None)
+        }
+        Ok(Probed::Lingered { put, late }) => {
+            let message =
+                format!("a 1 s TTL was not obeyed: still there {} after its end", words(*late));
+            let restart = known.iter().any(|bug| bug.kind == Kind::FlagWithoutEffect);
+            let hint = match (fix(known), restart) {
+                (Some(fixed), true) => {
+                    format!("restart nats-server, and upgrade it to {fixed} or later")
+                }
+                (Some(fixed), false) => format!("upgrade nats-server to {fixed} or later"),
+                (None, _) => "restart nats-server; if it does so again upgrade it (2.12.8 has no \
+                              known TTL bugs)"
+                    .to_owned(),
+            };
+            let check = Check::new(NAME, Status::Critical, message).hint(hint);
+            (check, put, Some(late))
+        }
+    };
+    let check = check.metric(put_metric(put));
+    match late {
+        Some(late) => check.metric(late_metric(late)),
+        None => check,
+    }
+}

@@ -1,0 +1,305 @@
+//! The verdicts on facts made up for the purpose.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::bucket::{named, names};
+use super::*;
+
+fn info(config: &Value) -> StreamInfo {
+    let mut whole = json!({
+        "name": "KV_b", "subjects": ["$KV.b.>"], "max_msgs_per_subject": 1, "storage": "file",
+        "num_replicas": 1, "allow_msg_ttl": true,
+        "metadata": { "_nats.ver": "2.12.8", "_nats.level": "3" },
+    });
+    for (name, value) in config.as_object().unwrap() {
+        whole[name] = value.clone();
+    }
+    StreamInfo {
+        is_mirror: false,
+        config: whole,
+        state: crate::jetstream::replies::StreamState::default(),
+        ts: None,
+        leader: Some("n1".into()),
+    }
+}
+
+fn healthy() -> Facts {
+    Facts {
+        bucket: Bucket::new("b").unwrap(),
+        connection: Ok(Connected {
+            place: "127.0.0.1:4222".into(),
+            cluster: None,
+            version: "2.12.8".into(),
+            jetstream: true,
+            round_trip: Duration::from_micros(400),
+        }),
+        account: Ok(AccountInfo { level: 3, ..AccountInfo::default() }),
+        stream: Ok(Some(info(&json!({})))),
+        census: Ok(Census::default()),
+        clock: Some(SignedDuration::ZERO),
+        probe: None,
+    }
+}
+
+fn with_stream(config: &Value) -> Facts {
+    Facts { stream: Ok(Some(info(config))), ..healthy() }
+}
+
+fn gap(kind: GapKind) -> Gap {
+    Gap { kind, message: "the reason".into(), hint: Some("the hint".into()) }
+}
+
+fn found(facts: &Facts, name: &str) -> Check {
+    judge(facts).into_iter().find(|check| check.name == name).unwrap()
+}
+
+fn status(facts: &Facts, name: &str) -> Status {
+    found(facts, name).status
+}
+
+#[test]
+fn healthy_facts_are_ok_throughout() {
+    for check in judge(&healthy()) {
+        assert_eq!((check.status, &check.hint), (Status::Ok, &None), "{check:?}");
+    }
+}
+
+#[test]
+fn a_check_that_is_not_ok_has_a_hint_unless_it_was_skipped() {
+    for facts in [
+        with_stream(&json!({ "allow_msg_ttl": false, "max_msgs_per_subject": -1 })),
+        with_stream(&json!({ "metadata": {}, "max_age": 1_000_000_000_u64 })),
+        with_stream(&json!({ "sealed": true })),
+        Facts { stream: Ok(None), ..healthy() },
+        Facts { stream: Err(gap(GapKind::Denied)), ..healthy() },
+        Facts { account: Err(gap(GapKind::OutOfTime)), ..healthy() },
+        Facts { connection: Err(gap(GapKind::Failed)), ..healthy() },
+        Facts { census: Err(gap(GapKind::Denied)), ..healthy() },
+        Facts { clock: Some(SignedDuration::seconds(-5)), ..healthy() },
+        Facts { probe: Some(Err(gap(GapKind::NotMade))), ..healthy() },
+    ] {
+        let checks = judge(&facts);
+        assert!(checks.iter().any(|check| check.status != Status::Ok), "{checks:?}");
+        for check in checks {
+            let bare = check.status == Status::Ok || check.skipped;
+            assert_eq!(check.hint.is_none(), bare, "{check:?}");
+        }
+    }
+}
+
+#[test]
+fn unreachable_is_critical_and_a_refused_login_is_not_known() {
+    for (kind, expected) in [
+        (GapKind::Failed, Status::Critical),
+        (GapKind::OutOfTime, Status::Critical),
+        (GapKind::Denied, Status::Unknown),
+        (GapKind::NotMade, Status::Unknown),
+    ] {
+        let facts = Facts { connection: Err(gap(kind)), ..healthy() };
+        let checks = judge(&facts);
+        assert_eq!(checks[0].status, expected, "{kind:?}");
+        assert!(checks[1..].iter().all(|check| check.skipped), "{checks:?}");
+        assert_eq!(checks.len(), 9);
+    }
+}
+
+#[test]
+fn what_was_refused_is_unknown_wherever_it_is_missed() {
+    let facts = Facts {
+        account: Err(gap(GapKind::Denied)),
+        census: Err(gap(GapKind::Denied)),
+        ..healthy()
+    };
+    for name in ["jetstream", "legacy-entries"] {
+        let check = found(&facts, name);
+        assert_eq!(check.status, Status::Unknown);
+        assert_eq!(
+            (check.message.as_str(), check.hint.as_deref()),
+            ("the reason", Some("the hint"))
+        );
+    }
+    assert_eq!(status(&facts, "server-version"), Status::Ok);
+}
+
+#[test]
+fn jetstream_that_does_not_answer_is_told_from_a_refusal() {
+    let mut facts = Facts { stream: Err(gap(GapKind::NoJetStream)), ..healthy() };
+    facts.account = Err(gap(GapKind::Denied));
+    assert_eq!(status(&facts, "jetstream"), Status::Critical);
+    assert!(found(&facts, "bucket").skipped);
+}
+
+#[test]
+fn the_version_of_the_leader_counts() {
+    let old_leader = with_stream(&json!({ "metadata": { "owner": "us" } }));
+    let check = found(&old_leader, "server-version");
+    assert_eq!(check.status, Status::Critical);
+    assert!(check.message.contains("n1 (leader of the bucket)"), "{}", check.message);
+
+    let mut old_member = healthy();
+    if let Ok(connected) = &mut old_member.connection {
+        connected.version = "2.10.25".into();
+    }
+    assert_eq!(status(&old_member, "server-version"), Status::Warning);
+
+    let account = Ok(AccountInfo::default());
+    let old_meta = Facts { account, ..healthy() };
+    assert_eq!(status(&old_meta, "server-version"), Status::Warning);
+}
+
+#[test]
+fn a_version_that_cannot_be_read_goes_by_the_api_level() {
+    let strange = json!({ "metadata": { "_nats.ver": "main-4f1a", "_nats.level": "3" } });
+    let mut facts = with_stream(&strange);
+    assert_eq!(status(&facts, "server-version"), Status::Ok);
+    facts.account = Err(gap(GapKind::Denied));
+    assert_eq!(status(&facts, "server-version"), Status::Unknown);
+    // A vendor's suffix hides no bug.
+    let vendor = with_stream(&json!({ "metadata": { "_nats.ver": "2.11.3-vendor.2" } }));
+    assert!(found(&vendor, "server-version").message.contains("#6920"));
+}
+
+#[test]
+fn overdue_entries_are_critical_on_any_version() {
+    let census = Census { overdue: 2, most_overdue: Duration::from_secs(70), ..Census::default() };
+    let facts = Facts { census: Ok(census), ..healthy() };
+    let check = found(&facts, "server-version");
+    assert_eq!(check.status, Status::Critical);
+    assert!(check.message.starts_with("2 instances are past their TTL"), "{}", check.message);
+    assert!(check.message.contains("by up to 1m10s"), "{}", check.message);
+}
+
+#[test]
+fn the_clock_warns_from_a_second_on_to_either_side() {
+    for (millis, expected) in [
+        (999, Status::Ok),
+        (-999, Status::Ok),
+        (1_000, Status::Warning),
+        (-1_000, Status::Warning),
+        (i64::MAX, Status::Warning),
+    ] {
+        let facts = Facts { clock: Some(SignedDuration::milliseconds(millis)), ..healthy() };
+        assert_eq!(status(&facts, "clock"), expected, "{millis}");
+    }
+    let facts = Facts { clock: Some(SignedDuration::milliseconds(-250)), ..healthy() };
+    let check = found(&facts, "clock");
+    assert_eq!(check.message, "this host's clock is 250 ms behind the registry's");
+    assert_eq!(check.value, Some(json!(-0.25)));
+}
+
+#[test]
+fn the_value_of_a_time_is_in_seconds() {
+    let (put, late) = (Duration::from_millis(2), Duration::from_millis(120));
+    let facts = Facts {
+        clock: Some(SignedDuration::milliseconds(1_250)),
+        probe: Some(Ok(Probed::Expired { put, late })),
+        ..with_stream(&json!({ "max_age": 90_000_000_000_u64 }))
+    };
+    for (name, seconds) in
+        [("connection", 0.0004), ("max-age", 90.0), ("clock", 1.25), ("ttl-probe", 0.12)]
+    {
+        assert_eq!(found(&facts, name).value, Some(json!(seconds)), "{name}");
+    }
+}
+
+#[test]
+fn delete_markers_stretch_where_history_is_not_1() {
+    let secs = |n| Some(Duration::from_secs(n));
+    let ttls =
+        |shortest_ttl, longest_ttl| Census { shortest_ttl, longest_ttl, ..Census::default() };
+    for (history, marker, census, words) in [
+        (5, 60, ttls(None, None), "stretch a TTL of 30s to that"),
+        // Stored as 60 s is what the server made of it.
+        (5, 60, ttls(secs(60), secs(60)), "stretch a TTL of 30s to that"),
+        (5, 60, ttls(secs(60), secs(300)), "stretch a TTL of 30s to that"),
+        (5, 20, ttls(secs(10), secs(30)), "stretch a TTL of 10s to that"),
+        (5, 20, ttls(secs(20), secs(30)), "entries have exactly that one"),
+        (5, 20, ttls(secs(30), secs(30)), ""),
+        (5, 30, ttls(None, None), ""),
+        (1, 60, ttls(secs(60), secs(60)), ""),
+    ] {
+        let stream = json!({
+            "max_msgs_per_subject": history,
+            "subject_delete_marker_ttl": marker * 1_000_000_000_u64,
+        });
+        let facts = Facts { census: Ok(census), ..with_stream(&stream) };
+        let check = found(&facts, "max-age");
+        assert_eq!(check.status == Status::Warning, !words.is_empty(), "{check:?}");
+        assert!(check.message.contains(words), "{check:?}");
+        let hint = "nats stream edit KV_b --max-msgs-per-subject=1";
+        assert!(words.is_empty() || check.hint.as_deref() == Some(hint), "{check:?}");
+    }
+}
+
+#[test]
+fn a_full_bucket_that_discards_the_old_says_what_it_does() {
+    let mut facts = with_stream(&json!({ "max_msgs": 10, "discard": "old" }));
+    if let Ok(Some(info)) = &mut facts.stream {
+        info.state.messages = 8;
+    }
+    let check = found(&facts, "bucket");
+    assert_eq!(check.status, Status::Warning);
+    assert!(check.message.contains("8 of 10 entries used; when it is, the oldest entries go"));
+    assert_eq!(check.hint.as_deref(), Some("nats stream edit KV_b --max-msgs=20"));
+}
+
+#[test]
+fn an_account_near_any_of_its_limits_is_a_warning() {
+    let used = |used, limit| Used { used, limit };
+    for (file, memory, expected) in [
+        (used(79, 100), used(0, 100), Status::Ok),
+        (used(80, 100), used(0, 0), Status::Warning),
+        (used(0, 100), used(95, 100), Status::Warning),
+        (used(1 << 50, 0), used(1 << 50, 0), Status::Ok),
+    ] {
+        let account = AccountInfo { level: 3, file: vec![file], memory: vec![memory] };
+        let facts = Facts { account: Ok(account), ..healthy() };
+        assert_eq!(status(&facts, "jetstream"), expected, "{file:?} {memory:?}");
+    }
+}
+
+#[test]
+fn the_probe_is_judged_by_what_was_seen() {
+    let put = Duration::from_millis(5);
+    for (probed, expected) in [
+        (Probed::Expired { put, late: Duration::from_millis(250) }, Status::Ok),
+        (Probed::Expired { put, late: Duration::from_secs(2) }, Status::Warning),
+        (Probed::Changed { put, stored: "1m".into() }, Status::Warning),
+        (Probed::Changed { put, stored: String::new() }, Status::Warning),
+        (Probed::Lingered { put, late: Duration::from_secs(5) }, Status::Critical),
+        (Probed::Refused("the bucket is full (10077)".into()), Status::Critical),
+    ] {
+        let facts = Facts { probe: Some(Ok(probed.clone())), ..healthy() };
+        assert_eq!(status(&facts, "ttl-probe"), expected, "{probed:?}");
+    }
+}
+
+#[test]
+fn many_services_are_named_by_their_number() {
+    let counts: BTreeMap<String, u64> =
+        (1..=8).map(|i| (format!("s{i}"), if i == 8 { 9 } else { 1 })).collect();
+    assert_eq!(named(&counts), "s8 9, s1 1, s2 1, s3 1, s4 1, and 3 more services");
+    assert_eq!(names(&counts), "s1, s2, s3, s4, s5, and 3 more services");
+}
+
+#[test]
+fn nothing_that_a_server_says_reaches_a_terminal_raw() {
+    let strange = json!({ "metadata": { "_nats.ver": "2.12.8-\u{1b}[2J" } });
+    let check = found(&with_stream(&strange), "server-version");
+    assert!(check.message.contains("\\u{1b}"), "{}", check.message);
+}
+
+#[test]
+fn sizes_are_read_by_people() {
+    for (count, text) in [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1 << 30, "1.0 GiB"),
+        (u64::MAX, "16384.0 PiB"),
+    ] {
+        assert_eq!(bytes(count), text);
+    }
+}

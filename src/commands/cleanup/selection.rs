@@ -1,0 +1,309 @@
+//! What a cleanup takes, what it leaves alone, and what became of it. *Pure*.
+//!
+//! An entry goes for the reasons of `staleness`, narrowed by the options; what
+//! cannot be read goes only by name; everything else in the bucket is not
+//! ours. How a removal is sent and waited for is for `remover` to say.
+
+use std::time::Duration;
+
+use time::{OffsetDateTime, SignedDuration};
+
+use crate::error::{Failure, Kind};
+use crate::instance::entry::{Entry, Unreadable};
+use crate::instance::record::{self, ServiceName};
+use crate::instance::staleness::{Reason, clock_skew, judge};
+use crate::jetstream::replies::ApiError;
+
+/// The word where an entry goes because it cannot be read.
+pub const UNREADABLE: &str = "unreadable";
+
+/// What is to go.
+#[derive(Debug)]
+pub struct Selection {
+    /// Age from which a heartbeat is too old.
+    pub stale_after: Duration,
+    /// Stale for one of these reasons; empty for any.
+    pub only: Vec<Reason>,
+    /// Of this service.
+    pub service: Option<ServiceName>,
+    /// What cannot be read, too.
+    pub unreadable: bool,
+}
+
+/// What is to become of one entry.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Not an instance: a definition, a delete marker. Never ours.
+    NotOurs,
+    /// Alive, or not selected.
+    Keep,
+    /// It goes.
+    Remove(Target),
+    /// It cannot be read.
+    Unreadable(Unreadable, Unread),
+}
+
+/// What is to become of an entry that cannot be read.
+#[derive(Debug)]
+pub enum Unread {
+    /// Not selected.
+    Keep,
+    /// It goes.
+    Remove(Target),
+    /// It was to go. Its key is no plain key: as a filter it could match
+    /// others, or cannot be written at all.
+    Stuck,
+}
+
+/// An entry that was judged: exactly this revision goes, with what lies under
+/// it. Its key is safe in a filter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// The key.
+    pub key: String,
+    /// The revision that was judged.
+    pub revision: u64,
+    /// The service, as far as it is known.
+    pub service_name: String,
+    /// The instance, as far as it is known.
+    pub instance_id: String,
+    /// Why; empty where it cannot be read.
+    pub reasons: Vec<Reason>,
+    /// How far its writer's clock was off.
+    pub skew: Option<SignedDuration>,
+}
+
+impl Target {
+    /// The reasons in words, `clock-skew` behind them.
+    pub fn words(&self) -> Vec<&'static str> {
+        let mut words: Vec<_> = self.reasons.iter().map(|reason| reason.as_str()).collect();
+        if words.is_empty() {
+            words.push(UNREADABLE);
+        }
+        if self.skew.is_some() {
+            words.push("clock-skew");
+        }
+        words
+    }
+}
+
+impl Selection {
+    /// Judges an entry at `now`, the registry's clock.
+    pub fn judge(&self, entry: Entry, now: OffsetDateTime) -> Verdict {
+        let record = match entry.instance() {
+            None => return Verdict::NotOurs,
+            Some(Ok(record)) => record,
+            Some(Err(unreadable)) => {
+                return Verdict::Unreadable(unreadable, self.unread(&entry));
+            }
+        };
+        let wanted = self.service.as_ref();
+        if wanted.is_some_and(|service| service.as_str() != record.service_name) {
+            return Verdict::Keep;
+        }
+        let reasons = judge(&record, &entry.stored, now, self.stale_after);
+        let selected = |reason: &Reason| self.only.is_empty() || self.only.contains(reason);
+        if !reasons.iter().any(selected) {
+            return Verdict::Keep;
+        }
+        Verdict::Remove(Target {
+            skew: clock_skew(&record, &entry.stored),
+            key: entry.key,
+            revision: entry.revision,
+            service_name: record.service_name,
+            instance_id: record.instance_id,
+            reasons,
+        })
+    }
+
+    /// What becomes of an unreadable entry: it goes if that is asked for and
+    /// its key can be put into a filter.
+    fn unread(&self, entry: &Entry) -> Unread {
+        let (service, instance) = record::names_in_key(&entry.key).unwrap_or_default();
+        let other = |wanted: &ServiceName| wanted.as_str() != service;
+        if !self.unreadable || self.service.as_ref().is_some_and(other) {
+            return Unread::Keep;
+        }
+        if !record::is_instance_key(&entry.key) || !record::key_is_safe(&entry.key) {
+            return Unread::Stuck;
+        }
+        Unread::Remove(Target {
+            key: entry.key.clone(),
+            revision: entry.revision,
+            service_name: service.to_owned(),
+            instance_id: instance.to_owned(),
+            reasons: Vec::new(),
+            skew: None,
+        })
+    }
+}
+
+/// What follows from a server's reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is gone, and we did it.
+    Removed,
+    /// It was refreshed meanwhile, or went by itself.
+    Spared,
+    /// The reply leaves it open: count what is left of the key.
+    Look,
+}
+
+/// After the server purged `purged` revisions up to the one that was judged.
+/// `in_doubt`: this may have been done by an earlier request of ours, whose
+/// reply was lost.
+pub fn after_purge(history: i64, purged: u64, in_doubt: bool) -> Next {
+    match purged {
+        0 if in_doubt => Next::Look,
+        0 => Next::Spared,
+        _ if history == 1 => Next::Removed,
+        // Older revisions may have gone from under one that was refreshed.
+        _ => Next::Look,
+    }
+}
+
+/// After a purge, when `left` revisions of the key are left: they are later
+/// than the one that was judged.
+pub fn after_look(left: u64) -> Next {
+    if left == 0 { Next::Removed } else { Next::Spared }
+}
+
+/// A refusal that meets every entry alike: no use in going on.
+pub fn refusal(error: &ApiError) -> Option<Failure> {
+    let hint = match error.err_code {
+        10110 => {
+            "removal needs a bucket without deny_purge, and a server never switches that off \
+             again: copy the entries that live into a new bucket, such as aegis-agent init makes"
+        }
+        10109 => "a sealed bucket is never written to again: give another --bucket",
+        _ => return None,
+    };
+    Some(Failure::new(Kind::Refused, format!("nothing can be removed: {error}")).with_hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::staleness::{Stored, Ttl};
+
+    const NOW: OffsetDateTime = match OffsetDateTime::from_unix_timestamp(1_795_426_651) {
+        Ok(now) => now,
+        Err(_) => OffsetDateTime::UNIX_EPOCH,
+    };
+
+    fn selection() -> Selection {
+        Selection {
+            stale_after: Duration::from_secs(35),
+            only: Vec::new(),
+            service: None,
+            unreadable: false,
+        }
+    }
+
+    fn entry(key: &str, heartbeat_ago: i64, status: &str) -> Entry {
+        let at = record::format_time(NOW - SignedDuration::seconds(heartbeat_ago));
+        Entry {
+            key: key.to_owned(),
+            revision: 7,
+            stored: Stored { at: NOW, ttl: Ttl::After(Duration::from_secs(30)) },
+            deleted: false,
+            value: format!(
+                "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{at}\"}}"
+            )
+            .into_bytes(),
+            poison: None,
+        }
+    }
+
+    fn goes(selection: &Selection, entry: Entry) -> Option<Vec<&'static str>> {
+        match selection.judge(entry, NOW) {
+            Verdict::Remove(target) | Verdict::Unreadable(_, Unread::Remove(target)) => {
+                Some(target.words())
+            }
+            _ => None,
+        }
+    }
+
+    const KEY: &str = "service-instances__web__a";
+
+    #[test]
+    fn what_is_stale_goes_with_every_reason_and_the_skew() {
+        assert_eq!(goes(&selection(), entry(KEY, 0, "ACTIVE")), None);
+        assert_eq!(goes(&selection(), entry(KEY, 0, "UNHEALTHY")), Some(vec!["status-unhealthy"]));
+        assert_eq!(
+            goes(&selection(), entry(KEY, 60, "SHUTDOWN")),
+            Some(vec!["heartbeat-too-old", "status-shutdown", "clock-skew"])
+        );
+    }
+
+    #[test]
+    fn what_is_no_instance_is_not_ours_however_old() {
+        for key in ["web", "service-instances", "service-instances-doc", "service-instances__"] {
+            let verdict = selection().judge(entry(key, 1_000, "SHUTDOWN"), NOW);
+            assert!(matches!(verdict, Verdict::NotOurs), "{key}");
+        }
+        let marker = Entry { deleted: true, ..entry(KEY, 1_000, "SHUTDOWN") };
+        assert!(matches!(selection().judge(marker, NOW), Verdict::NotOurs));
+    }
+
+    #[test]
+    fn only_and_service_narrow_it() {
+        let only = Selection { only: vec![Reason::StatusShutdown], ..selection() };
+        assert_eq!(goes(&only, entry(KEY, 60, "ACTIVE")), None);
+        assert!(goes(&only, entry(KEY, 60, "SHUTDOWN")).is_some_and(|words| words.len() == 3));
+        let service = Selection { service: "web".parse().ok(), ..selection() };
+        assert!(goes(&service, entry(KEY, 60, "ACTIVE")).is_some());
+        assert!(goes(&service, entry("service-instances.web2.a", 60, "ACTIVE")).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_goes_only_by_name_and_by_a_safe_key() {
+        let broken = |key: &str| Entry { value: b"x".to_vec(), ..entry(key, 0, "ACTIVE") };
+        assert_eq!(goes(&selection(), broken(KEY)), None);
+        let all = Selection { unreadable: true, ..selection() };
+        assert_eq!(goes(&all, broken(KEY)), Some(vec!["unreadable"]));
+        assert_eq!(goes(&all, broken("service-instances__nonsense")), Some(vec!["unreadable"]));
+        for key in [
+            "service-instances__a__*",
+            "service-instances.>",
+            "service-instances__a__\u{fffd}",
+            "service-instances__a b",
+            "service-instances..a",
+            "echo-service",
+            "*",
+            ">",
+        ] {
+            assert_eq!(goes(&all, broken(key)), None, "{key}");
+        }
+        let stuck = |selection: &Selection, key| {
+            let verdict = selection.judge(broken(key), NOW);
+            matches!(verdict, Verdict::Unreadable(_, Unread::Stuck))
+        };
+        assert!(stuck(&all, "service-instances__web__*"));
+        assert!(!stuck(&selection(), "service-instances__web__*"), "nobody asked for it");
+        let service = Selection { service: "web".parse().ok(), ..all };
+        assert!(stuck(&service, "service-instances__web__*"));
+        assert!(!stuck(&service, "service-instances__other__*"), "it is not selected");
+        assert!(!stuck(&service, "service-instances__other__a"), "it is not selected");
+        assert!(goes(&service, broken(KEY)).is_some());
+        assert!(goes(&service, broken("service-instances__other__a")).is_none());
+    }
+
+    #[test]
+    fn a_reply_is_taken_for_what_it_says() {
+        for (history, purged, in_doubt, next) in [
+            (1, 1, false, Next::Removed),
+            (1, 0, false, Next::Spared),
+            (1, 1, true, Next::Removed),
+            (1, 0, true, Next::Look),
+            (10, 0, false, Next::Spared),
+            (10, 1, false, Next::Look),
+            (10, 9, true, Next::Look),
+            (-1, 1, false, Next::Look),
+        ] {
+            assert_eq!(after_purge(history, purged, in_doubt), next, "{history} {purged}");
+        }
+        assert_eq!(after_look(0), Next::Removed);
+        assert_eq!(after_look(2), Next::Spared);
+    }
+}

@@ -1,0 +1,209 @@
+//! The host around an agent: systemd, the service's health, the metrics file.
+//!
+//! The loop of `run` calls in here at each turn, and is told when to come
+//! back; nothing in here waits. What the three of them are is in files of
+//! their own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use super::status::{Labels, Standing};
+use crate::error::plain;
+use crate::health::runner::{CheckResult, Checkup};
+use crate::health::verdict::{HealthOptions, Verdict};
+use crate::system::systemd::Manager;
+use crate::system::textfile;
+
+/// What stands around one agent.
+pub struct Host {
+    /// systemd; shared with the waits for NATS.
+    pub manager: Arc<Manager>,
+    health: Option<Health>,
+    metrics: Option<Metrics>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+struct Health {
+    checkup: Checkup,
+    verdict: Verdict,
+    /// Checks begin at least so far apart.
+    apart: Duration,
+    began: Option<Duration>,
+}
+
+struct Metrics {
+    path: PathBuf,
+    every: Duration,
+    written: Option<(Duration, bool, Option<bool>)>,
+    /// Writing failed, which is said once.
+    failing: bool,
+}
+
+impl Host {
+    /// Nothing but systemd yet; `wake` ends the loop's wait.
+    pub fn new(manager: Arc<Manager>, wake: Arc<dyn Fn() + Send + Sync>) -> Host {
+        Host { manager, health: None, metrics: None, wake }
+    }
+
+    /// Sets, or sets anew, what is checked and where the metrics go. A verdict
+    /// stays as long as the checks do.
+    pub fn configure(
+        &mut self,
+        health: Option<&HealthOptions>,
+        metrics: Option<&PathBuf>,
+        interval: Duration,
+    ) {
+        if self.health.as_ref().map(|health| health.checkup.options()) != health {
+            self.health = health.map(|options| Health {
+                checkup: Checkup::new(options.clone(), Arc::clone(&self.wake)),
+                verdict: Verdict::new(options.failures),
+                apart: Duration::ZERO,
+                began: None,
+            });
+        }
+        if let Some(health) = &mut self.health {
+            // Heartbeats come up to a tenth early; attempts at a registry that
+            // is away come far more often, and prove nothing of the service.
+            // A check that hangs has had its time before the next begins.
+            let timeout = health.checkup.options().timeout;
+            health.apart = interval.mul_f64(0.8).max(timeout + Duration::from_millis(50));
+        }
+        self.metrics = metrics.map(|path| Metrics {
+            path: path.clone(),
+            every: interval,
+            written: None,
+            failing: false,
+        });
+    }
+
+    /// Whether the service passes its checks; `None` where it has none.
+    pub fn is_healthy(&self) -> Option<bool> {
+        self.health.as_ref().map(|health| health.verdict.is_healthy())
+    }
+
+    /// One turn of the loop at `now`, with the next heartbeat at `due`: feeds
+    /// the watchdog, says what is news, begins and ends checks. Whether the
+    /// service's health has turned, which is to be published at once.
+    pub fn turn(
+        &mut self,
+        now: Duration,
+        due: Duration,
+        standing: &mut Standing,
+        labels: &Labels<'_>,
+    ) -> bool {
+        self.manager.turn();
+        let turned = self.health.as_mut().is_some_and(|health| health.turn(now, due, labels));
+        standing.set_health(self.is_healthy());
+        if self.manager.hears() {
+            self.manager.tell(standing.is_registered(), &standing.line());
+        }
+        if let Some(metrics) = &mut self.metrics {
+            metrics.turn(now, standing, labels);
+        }
+        turned
+    }
+
+    /// How long the loop may sleep from `now`, if it has to beat at `due`.
+    pub fn sleep(&self, now: Duration, due: Duration) -> Duration {
+        let mut wake = due;
+        if let Some(health) = &self.health {
+            wake = wake.min(health.begins(due));
+        }
+        if let Some(metrics) = &self.metrics
+            && let Some((written, ..)) = metrics.written
+        {
+            wake = wake.min(written + metrics.every);
+        }
+        // At least a moment: nothing in here may make the loop spin.
+        wake.saturating_sub(now).max(Duration::from_millis(1)).min(self.manager.sleep())
+    }
+
+    /// The agent is about to take its entry out.
+    pub fn stopping(&mut self, standing: &Standing) {
+        self.manager.stopping(&standing.stopping_line());
+        self.health = None;
+    }
+
+    /// It has.
+    pub fn stopped(&mut self, now: Duration, standing: &mut Standing, labels: &Labels<'_>) {
+        standing.stopped();
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(now, standing, labels);
+        }
+    }
+}
+
+impl Health {
+    /// When the check for the heartbeat at `due` begins: early enough to be
+    /// done by then.
+    fn begins(&self, due: Duration) -> Duration {
+        let early = due.saturating_sub(self.checkup.options().timeout);
+        self.began.map_or(early, |began| early.max(began + self.apart))
+    }
+
+    fn turn(&mut self, now: Duration, due: Duration, labels: &Labels<'_>) -> bool {
+        let mut turned = false;
+        if let Some(result) = self.checkup.finished() {
+            turned |= self.note(&result, labels);
+        }
+        if now >= self.begins(due) {
+            self.began = Some(now);
+            if let Some(result) = self.checkup.start() {
+                turned |= self.note(&result, labels);
+            }
+        }
+        turned
+    }
+
+    fn note(&mut self, result: &CheckResult, labels: &Labels<'_>) -> bool {
+        if let Err(why) = result {
+            debug!("health check failed: {why}");
+        }
+        if !self.verdict.add(result.is_ok()) {
+            return false;
+        }
+        let (service, instance) = (labels.service, labels.instance);
+        let times = match self.checkup.options().failures {
+            1 => "a health check".to_owned(),
+            times => format!("{times} health checks in a row"),
+        };
+        match result {
+            Err(why) => warn!("{service}/{instance} is UNHEALTHY: {times} failed, the last: {why}"),
+            Ok(()) => info!("{service}/{instance} is healthy again: {times} passed"),
+        }
+        true
+    }
+}
+
+impl Metrics {
+    /// A change of state is written at once; numbers once an interval.
+    fn turn(&mut self, now: Duration, standing: &Standing, labels: &Labels<'_>) {
+        let news = match self.written {
+            // The first state worth writing is that of the first attempt.
+            None => standing.is_settled() || now >= self.every,
+            Some((at, registered, health)) => {
+                now >= at + self.every
+                    || registered != standing.is_registered()
+                    || health != standing.health()
+            }
+        };
+        if news {
+            self.write(now, standing, labels);
+        }
+    }
+
+    fn write(&mut self, now: Duration, standing: &Standing, labels: &Labels<'_>) {
+        self.written = Some((now, standing.is_registered(), standing.health()));
+        match textfile::replace(&self.path, &standing.metrics(now, labels)) {
+            Ok(()) => self.failing = false,
+            Err(error) if self.failing => debug!("metrics: {error}"),
+            Err(error) => {
+                self.failing = true;
+                warn!("cannot write the metrics file {}: {}", self.path.display(), plain(&error));
+            }
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! The instance record: its names, its key and its JSON (CONTRACT section 1).
+//!
+//! Strict in what it writes: seven fields in a fixed order, because other
+//! readers reject an entry with any other. Lenient in what it reads: both
+//! spellings of names, many spellings of time. What cannot be read is a value
+//! with a reason, never a panic: anyone may write to the bucket. Whether an
+//! instance is stale is for `staleness` to say. *Pure*.
+
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+use time::{Date, Month, OffsetDateTime, SignedDuration, Time, UtcOffset};
+
+use crate::text::table::clipped;
+
+/// What every instance key starts with; the next character tells the layout.
+const PREFIX: &str = "service-instances";
+
+/// The name of a service: 3 to 64 of `a-z`, `0-9` and `-`, beginning with a
+/// letter and not ending with `-`. It never holds a `_`, so keys can be split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceName(String);
+
+/// The name of one instance of a service: 1 to 100 of `A-Z`, `a-z`, `0-9`,
+/// `-`, `_` and `=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceId(String);
+
+/// The version of a service: three decimal numbers with dots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(String);
+
+/// A name or version breaks its rule; `Display` says the rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidName(&'static str);
+
+impl fmt::Display for InvalidName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for InvalidName {}
+
+impl FromStr for ServiceName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<ServiceName, InvalidName> {
+        let fits = (3..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && !text.ends_with('-');
+        if fits {
+            Ok(ServiceName(text.to_owned()))
+        } else {
+            Err(InvalidName(
+                "a service name has 3 to 64 of a-z, 0-9 and -, begins with a letter \
+                 and does not end with -",
+            ))
+        }
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<InstanceId, InvalidName> {
+        let fits = (1..=100).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
+        if fits {
+            Ok(InstanceId(text.to_owned()))
+        } else {
+            Err(InvalidName("an instance id has 1 to 100 of A-Z, a-z, 0-9, -, _ and ="))
+        }
+    }
+}
+
+impl FromStr for Version {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Version, InvalidName> {
+        let mut parts = 0;
+        let numbers_only = text.split('.').all(|part| {
+            parts += 1;
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
+        });
+        if numbers_only && parts == 3 {
+            Ok(Version(text.to_owned()))
+        } else {
+            Err(InvalidName("a version is three numbers with dots, such as 1.4.2"))
+        }
+    }
+}
+
+macro_rules! text_of {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The text, as validated.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    )*};
+}
+text_of!(ServiceName, InstanceId, Version);
+
+/// What an instance says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Serves; also what a record without a status means.
+    Active,
+    /// Ready to take over.
+    Standby,
+    /// Runs and knows that it is of no use.
+    Unhealthy,
+    /// Gone. Read and cleaned, never written: strict readers reject it.
+    Shutdown,
+}
+
+impl Status {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "ACTIVE",
+            Status::Standby => "STANDBY",
+            Status::Unhealthy => "UNHEALTHY",
+            Status::Shutdown => "SHUTDOWN",
+        }
+    }
+
+    /// The status of exactly that word, upper-case as readers demand it.
+    pub fn parse(text: &str) -> Option<Status> {
+        [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One entry of the registry. Names are plain text, not validated: an entry of
+/// another writer is shown and judged even if ours would not have written it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The service, from the JSON or else from the key.
+    pub service_name: String,
+    /// The instance, from the JSON or else from the key.
+    pub instance_id: String,
+    /// The version as written.
+    pub version: String,
+    /// What the instance says about itself.
+    pub status: Status,
+    /// When it last said so; written with microseconds.
+    pub last_heartbeat: OffsetDateTime,
+    /// The group of which one member at a time is active.
+    pub sticky_active_group: Option<String>,
+    /// Everything else; sorted by key when written.
+    pub metadata: Map<String, Value>,
+}
+
+impl Record {
+    /// The value to store: compact JSON with exactly the seven fields, in the
+    /// order of CONTRACT section 1.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields<'a> {
+            service_name: &'a str,
+            instance_id: &'a str,
+            version: &'a str,
+            status: &'a str,
+            last_heartbeat: String,
+            sticky_active_group: Option<&'a str>,
+            metadata: &'a Map<String, Value>,
+        }
+        serde_json::to_vec(&Fields {
+            service_name: &self.service_name,
+            instance_id: &self.instance_id,
+            version: &self.version,
+            status: self.status.as_str(),
+            last_heartbeat: format_time(self.last_heartbeat),
+            sticky_active_group: self.sticky_active_group.as_deref(),
+            metadata: &self.metadata,
+        })
+        .expect("text and JSON values under text keys always serialise")
+    }
+}
+
+/// The key under which an instance is written:
+/// `service-instances__{service}__{instance}`.
+pub fn instance_key(service: &ServiceName, instance: &InstanceId) -> String {
+    format!("{PREFIX}__{service}__{instance}")
+}
+
+/// Whether a key stands under the instance prefix of one of the three layouts,
+/// readable or not. Everything else in the bucket is never ours: definitions
+/// have plain names, `service-instances-doc` and `service-instances` among
+/// them.
+pub fn is_instance_key(key: &str) -> bool {
+    key.strip_prefix(PREFIX)
+        .and_then(|rest| rest.strip_prefix("__").or_else(|| rest.strip_prefix(['.', '_'])))
+        .is_some_and(|names| !names.is_empty())
+}
+
+/// Service and instance as an instance key of any of the three layouts names
+/// them; neither is empty, nothing else about them is checked.
+pub fn names_in_key(key: &str) -> Option<(&str, &str)> {
+    let rest = key.strip_prefix(PREFIX)?;
+    // The double underscore first: `__a__b` would also split as `_`, `_a__b`.
+    [("__", "__"), (".", "."), ("_", "_")]
+        .into_iter()
+        .filter_map(|(start, between)| rest.strip_prefix(start)?.split_once(between))
+        .find(|(service, instance)| !service.is_empty() && !instance.is_empty())
+}
+
+/// Whether a key may be put into a subject or a filter: `[-/_=.a-zA-Z0-9]+`
+/// (ADR-8), no dot at either end and no two in a row. A key `*` or `>` can be
+/// *stored*, and as a filter it would take other keys with it.
+pub fn key_is_safe(key: &str) -> bool {
+    key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'=' | b'.'))
+        && key.split('.').all(|token| !token.is_empty())
+}
+
+/// Why a value is not a record; `Display` says it in words, in one line of at
+/// most 200 characters that is safe to print.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The value has no bytes.
+    Empty,
+    /// Not JSON, with what the parser says and where.
+    NotJson(String),
+    /// JSON, but not an object.
+    NotAnObject,
+    /// A required field is not there, or null.
+    Missing(&'static str),
+    /// A field that cannot be what it says: its name, an excerpt of its value
+    /// and what is wrong with it.
+    Field(&'static str, String, &'static str),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unreadable::Empty => f.write_str("empty value"),
+            Unreadable::NotJson(why) => write!(f, "not JSON: {why}"),
+            Unreadable::NotAnObject => f.write_str("not a JSON object"),
+            Unreadable::Missing(field) => write!(f, "{field} missing"),
+            Unreadable::Field(field, value, wrong) => write!(f, "{field} {value}: {wrong}"),
+        }
+    }
+}
+
+impl Error for Unreadable {}
+
+/// Reads the value of an instance key as leniently as CONTRACT section 1 says.
+/// A null field counts as missing, and so does an empty name; of a field given
+/// twice the last counts, and camelCase beats snake_case.
+pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
+    if value.is_empty() {
+        return Err(Unreadable::Empty);
+    }
+    let mut fields = Fields::read(value)?;
+    let key_names = || names_in_key(key);
+    let service_name = fields
+        .name("serviceName")?
+        .or_else(|| Some(key_names()?.0.to_owned()))
+        .ok_or(Unreadable::Missing("serviceName"))?;
+    let instance_id = fields
+        .name("instanceId")?
+        .or_else(|| Some(key_names()?.1.to_owned()))
+        .ok_or(Unreadable::Missing("instanceId"))?;
+    Ok(Record {
+        service_name,
+        instance_id,
+        version: fields.text("version", "not text")?.ok_or(Unreadable::Missing("version"))?,
+        status: match fields.text("status", "unknown")? {
+            None => Status::Active,
+            Some(word) => Status::parse(&word)
+                .ok_or_else(|| field_error("status", &Value::String(word), "unknown"))?,
+        },
+        last_heartbeat: match fields.text("lastHeartbeat", "not a time")? {
+            None => return Err(Unreadable::Missing("lastHeartbeat")),
+            Some(text) => parse_time(&text)
+                .ok_or_else(|| field_error("lastHeartbeat", &Value::String(text), "not a time"))?,
+        },
+        sticky_active_group: fields.text("stickyActiveGroup", "not text")?,
+        metadata: match fields.take("metadata") {
+            Value::Null => Map::new(),
+            Value::Object(map) => map,
+            other => return Err(field_error("metadata", &other, "not an object")),
+        },
+    })
+}
+
+fn field_error(field: &'static str, value: &Value, wrong: &'static str) -> Unreadable {
+    let excerpt = match value {
+        Value::String(text) => format!("\"{}\"", clipped(text, 60)),
+        Value::Array(_) => "[…]".to_owned(),
+        Value::Object(_) => "{…}".to_owned(),
+        other => other.to_string(),
+    };
+    Unreadable::Field(field, excerpt, wrong)
+}
+
+/// The fields that a reader knows, in both spellings.
+const SPELLINGS: [[&str; 2]; 7] = [
+    ["serviceName", "service_name"],
+    ["instanceId", "instance_id"],
+    ["version", "version"],
+    ["status", "status"],
+    ["lastHeartbeat", "last_heartbeat"],
+    ["stickyActiveGroup", "sticky_active_group"],
+    ["metadata", "metadata"],
+];
+
+/// The values of `SPELLINGS`, `Null` where there is none. Not a derived
+/// struct: that refuses a field that is given twice or in both spellings. Not
+/// a `Value` either: unknown fields would be kept, whatever their size.
+#[derive(Default)]
+struct Fields([[Value; 2]; 7]);
+
+impl Fields {
+    fn read(json: &[u8]) -> Result<Fields, Unreadable> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let fields = deserializer
+            .deserialize_map(FieldsVisitor)
+            .and_then(|fields| deserializer.end().map(|()| fields));
+        fields.map_err(|error| match error.classify() {
+            // Keys and values take any JSON, so only the outermost type can
+            // be the wrong one.
+            serde_json::error::Category::Data => Unreadable::NotAnObject,
+            _ => Unreadable::NotJson(clipped(&error.to_string(), 120)),
+        })
+    }
+
+    fn take(&mut self, field: &str) -> Value {
+        let slot = SPELLINGS.iter().position(|[camel, _]| *camel == field);
+        let Some([camel, snake]) = slot.and_then(|slot| self.0.get_mut(slot)) else {
+            return Value::Null;
+        };
+        if camel.is_null() { snake } else { camel }.take()
+    }
+
+    fn text(
+        &mut self,
+        field: &'static str,
+        wrong: &'static str,
+    ) -> Result<Option<String>, Unreadable> {
+        match self.take(field) {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text)),
+            other => Err(field_error(field, &other, wrong)),
+        }
+    }
+
+    fn name(&mut self, field: &'static str) -> Result<Option<String>, Unreadable> {
+        let name = self.text(field, "not text")?;
+        Ok(name.filter(|name| !name.is_empty()))
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(Slot(slot)) = map.next_key()? {
+            match slot {
+                Some((field, spelling)) => fields.0[field][spelling] = map.next_value()?,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// Where in `SPELLINGS` the name of a field stands.
+struct Slot(Option<(usize, usize)>);
+
+impl<'de> Deserialize<'de> for Slot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Slot, D::Error> {
+        struct SlotVisitor;
+        impl Visitor<'_> for SlotVisitor {
+            type Value = Slot;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a field")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Slot, E> {
+                Ok(Slot(SPELLINGS.iter().enumerate().find_map(|(field, spellings)| {
+                    let spelling = spellings.iter().position(|known| *known == name)?;
+                    Some((field, spelling))
+                })))
+            }
+        }
+        deserializer.deserialize_str(SlotVisitor)
+    }
+}
+
+/// A time as records carry it: UTC, six fraction digits (the rest is cut
+/// off), `+00:00`.
+pub fn format_time(t: OffsetDateTime) -> String {
+    // The one case without an answer is a local time at the very end of the
+    // calendar whose UTC is beyond it.
+    let t = t.checked_to_offset(UtcOffset::UTC).unwrap_or_else(|| t.replace_offset(UtcOffset::UTC));
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
+        t.year(),
+        u8::from(t.month()),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second(),
+        t.microsecond()
+    )
+}
+
+/// Reads `2026-11-23T09:37:31`, `T` or a space in the middle, any number of
+/// fraction digits or none (those past nanoseconds are cut off), then `Z`,
+/// `+05:30`, `+0530`, `+05` or nothing, which means UTC. The result is in UTC.
+pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
+    let mut rest = text.as_bytes();
+    let year = i32::try_from(take_number(&mut rest, 4)?).ok()?;
+    take_byte(&mut rest, b"-")?;
+    let month = take_two_digits(&mut rest)?;
+    take_byte(&mut rest, b"-")?;
+    let day = take_two_digits(&mut rest)?;
+    take_byte(&mut rest, b"Tt ")?;
+    let hour = take_two_digits(&mut rest)?;
+    take_byte(&mut rest, b":")?;
+    let minute = take_two_digits(&mut rest)?;
+    take_byte(&mut rest, b":")?;
+    let second = take_two_digits(&mut rest)?;
+    let nanosecond = match take_byte(&mut rest, b".") {
+        Some(_) => take_fraction(&mut rest)?,
+        None => 0,
+    };
+    let offset_secs = take_offset(&mut rest)?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
+    let time = Time::from_hms_nano(hour, minute, second, nanosecond).ok()?;
+    OffsetDateTime::new_utc(date, time).checked_sub(SignedDuration::seconds(offset_secs))
+}
+
+fn take_byte(rest: &mut &[u8], one_of: &[u8]) -> Option<u8> {
+    let (first, after) = rest.split_first()?;
+    if !one_of.contains(first) {
+        return None;
+    }
+    *rest = after;
+    Some(*first)
+}
+
+fn take_number(rest: &mut &[u8], digits: usize) -> Option<u32> {
+    let mut number = 0;
+    for _ in 0..digits {
+        number = number * 10 + u32::from(take_byte(rest, b"0123456789")? - b'0');
+    }
+    Some(number)
+}
+
+fn take_two_digits(rest: &mut &[u8]) -> Option<u8> {
+    u8::try_from(take_number(rest, 2)?).ok()
+}
+
+/// At least one digit, as nanoseconds.
+fn take_fraction(rest: &mut &[u8]) -> Option<u32> {
+    let mut nanosecond = 0;
+    let mut weight = 100_000_000;
+    nanosecond += weight * take_number(rest, 1)?;
+    while let Some(digit) = take_number(rest, 1) {
+        weight /= 10;
+        nanosecond += weight * digit;
+    }
+    Some(nanosecond)
+}
+
+/// What follows the seconds, as seconds east of UTC.
+fn take_offset(rest: &mut &[u8]) -> Option<i64> {
+    if rest.is_empty() || take_byte(rest, b"Zz").is_some() {
+        return Some(0);
+    }
+    let sign = if take_byte(rest, b"+-")? == b'-' { -1 } else { 1 };
+    let hours = take_two_digits(rest)?;
+    let minutes = if rest.is_empty() {
+        0
+    } else {
+        let _colon = take_byte(rest, b":");
+        take_two_digits(rest)?
+    };
+    let is_real = hours < 24 && minutes < 60;
+    is_real.then(|| sign * (i64::from(hours) * 3600 + i64::from(minutes) * 60))
+}

@@ -1,0 +1,327 @@
+//! JetStream key-value as bytes. *Pure*: requests go out, and what comes in is
+//! read by `replies`, which knows the error codes, and by `stored`.
+//!
+//! Subjects, headers and JSON are those of the JetStream API (NATS ADR-1,
+//! ADR-8 and ADR-43); what servers really do with them is CONTRACT section 4.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::instance::record::key_is_safe;
+
+/// Header: how long the server keeps this message (2.11+).
+pub const TTL_HEADER: &str = "Nats-TTL";
+/// Header: `DEL` or `PURGE` makes a message a delete marker.
+pub const OPERATION_HEADER: &str = "KV-Operation";
+/// Header of the server's own delete markers.
+pub const MARKER_REASON_HEADER: &str = "Nats-Marker-Reason";
+const ROLLUP_HEADER: &str = "Nats-Rollup";
+const EXPECTED_HEADER: &str = "Nats-Expected-Last-Subject-Sequence";
+
+/// How long the purge marker of a deregistration stays for watchers to see.
+const MARKER_TTL: &str = "60s";
+
+/// A request to the server: where to, with which headers, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The subject to publish to.
+    pub subject: String,
+    /// Headers, each once.
+    pub headers: Vec<(&'static str, String)>,
+    /// The payload.
+    pub payload: Vec<u8>,
+}
+
+impl Request {
+    fn api(subject: String, body: &Value) -> Request {
+        Request { subject, headers: Vec::new(), payload: body.to_string().into_bytes() }
+    }
+
+    fn empty(subject: String) -> Request {
+        Request { subject, headers: Vec::new(), payload: Vec::new() }
+    }
+}
+
+/// The name of a bucket: `A-Z a-z 0-9 - _`, at least one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket(String);
+
+impl Bucket {
+    /// A bucket of that name, or `None` where a server would not take it.
+    pub fn new(name: &str) -> Option<Bucket> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        let valid = !name.is_empty() && name.len() <= 200 && name.bytes().all(fits);
+        valid.then(|| Bucket(name.to_owned()))
+    }
+
+    /// The bucket of CONTRACT section 1.
+    pub fn service_registry() -> Bucket {
+        Bucket("service_registry".into())
+    }
+
+    /// The name as the operator wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The JetStream stream behind the bucket.
+    pub fn stream(&self) -> String {
+        format!("KV_{}", self.0)
+    }
+
+    /// The subject under which the values of a key are stored. The key must
+    /// have been validated: see `key_is_safe`.
+    pub fn subject(&self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.0)
+    }
+
+    /// The key of a subject, if the subject belongs to this bucket.
+    pub fn key<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        let rest = subject.strip_prefix("$KV.")?.strip_prefix(self.as_str())?;
+        rest.strip_prefix('.')
+    }
+
+    fn all(&self) -> String {
+        self.subject(">")
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Asks for the stream's configuration, state and clock.
+pub fn stream_info(bucket: &Bucket) -> Request {
+    Request::empty(format!("$JS.API.STREAM.INFO.{}", bucket.stream()))
+}
+
+/// Asks for the account's limits and the API level.
+pub fn account_info() -> Request {
+    Request::empty("$JS.API.INFO".into())
+}
+
+/// Where a bucket keeps its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// On disk.
+    File,
+    /// In memory.
+    Memory,
+}
+
+/// Makes a bucket fit for a registry: one revision a key, TTL per message,
+/// roll-ups, direct gets.
+pub fn create_bucket(
+    bucket: &Bucket,
+    replicas: u8,
+    storage: Storage,
+    marker_ttl: Option<Duration>,
+) -> Request {
+    let mut config = json!({
+        "name": bucket.stream(),
+        "subjects": [bucket.all()],
+        "retention": "limits",
+        "max_consumers": -1,
+        "max_msgs_per_subject": 1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_age": 0,
+        "max_msg_size": -1,
+        "storage": match storage { Storage::File => "file", Storage::Memory => "memory" },
+        "discard": "new",
+        "num_replicas": replicas,
+        "duplicate_window": 120_000_000_000_u64,
+        "deny_delete": true,
+        "allow_rollup_hdrs": true,
+        "allow_direct": true,
+        "allow_msg_ttl": true,
+    });
+    if let Some(ttl) = marker_ttl {
+        let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+        config["subject_delete_marker_ttl"] = json!(nanos);
+    }
+    Request::api(format!("$JS.API.STREAM.CREATE.{}", bucket.stream()), &config)
+}
+
+/// Sends a whole configuration back: an update that omits a field resets it.
+pub fn update_stream(bucket: &Bucket, config: &Value) -> Request {
+    Request::api(format!("$JS.API.STREAM.UPDATE.{}", bucket.stream()), config)
+}
+
+/// Removes the bucket with all that is in it.
+pub fn delete_bucket(bucket: &Bucket) -> Request {
+    Request::empty(format!("$JS.API.STREAM.DELETE.{}", bucket.stream()))
+}
+
+/// One heartbeat.
+#[derive(Debug, Clone)]
+pub struct Put<'a> {
+    /// The key, validated.
+    pub key: &'a str,
+    /// The record's JSON.
+    pub value: Vec<u8>,
+    /// Whole seconds.
+    pub ttl: Duration,
+    /// The revision that this one follows; 0 for none. `None` puts blindly.
+    pub expected: Option<u64>,
+    /// Remove the revisions under this one. Only on the first put of a
+    /// session in a bucket with history: on 2.11.10 to 2.15.0 each one leaks
+    /// (nats-server #8594).
+    pub rollup: bool,
+}
+
+/// Stores a value that expires.
+pub fn put(bucket: &Bucket, put: Put<'_>) -> Request {
+    let mut headers = vec![(TTL_HEADER, format!("{}s", put.ttl.as_secs()))];
+    if let Some(revision) = put.expected {
+        headers.push((EXPECTED_HEADER, revision.to_string()));
+    }
+    if put.rollup {
+        headers.push((ROLLUP_HEADER, "sub".into()));
+    }
+    Request { subject: bucket.subject(put.key), headers, payload: put.value }
+}
+
+/// Puts a delete marker, which itself expires, over exactly `revision`. With
+/// `rollup` nothing remains under it; where roll-ups are not allowed the
+/// marker is a plain `DEL`.
+pub fn deregister(bucket: &Bucket, key: &str, revision: u64, rollup: bool) -> Request {
+    let mut headers =
+        vec![(TTL_HEADER, MARKER_TTL.into()), (EXPECTED_HEADER, revision.to_string())];
+    if rollup {
+        headers.push((OPERATION_HEADER, "PURGE".into()));
+        headers.push((ROLLUP_HEADER, "sub".into()));
+    } else {
+        headers.push((OPERATION_HEADER, "DEL".into()));
+    }
+    Request { subject: bucket.subject(key), headers, payload: Vec::new() }
+}
+
+/// Reads the newest value of one key with all its headers, by the API that
+/// needs no direct access and answers in JSON.
+pub fn get_last(bucket: &Bucket, key: &str) -> Request {
+    get_message(bucket, &json!({ "last_by_subj": bucket.subject(key) }))
+}
+
+/// Reads the newest value of one key from whichever replica is nearest. The
+/// permission for it names the key.
+pub fn direct_get(bucket: &Bucket, key: &str) -> Request {
+    let (stream, subject) = (bucket.stream(), bucket.subject(key));
+    Request::empty(format!("$JS.API.DIRECT.GET.{stream}.{subject}"))
+}
+
+/// Reads the first message of the bucket at or after `sequence`.
+pub fn get_next(bucket: &Bucket, sequence: u64) -> Request {
+    get_message(bucket, &json!({ "seq": sequence, "next_by_subj": bucket.all() }))
+}
+
+/// Reads the newest message stored under a subject as the server gave it.
+pub fn get_last_of_subject(bucket: &Bucket, subject: &str) -> Request {
+    get_message(bucket, &json!({ "last_by_subj": subject }))
+}
+
+fn get_message(bucket: &Bucket, body: &Value) -> Request {
+    Request::api(format!("$JS.API.STREAM.MSG.GET.{}", bucket.stream()), body)
+}
+
+/// Removes the revisions of exactly `key` up to and including `revision`: a
+/// compare-and-set by nature, since a refreshed entry has a higher one.
+///
+/// `None` for what must not be sent: a key that is a wildcard takes others with
+/// it, and `seq` 1 purges everything on 2.12.9, 2.14.1 and before (nats-server
+/// #8241).
+pub fn purge(bucket: &Bucket, key: &str, revision: u64) -> Option<Request> {
+    let seq = revision.checked_add(1).filter(|seq| *seq > 1 && key_is_safe(key))?;
+    // By hand, because there are many: nothing in a safe key needs escaping.
+    let body = format!("{{\"filter\":\"$KV.{bucket}.{key}\",\"seq\":{seq}}}");
+    Some(Request {
+        subject: format!("$JS.API.STREAM.PURGE.KV_{bucket}"),
+        headers: Vec::new(),
+        payload: body.into_bytes(),
+    })
+}
+
+/// An ephemeral consumer over the newest revision of each key, in memory, that
+/// the server forgets after `inactive`.
+pub fn create_consumer(bucket: &Bucket, name: &str, inactive: Duration) -> Request {
+    let (stream, all) = (bucket.stream(), bucket.all());
+    let nanos = u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX);
+    Request::api(
+        format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{all}"),
+        &json!({
+            "stream_name": stream,
+            "config": {
+                "name": name,
+                "deliver_policy": "last_per_subject",
+                "ack_policy": "none",
+                "filter_subject": all,
+                "inactive_threshold": nanos,
+                "mem_storage": true,
+                "num_replicas": 1,
+                "max_waiting": 8,
+            },
+        }),
+    )
+}
+
+/// An ephemeral consumer over all that is stored from sequence `first` on.
+///
+/// Without a filter and without `last_per_subject`: while the server has to
+/// maintain such a list, each purge of several revisions makes it count all of
+/// the bucket's keys anew (`storeUpdates` in nats-server's `server/stream.go`).
+pub fn create_reader(bucket: &Bucket, name: &str, first: u64, inactive: Duration) -> Request {
+    let stream = bucket.stream();
+    let nanos = u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX);
+    Request::api(
+        format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+        &json!({
+            "stream_name": stream,
+            "config": {
+                "name": name,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": first.max(1),
+                "ack_policy": "none",
+                "inactive_threshold": nanos,
+                "mem_storage": true,
+                "num_replicas": 1,
+                "max_waiting": 8,
+            },
+        }),
+    )
+}
+
+/// Asks how many revisions of exactly `key` there are, by the one request that
+/// whoever may purge is permitted anyway.
+pub fn count_revisions(bucket: &Bucket, key: &str) -> Request {
+    Request::api(
+        format!("$JS.API.STREAM.INFO.{}", bucket.stream()),
+        &json!({ "subjects_filter": bucket.subject(key) }),
+    )
+}
+
+/// Asks how far a consumer has come.
+pub fn consumer_info(bucket: &Bucket, name: &str) -> Request {
+    let stream = bucket.stream();
+    Request::empty(format!("$JS.API.CONSUMER.INFO.{stream}.{name}"))
+}
+
+/// Removes a consumer before the server forgets it by itself.
+pub fn delete_consumer(bucket: &Bucket, name: &str) -> Request {
+    let stream = bucket.stream();
+    Request::empty(format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"))
+}
+
+/// Asks a consumer for up to `batch` messages of `max_bytes` together, and not
+/// to wait for more. A message that does not fit ends the pull with a 409.
+pub fn pull(bucket: &Bucket, name: &str, batch: usize, max_bytes: Option<usize>) -> Request {
+    let stream = bucket.stream();
+    let mut body = json!({ "batch": batch, "no_wait": true });
+    if let Some(max_bytes) = max_bytes {
+        body["max_bytes"] = json!(max_bytes);
+    }
+    Request::api(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
+}

@@ -1,0 +1,157 @@
+//! Server versions with known TTL bugs: symptom, what helps, first version
+//! without it (CONTRACT section 4, each tried on real servers). *Pure*.
+//!
+//! Left out on purpose: nats-server #8505 (a crash brings replaced values
+//! back) is open in every version. A warning that no upgrade can end would
+//! only teach operators to ignore warnings; `run` and `cleanup` are built
+//! around it instead.
+
+use crate::jetstream::fitness::ServerVersion;
+
+/// One bug of some versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bug {
+    /// Which one it is.
+    pub kind: Kind,
+    /// What an operator sees of it.
+    pub symptom: &'static str,
+    /// The first version without it, on the same line of releases.
+    pub fixed_in: &'static str,
+    /// Issue or pull request of nats-io/nats-server.
+    pub source: &'static str,
+}
+
+/// The bugs that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Expiry waits for a pause between messages.
+    Starved,
+    /// After a crash nothing expires any more.
+    ForgottenByCrash,
+    /// The flag, switched on in a bucket that exists, waits for a restart.
+    FlagWithoutEffect,
+    /// A batched direct get hangs the stream.
+    BatchHangs,
+    /// The timer wheel leaks in buckets with history.
+    WheelLeaks,
+}
+
+type Numbers = (u32, u32, u32);
+
+/// From the first affected version to the last, both included.
+const RANGES: [(Kind, Numbers, Numbers, &str, &str); 8] = [
+    (Kind::Starved, (2, 11, 0), (2, 11, 9), "2.11.10", "#7344"),
+    (Kind::Starved, (2, 12, 0), (2, 12, 0), "2.12.1", "#7344"),
+    (Kind::ForgottenByCrash, (2, 11, 0), (2, 11, 1), "2.11.2", "#6758, #6685"),
+    (Kind::FlagWithoutEffect, (2, 11, 2), (2, 11, 4), "2.11.5", "#6920"),
+    (Kind::BatchHangs, (2, 12, 0), (2, 12, 1), "2.12.2", "#7458"),
+    (Kind::WheelLeaks, (2, 11, 10), (2, 11, u32::MAX), "2.15.1", "#8594"),
+    (Kind::WheelLeaks, (2, 12, 0), (2, 14, u32::MAX), "2.15.1", "#8594"),
+    (Kind::WheelLeaks, (2, 15, 0), (2, 15, 0), "2.15.1", "#8594"),
+];
+
+impl Kind {
+    fn symptom(self) -> &'static str {
+        match self {
+            Kind::Starved => {
+                "nothing expires while entries with a TTL arrive less than 250 ms apart \
+                 (about 41 instances at 10 s)"
+            }
+            Kind::ForgottenByCrash => {
+                "after a crash TTLs never fire again and purges are undone, and per-message TTL \
+                 cannot be switched on in a bucket that exists"
+            }
+            Kind::FlagWithoutEffect => {
+                "per-message TTL that was switched on in a bucket that exists has no effect until \
+                 the server is restarted"
+            }
+            Kind::BatchHangs => "a direct get of several keys during a write hangs the bucket",
+            Kind::WheelLeaks => {
+                "with history above 1 each roll-up or purge of an entry with a TTL leaks memory"
+            }
+        }
+    }
+}
+
+/// The bugs of a version that a bucket with this history can meet. A
+/// pre-release has the bugs of the release that it comes before.
+pub fn known_bugs(version: ServerVersion, history: i64) -> Vec<Bug> {
+    // 2.11.10-RC.1 may lack what 2.11.10 mends: it counts as the one before,
+    // and 2.12.0-RC.1 as the first of its line.
+    let mut numbers = version.numbers;
+    if !version.released && numbers.2 > 0 {
+        numbers.2 -= 1;
+    }
+    let mut bugs = Vec::new();
+    for (kind, first, last, fixed_in, source) in RANGES {
+        let met = kind != Kind::WheelLeaks || history != 1;
+        if met && (first..=last).contains(&numbers) {
+            bugs.push(Bug { kind, symptom: kind.symptom(), fixed_in, source });
+        }
+    }
+    bugs
+}
+
+/// The first version without any of these bugs.
+pub fn fix(bugs: &[Bug]) -> Option<&'static str> {
+    bugs.iter().map(|bug| bug.fixed_in).max_by_key(|fixed| ServerVersion::parse(fixed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(version: &str, history: i64) -> Vec<Kind> {
+        let version = ServerVersion::parse(version).unwrap();
+        known_bugs(version, history).iter().map(|bug| bug.kind).collect()
+    }
+
+    #[test]
+    fn each_version_has_the_bugs_of_the_contract() {
+        use Kind::{BatchHangs, FlagWithoutEffect, ForgottenByCrash, Starved};
+        for (version, expected) in [
+            ("2.11.0", &[Starved, ForgottenByCrash][..]),
+            ("2.11.1", &[Starved, ForgottenByCrash]),
+            ("2.11.2", &[Starved, FlagWithoutEffect]),
+            ("2.11.4", &[Starved, FlagWithoutEffect]),
+            ("2.11.5", &[Starved]),
+            ("2.11.9", &[Starved]),
+            ("2.11.10", &[]),
+            ("2.11.11", &[]),
+            ("2.12.0", &[Starved, BatchHangs]),
+            ("2.12.1", &[BatchHangs]),
+            ("2.12.2", &[]),
+            ("2.12.8", &[]),
+            ("2.14.6", &[]),
+            ("2.15.1", &[]),
+        ] {
+            assert_eq!(kinds(version, 1), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn the_leaking_wheel_is_met_only_with_history() {
+        for version in ["2.11.10", "2.12.8", "2.13.0", "2.14.6", "2.15.0"] {
+            assert!(kinds(version, 10).contains(&Kind::WheelLeaks), "{version}");
+            assert!(kinds(version, -1).contains(&Kind::WheelLeaks), "{version}");
+            assert!(!kinds(version, 1).contains(&Kind::WheelLeaks), "{version}");
+        }
+        assert_eq!(kinds("2.15.1", 10), []);
+        assert_eq!(kinds("2.11.9", 10), [Kind::Starved]);
+    }
+
+    #[test]
+    fn a_release_candidate_still_has_the_bug_that_its_release_mends() {
+        assert_eq!(kinds("2.11.10-RC.2", 1), [Kind::Starved]);
+        assert_eq!(kinds("2.12.0-RC.1", 1), [Kind::Starved, Kind::BatchHangs]);
+        assert_eq!(kinds("2.12.2-RC.1", 1), [Kind::BatchHangs]);
+    }
+
+    #[test]
+    fn a_fix_lies_behind_the_versions_that_it_mends() {
+        for (_, _, last, fixed_in, _) in RANGES {
+            let fixed = ServerVersion::parse(fixed_in).unwrap();
+            assert!(fixed.numbers > last, "{fixed_in}");
+        }
+    }
+}

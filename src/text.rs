@@ -1,0 +1,6 @@
+//! Text: how durations, times and tables are written and read. *Pure*.
+//!
+//! Knows nothing of NATS or of the registry; every other room may use it.
+
+pub mod duration;
+pub mod table;
