@@ -10,12 +10,13 @@ use aegis_agent::diagnosis::{self, Tried};
 use aegis_agent::instance::entry::Entry;
 use aegis_agent::instance::record;
 use aegis_agent::instance::staleness::{self, Stored};
+use aegis_agent::jetstream::bucket::{self, Bucket};
 use aegis_agent::jetstream::fitness::ServerVersion;
-use aegis_agent::jetstream::replies;
-use aegis_agent::jetstream::requests::{self, Bucket};
 use aegis_agent::jetstream::stored::{self, StoredMessage};
+use aegis_agent::jetstream::{replies, requests};
 use aegis_agent::look::InfoLine;
-use aegis_agent::text::{duration, table};
+use aegis_agent::text::time::{format_time, parse_time};
+use aegis_agent::text::{duration, printable};
 use aegis_agent::{login, url};
 use time::OffsetDateTime;
 
@@ -80,7 +81,7 @@ pub(crate) fn key(data: &[u8]) {
     if record::is_instance_key(&text) {
         assert!(text.starts_with("service-instances"));
     }
-    if !record::key_is_safe(&text) {
+    if !bucket::key_is_safe(&text) {
         return;
     }
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-/_=.".contains(&b);
@@ -129,7 +130,7 @@ fn entry(message: StoredMessage) {
     match entry.instance() {
         Some(Ok(record)) => {
             assert!(poison.is_none(), "poison is reported, never read");
-            assert!(record::key_is_safe(&entry.key), "{:?}", entry.key);
+            assert!(bucket::key_is_safe(&entry.key), "{:?}", entry.key);
             for now in moments() {
                 staleness::judge(&record, &entry.stored, now, Duration::from_secs(35));
                 staleness::ttl_left(&entry.stored, now);
@@ -165,7 +166,7 @@ pub(crate) fn header(data: &[u8]) {
         let cause = diagnosis::cause(&text, &Tried { host: "h", tls, who: "nobody" });
         assert!(cause.to_string().len() <= text.len() + 400);
     }
-    let shown = table::clipped(&text, 80);
+    let shown = printable::clipped(&text, 80);
     assert!(shown.chars().count() <= 80 && !shown.chars().any(char::is_control), "{shown:?}");
 }
 
@@ -180,9 +181,9 @@ pub(crate) fn version(data: &[u8]) {
         assert_eq!(version.as_str(), text);
         assert!(version.as_str().bytes().all(|b| b.is_ascii_digit() || b == b'.'));
     }
-    if let Some(at) = record::parse_time(&text) {
-        let written = record::format_time(at);
-        let again = record::parse_time(&written).expect("its own text can be read");
+    if let Some(at) = parse_time(&text) {
+        let written = format_time(at);
+        let again = parse_time(&written).expect("its own text can be read");
         assert!((again - at).abs() < time::Duration::MICROSECOND, "{text} {written}");
     }
 }

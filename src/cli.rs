@@ -31,7 +31,7 @@ use crate::error::{Failure, Kind};
 use crate::health::verdict::HealthOptions;
 use crate::instance::record::{InstanceId, ServiceName, Version};
 use crate::instance::staleness::Reason;
-use crate::jetstream::requests::{Bucket, Storage};
+use crate::jetstream::bucket::{Bucket, Storage};
 use crate::url;
 
 const PROGRAM: &str = "aegis-agent";

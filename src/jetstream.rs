@@ -2,6 +2,7 @@
 //! thought of a server and of a bucket before an entry is trusted to them.
 //! *Pure*.
 
+pub mod bucket;
 pub mod fitness;
 pub mod replies;
 pub mod requests;

@@ -12,16 +12,9 @@ pub mod diagnosis;
 /// What can go wrong, with exit codes and hints.
 pub mod error;
 /// Is the service that we speak for well?
-pub mod health {
-    pub mod runner;
-    pub mod verdict;
-}
+pub mod health;
 /// An instance: its record, its entry in the bucket, and when it is stale.
-pub mod instance {
-    pub mod entry;
-    pub mod record;
-    pub mod staleness;
-}
+pub mod instance;
 /// JetStream key-value as bytes, and which servers and buckets are fit for it.
 pub mod jetstream;
 /// Who we are, towards NATS, and the files that say so.

@@ -20,9 +20,10 @@ use time::OffsetDateTime;
 use crate::connection::{ConnectError, Connector, Incoming, RequestError, Session};
 use crate::error::{Failure, Kind};
 use crate::instance::entry::Entry;
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
-use crate::jetstream::requests::{self, Bucket, Put, Request};
+use crate::jetstream::requests::{self, Put, Request};
 use crate::jetstream::stored;
 use crate::look::ServerInfo;
 

@@ -3,4 +3,6 @@
 //! Knows nothing of NATS or of the registry; every other room may use it.
 
 pub mod duration;
+pub mod printable;
 pub mod table;
+pub mod time;

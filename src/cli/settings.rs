@@ -13,7 +13,7 @@ use super::values::{Given, LONGEST_TIMEOUT, Source, from_context};
 use crate::cli::context::{self, Context};
 use crate::connection::{ServerAddress, Settings};
 use crate::error::{Failure, Kind};
-use crate::jetstream::requests::Bucket;
+use crate::jetstream::bucket::Bucket;
 use crate::login::{Login, Secret, Tls};
 use crate::url::{self, UrlLogin};
 

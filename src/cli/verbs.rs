@@ -11,7 +11,7 @@ use crate::error::{Failure, Kind};
 use crate::health::verdict::{Check, HealthOptions};
 use crate::instance::record::InstanceId;
 use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
-use crate::jetstream::requests::Storage;
+use crate::jetstream::bucket::Storage;
 use crate::text::duration::{self, as_setting};
 use crate::url::shown;
 

@@ -14,14 +14,16 @@ use crate::cli::InitOptions;
 use crate::commands::check::judge::Probed;
 use crate::connection::{Connector, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
+use crate::jetstream::bucket::{Bucket, Storage};
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
-use crate::jetstream::requests::{self, Bucket, Storage};
+use crate::jetstream::requests;
 use crate::jetstream::server_bugs::{Kind as BugKind, known_bugs};
 use crate::registry::expiry_test::{ProbeError, probe};
 use crate::registry::{Registry, RegistryError};
 use crate::system::signals::Signals;
 use crate::text::duration::{as_setting, words};
+use crate::text::printable::printable;
 
 const CREATING: &str = "creating the bucket";
 const SWITCHING: &str = "switching per-message TTL on";
@@ -306,7 +308,7 @@ fn refused(error: RegistryError) -> Failure {
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
-    written(writeln!(out, "{}", crate::text::table::printable(line)).and_then(|()| out.flush()))
+    written(writeln!(out, "{}", printable(line)).and_then(|()| out.flush()))
 }
 
 #[cfg(test)]

@@ -16,14 +16,16 @@ use crate::cli::ListOptions;
 use crate::connection::{Connector, Settings};
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
-use crate::instance::record::{Record, ServiceName, format_time};
+use crate::instance::record::{Record, ServiceName};
 use crate::instance::staleness::{self, Reason, Ttl, clock_skew, judge};
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
-use crate::jetstream::requests::Bucket;
 use crate::registry::scan::Scan;
 use crate::registry::{Registry, RegistryClock, RegistryError};
 use crate::text::duration::words;
-use crate::text::table::{self, Table};
+use crate::text::printable::printable;
+use crate::text::table::Table;
+use crate::text::time::format_time;
 
 /// The columns of the table, and whether they are aligned to the right; the
 /// last one is for `--all`.
@@ -283,7 +285,7 @@ fn write_table(
         table.write(out)?;
     }
     for entry in summary.unreadable.iter().take(UNREADABLE_SHOWN) {
-        let (key, why) = (table::printable(&entry.key), table::printable(&entry.why));
+        let (key, why) = (printable(&entry.key), printable(&entry.why));
         writeln!(out, "unreadable: {key} (revision {}): {why}", entry.revision)?;
     }
     writeln!(out, "{}", summary.line(table.len(), all))?;

@@ -25,7 +25,7 @@ use self::surroundings::Host;
 use crate::cli::{Invocation, RunOptions};
 use crate::connection::{Connector, Settings, StopCheck};
 use crate::error::{Failure, Kind};
-use crate::jetstream::requests::Bucket;
+use crate::jetstream::bucket::Bucket;
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::systemd::Manager;

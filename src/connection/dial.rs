@@ -19,10 +19,10 @@ use super::session::{self, Session, Shared};
 use super::{ServerAddress, StopCheck};
 use crate::diagnosis::{self, Tried};
 use crate::error::plain;
-use crate::instance::record::format_time;
 use crate::login::{ReadLogin, Tls};
 use crate::look::{Cause, ServerInfo};
 use crate::sockets::CrateSocket;
+use crate::text::time::format_time;
 
 /// A connection whose packets nobody acknowledged for so long is lost.
 const LOST_AFTER: Duration = Duration::from_millis(2_500);

@@ -260,7 +260,7 @@ impl Session {
         if name.is_empty() || name == id {
             return self.address.to_string();
         }
-        format!("{} ({})", self.address, crate::text::table::printable(name))
+        format!("{} ({})", self.address, crate::text::printable::printable(name))
     }
 
     /// Whether the connection is gone, as far as TCP knows.

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::text::printable::printable;
+
 /// What `run` checks before each heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthOptions {
@@ -73,7 +75,7 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Check::Exec(words) => f.write_str(&crate::text::table::printable(&words[0])),
+            Check::Exec(words) => f.write_str(&printable(&words[0])),
             Check::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Check::Tcp { host, port } => write!(f, "{host}:{port}"),
         }

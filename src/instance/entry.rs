@@ -13,7 +13,8 @@ use time::OffsetDateTime;
 use crate::connection::Incoming;
 use crate::instance::record::{self, Record};
 use crate::instance::staleness::{Stored, Ttl, stored_ttl};
-use crate::jetstream::requests::{self, Bucket};
+use crate::jetstream::bucket::{self, Bucket};
+use crate::jetstream::requests;
 use crate::jetstream::stored::{self, StoredMessage};
 
 /// One stored revision of a key.
@@ -91,7 +92,7 @@ impl Entry {
         if let Some(why) = self.poison {
             return Some(Err(unreadable(why.to_owned())));
         }
-        if !record::key_is_safe(&self.key) {
+        if !bucket::key_is_safe(&self.key) {
             return Some(Err(unreadable("its key is not valid".to_owned())));
         }
         Some(record::read(&self.key, &self.value).map_err(|why| unreadable(why.to_string())))

@@ -16,9 +16,10 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
-use time::{Date, Month, OffsetDateTime, SignedDuration, Time, UtcOffset};
+use time::OffsetDateTime;
 
-use crate::text::table::clipped;
+use crate::text::printable::clipped;
+use crate::text::time::{format_time, parse_time};
 
 /// What every instance key starts with; the next character tells the layout.
 const PREFIX: &str = "service-instances";
@@ -230,14 +231,6 @@ pub fn names_in_key(key: &str) -> Option<(&str, &str)> {
         .find(|(service, instance)| !service.is_empty() && !instance.is_empty())
 }
 
-/// Whether a key may be put into a subject or a filter: `[-/_=.a-zA-Z0-9]+`
-/// (ADR-8), no dot at either end and no two in a row. A key `*` or `>` can be
-/// *stored*, and as a filter it would take other keys with it.
-pub fn key_is_safe(key: &str) -> bool {
-    key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'=' | b'.'))
-        && key.split('.').all(|token| !token.is_empty())
-}
-
 /// Why a value is not a record; `Display` says it in words, in one line of at
 /// most 200 characters that is safe to print.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -421,101 +414,4 @@ impl<'de> Deserialize<'de> for Slot {
         }
         deserializer.deserialize_str(SlotVisitor)
     }
-}
-
-/// A time as records carry it: UTC, six fraction digits (the rest is cut
-/// off), `+00:00`.
-pub fn format_time(t: OffsetDateTime) -> String {
-    // The one case without an answer is a local time at the very end of the
-    // calendar whose UTC is beyond it.
-    let t = t.checked_to_offset(UtcOffset::UTC).unwrap_or_else(|| t.replace_offset(UtcOffset::UTC));
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
-        t.year(),
-        u8::from(t.month()),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.microsecond()
-    )
-}
-
-/// Reads `2026-11-23T09:37:31`, `T` or a space in the middle, any number of
-/// fraction digits or none (those past nanoseconds are cut off), then `Z`,
-/// `+05:30`, `+0530`, `+05` or nothing, which means UTC. The result is in UTC.
-pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
-    let mut rest = text.as_bytes();
-    let year = i32::try_from(take_number(&mut rest, 4)?).ok()?;
-    take_byte(&mut rest, b"-")?;
-    let month = take_two_digits(&mut rest)?;
-    take_byte(&mut rest, b"-")?;
-    let day = take_two_digits(&mut rest)?;
-    take_byte(&mut rest, b"Tt ")?;
-    let hour = take_two_digits(&mut rest)?;
-    take_byte(&mut rest, b":")?;
-    let minute = take_two_digits(&mut rest)?;
-    take_byte(&mut rest, b":")?;
-    let second = take_two_digits(&mut rest)?;
-    let nanosecond = match take_byte(&mut rest, b".") {
-        Some(_) => take_fraction(&mut rest)?,
-        None => 0,
-    };
-    let offset_secs = take_offset(&mut rest)?;
-    if !rest.is_empty() {
-        return None;
-    }
-    let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
-    let time = Time::from_hms_nano(hour, minute, second, nanosecond).ok()?;
-    OffsetDateTime::new_utc(date, time).checked_sub(SignedDuration::seconds(offset_secs))
-}
-
-fn take_byte(rest: &mut &[u8], one_of: &[u8]) -> Option<u8> {
-    let (first, after) = rest.split_first()?;
-    if !one_of.contains(first) {
-        return None;
-    }
-    *rest = after;
-    Some(*first)
-}
-
-fn take_number(rest: &mut &[u8], digits: usize) -> Option<u32> {
-    let mut number = 0;
-    for _ in 0..digits {
-        number = number * 10 + u32::from(take_byte(rest, b"0123456789")? - b'0');
-    }
-    Some(number)
-}
-
-fn take_two_digits(rest: &mut &[u8]) -> Option<u8> {
-    u8::try_from(take_number(rest, 2)?).ok()
-}
-
-/// At least one digit, as nanoseconds.
-fn take_fraction(rest: &mut &[u8]) -> Option<u32> {
-    let mut nanosecond = 0;
-    let mut weight = 100_000_000;
-    nanosecond += weight * take_number(rest, 1)?;
-    while let Some(digit) = take_number(rest, 1) {
-        weight /= 10;
-        nanosecond += weight * digit;
-    }
-    Some(nanosecond)
-}
-
-/// What follows the seconds, as seconds east of UTC.
-fn take_offset(rest: &mut &[u8]) -> Option<i64> {
-    if rest.is_empty() || take_byte(rest, b"Zz").is_some() {
-        return Some(0);
-    }
-    let sign = if take_byte(rest, b"+-")? == b'-' { -1 } else { 1 };
-    let hours = take_two_digits(rest)?;
-    let minutes = if rest.is_empty() {
-        0
-    } else {
-        let _colon = take_byte(rest, b":");
-        take_two_digits(rest)?
-    };
-    let is_real = hours < 24 && minutes < 60;
-    is_real.then(|| sign * (i64::from(hours) * 3600 + i64::from(minutes) * 60))
 }

@@ -6,8 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Failure, Kind};
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::replies::StreamInfo;
-use crate::jetstream::requests::Bucket;
 use crate::text::duration::as_setting;
 
 /// A server's version: `2.11.4`, `2.12.0-RC.3`, `v2.14.6-vendor.1`.

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use crate::instance::record::parse_time;
+use crate::text::time::parse_time;
 
 /// What the server has against a request.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

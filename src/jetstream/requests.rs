@@ -4,12 +4,11 @@
 //! Subjects, headers and JSON are those of the JetStream API (NATS ADR-1,
 //! ADR-8 and ADR-43); what servers really do with them is CONTRACT section 4.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::instance::record::key_is_safe;
+use super::bucket::{Bucket, Storage, key_is_safe};
 
 /// Header: how long the server keeps this message (2.11+).
 pub const TTL_HEADER: &str = "Nats-TTL";
@@ -44,56 +43,6 @@ impl Request {
     }
 }
 
-/// The name of a bucket: `A-Z a-z 0-9 - _`, at least one of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket(String);
-
-impl Bucket {
-    /// A bucket of that name, or `None` where a server would not take it.
-    pub fn new(name: &str) -> Option<Bucket> {
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        let valid = !name.is_empty() && name.len() <= 200 && name.bytes().all(fits);
-        valid.then(|| Bucket(name.to_owned()))
-    }
-
-    /// The bucket of CONTRACT section 1.
-    pub fn service_registry() -> Bucket {
-        Bucket("service_registry".into())
-    }
-
-    /// The name as the operator wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The JetStream stream behind the bucket.
-    pub fn stream(&self) -> String {
-        format!("KV_{}", self.0)
-    }
-
-    /// The subject under which the values of a key are stored. The key must
-    /// have been validated: see `key_is_safe`.
-    pub fn subject(&self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.0)
-    }
-
-    /// The key of a subject, if the subject belongs to this bucket.
-    pub fn key<'a>(&self, subject: &'a str) -> Option<&'a str> {
-        let rest = subject.strip_prefix("$KV.")?.strip_prefix(self.as_str())?;
-        rest.strip_prefix('.')
-    }
-
-    fn all(&self) -> String {
-        self.subject(">")
-    }
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Asks for the stream's configuration, state and clock.
 pub fn stream_info(bucket: &Bucket) -> Request {
     Request::empty(format!("$JS.API.STREAM.INFO.{}", bucket.stream()))
@@ -102,15 +51,6 @@ pub fn stream_info(bucket: &Bucket) -> Request {
 /// Asks for the account's limits and the API level.
 pub fn account_info() -> Request {
     Request::empty("$JS.API.INFO".into())
-}
-
-/// Where a bucket keeps its messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
-    /// On disk.
-    File,
-    /// In memory.
-    Memory,
 }
 
 /// Makes a bucket fit for a registry: one revision a key, TTL per message,

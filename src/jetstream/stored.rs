@@ -9,7 +9,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::replies::{ReplyError, reply};
-use crate::instance::record::parse_time;
+use crate::text::time::parse_time;
 
 /// What stands in the reply subject of a delivered message.
 #[derive(Debug, Clone, PartialEq, Eq)]

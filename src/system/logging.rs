@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use time::OffsetDateTime;
 
-use crate::instance::record::format_time;
-use crate::text::table::clipped;
+use crate::text::printable::clipped;
+use crate::text::time::format_time;
 
 /// Characters of one line.
 const LONGEST_LINE: usize = 4_000;

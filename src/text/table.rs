@@ -1,13 +1,13 @@
-//! Tables for people, and text from the bucket made safe to print.
+//! Tables for people. *Pure*.
 //!
 //! Anyone with write access to the bucket chooses what stands in a cell, so
-//! nothing in it reaches a terminal as a control sequence, and no cell can
-//! make every other row a megabyte wide. What goes into the columns is for
-//! the verbs to say. *Pure*.
+//! each is made safe to print, and no cell can make every other row a megabyte
+//! wide. What goes into the columns is for the verbs to say.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
+
+use super::printable::clip;
 
 /// Longer cells are cut, with `…` at the end. The longest key of ours has 185
 /// characters.
@@ -15,7 +15,7 @@ const WIDEST_CELL: usize = 200;
 
 /// Rows under a header, one line each: columns as wide as their widest cell
 /// (counted in characters), two spaces apart, no trailing white space. Cells are
-/// made [`printable`] and cut when they are too long.
+/// made [`printable`](super::printable::printable) and cut when they are too long.
 ///
 /// All cells stand in one text, so that a table of 100,000 rows takes little
 /// more memory than it has characters.
@@ -99,48 +99,6 @@ impl Table {
     }
 }
 
-/// The text with control characters, line separators and marks that reorder
-/// text (U+202E and its kind) written as `\u{1b}`.
-pub fn printable(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_unsafe(c) {
-            safe.extend(c.escape_unicode());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
-}
-
-/// The text [`printable`] and of at most `width` characters, with `…` at the
-/// end if some of it is missing.
-pub fn clipped(text: &str, width: usize) -> String {
-    clip(text, width).into_owned()
-}
-
-fn clip(text: &str, width: usize) -> Cow<'_, str> {
-    // Most are short and plain.
-    if text.len() <= width && text.bytes().all(|b| (b' '..0x7f).contains(&b)) {
-        return Cow::Borrowed(text);
-    }
-    // Cut before escaping too: a hostile text can be as large as a message.
-    let head: String = text.chars().take(width.saturating_add(1)).collect();
-    let safe = printable(&head);
-    if safe.chars().count() <= width {
-        return Cow::Owned(safe);
-    }
-    Cow::Owned(safe.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect())
-}
-
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,24 +172,6 @@ mod tests {
     fn no_escape_sequence_of_a_cell_reaches_the_terminal() {
         let rows = [row(&["\u{1b}[2J\r\n\u{7f}\u{9b}", "ok"])];
         assert_eq!(render(&[], &rows, &[]), "\\u{1b}[2J\\u{d}\\u{a}\\u{7f}\\u{9b}  ok\n");
-    }
-
-    #[test]
-    fn marks_that_reorder_text_are_written_out() {
-        for c in [
-            '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}',
-            '\u{2068}', '\u{2069}', '\u{200e}', '\u{200f}', '\u{61c}', '\u{2028}', '\u{2029}',
-        ] {
-            let expected = format!("a\\u{{{:x}}}b", u32::from(c));
-            assert_eq!(printable(&format!("a{c}b")), expected);
-        }
-    }
-
-    #[test]
-    fn ordinary_text_is_left_alone() {
-        for text in ["", "orders-api", "naïve \u{1f980} 漢字", "back\\slash \"q\""] {
-            assert_eq!(printable(text), text);
-        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use time::SignedDuration;
 
 use super::census::Census;
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit, lower_history};
 use crate::jetstream::replies::{AccountInfo, StreamInfo, Used};
-use crate::jetstream::requests::Bucket;
-use crate::text::table::{clipped, printable};
+use crate::text::printable::{clipped, printable};
 
 /// A bucket or an account with this share of its room used is nearly full.
 const NEARLY_FULL: f64 = 0.8;

@@ -10,8 +10,8 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::judge::{Check, Metric, Status, Unit};
-use crate::jetstream::requests::Bucket;
-use crate::text::table::printable;
+use crate::jetstream::bucket::Bucket;
+use crate::text::printable::printable;
 
 /// The worst status of all checks.
 pub fn worst(checks: &[Check]) -> Status {

@@ -16,9 +16,9 @@ use super::remover::Fate;
 use super::selection::{Target, UNREADABLE};
 use crate::error::{Failure, written};
 use crate::instance::entry::Unreadable;
-use crate::jetstream::requests::Bucket;
+use crate::jetstream::bucket::Bucket;
 use crate::text::duration::words;
-use crate::text::table::{clipped, printable};
+use crate::text::printable::{clipped, printable};
 
 /// Lines of one kind; the rest is counted.
 const LINES: u64 = 20;

@@ -12,6 +12,7 @@ use crate::error::{Failure, Kind};
 use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::{self, ServiceName};
 use crate::instance::staleness::{Reason, clock_skew, judge};
+use crate::jetstream::bucket;
 use crate::jetstream::replies::ApiError;
 
 /// The word where an entry goes because it cannot be read.
@@ -124,7 +125,7 @@ impl Selection {
         if !self.unreadable || self.service.as_ref().is_some_and(other) {
             return Unread::Keep;
         }
-        if !record::is_instance_key(&entry.key) || !record::key_is_safe(&entry.key) {
+        if !record::is_instance_key(&entry.key) || !bucket::key_is_safe(&entry.key) {
             return Unread::Stuck;
         }
         Unread::Remove(Target {
@@ -185,6 +186,7 @@ pub fn refusal(error: &ApiError) -> Option<Failure> {
 mod tests {
     use super::*;
     use crate::instance::staleness::{Stored, Ttl};
+    use crate::text::time::format_time;
 
     const NOW: OffsetDateTime = match OffsetDateTime::from_unix_timestamp(1_795_426_651) {
         Ok(now) => now,
@@ -201,7 +203,7 @@ mod tests {
     }
 
     fn entry(key: &str, heartbeat_ago: i64, status: &str) -> Entry {
-        let at = record::format_time(NOW - SignedDuration::seconds(heartbeat_ago));
+        let at = format_time(NOW - SignedDuration::seconds(heartbeat_ago));
         Entry {
             key: key.to_owned(),
             revision: 7,

@@ -24,9 +24,10 @@ use crate::connection::{ConnectError, RequestError, Session, Settings};
 use crate::error::{Failure, Kind};
 use crate::instance::record::{Record, Status, instance_key};
 use crate::instance::staleness::Ttl;
+use crate::jetstream::bucket::{self, Bucket};
 use crate::jetstream::fitness::{self, Defeat, Unfit};
 use crate::jetstream::replies::{ApiError, StreamInfo};
-use crate::jetstream::requests::{self, Bucket};
+use crate::jetstream::requests;
 use crate::registry::{CREATING, Registry, RegistryError};
 use crate::text::duration::{as_setting, words};
 
@@ -336,7 +337,7 @@ impl Agent {
 
     fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
         let bucket = self.registry.bucket().clone();
-        let request = requests::create_bucket(&bucket, 1, requests::Storage::File, None);
+        let request = requests::create_bucket(&bucket, 1, bucket::Storage::File, None);
         match self.registry.configure(CREATING, &request) {
             Ok(info) => {
                 let connected = self.registry.server().map_or("", |server| &server.version);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::text::table::printable;
+use crate::text::printable::printable;
 
 /// systemd takes a datagram of 4096 bytes; nobody reads a longer line anyway.
 const LONGEST_LINE: usize = 1_000;

@@ -1,7 +1,8 @@
-//! Records, names, keys and times that may be read, and those that may not.
+//! Records, names and keys that may be read, and those that may not.
 
 use super::*;
-use crate::text::table::printable;
+use crate::jetstream::bucket::key_is_safe;
+use crate::text::printable::printable;
 
 const KEY: &str = "service-instances__orders-api__host-1";
 
@@ -227,143 +228,6 @@ fn definitions_are_not_instance_keys() {
 }
 
 #[test]
-fn only_keys_that_are_one_subject_are_safe() {
-    for key in ["a", "service-instances.web.a", "A/b_c=d.e-f", "-", "a.b"] {
-        assert!(key_is_safe(key), "{key}");
-    }
-    for key in [
-        "",
-        ".",
-        "..",
-        ".a",
-        "a.",
-        "a..b",
-        "*",
-        ">",
-        "a.*",
-        "a.>",
-        "service-instances__a__*",
-        "a b",
-        "a\tb",
-        "a\r\nPUB x 0",
-        "ä",
-        "a\0",
-        "a:b",
-        "a\\b",
-        "a$b",
-        "a\u{202e}b",
-    ] {
-        assert!(!key_is_safe(key), "{key:?}");
-    }
-}
-
-#[test]
-fn times_are_read_in_every_common_spelling() {
-    let expected = at("2026-11-23T09:37:31+00:00");
-    for text in [
-        "2026-11-23T09:37:31",
-        "2026-11-23T09:37:31Z",
-        "2026-11-23t09:37:31z",
-        "2026-11-23 09:37:31",
-        "2026-11-23 09:37:31Z",
-        "2026-11-23T09:37:31.0Z",
-        "2026-11-23T09:37:31.00000000000000000000Z",
-        "2026-11-23T15:07:31+05:30",
-        "2026-11-23T15:07:31+0530",
-        "2026-11-23T14:37:31+05",
-        "2026-11-23T01:37:31-08:00",
-        "2026-11-24T09:36:31.0+23:59",
-        "2026-11-22T23:37:31-10",
-        "2026-11-23T09:37:31-00:00",
-    ] {
-        assert_eq!(parse_time(text), Some(expected), "{text}");
-    }
-    assert_eq!(expected.unix_timestamp(), 1_795_426_651);
-    for (text, nanosecond) in [
-        ("2026-11-23T09:37:31.5Z", 500_000_000),
-        ("2026-11-23T09:37:31.979155+00:00", 979_155_000),
-        ("2026-11-23 09:37:31.979155123", 979_155_123),
-        ("2026-11-23T09:37:31.9791551239999999Z", 979_155_123),
-        ("2026-11-23T09:37:31.000000001+02:00", 1),
-    ] {
-        assert_eq!(at(text).nanosecond(), nanosecond, "{text}");
-    }
-    assert_eq!(at("2024-02-29T00:00:00Z").day(), 29);
-    assert_eq!(at("0001-01-01T00:00:00Z").year(), 1);
-    assert_eq!(at("9999-12-31T23:59:59.999999999Z").year(), 9999);
-}
-
-#[test]
-fn what_is_no_time_is_not_read() {
-    for text in [
-        "",
-        "soon",
-        "1795426651",
-        "2026-11-23",
-        "2026-11-23T",
-        "2026-11-23T09:37",
-        "2026-11-23T09:37:31.",
-        "2026-11-23T09:37:31.Z",
-        "2026-11-23T09:37:31,5Z",
-        "2026-11-23T09:37:31 Z",
-        "2026-11-23T09:37:31ZZ",
-        "2026-11-23T09:37:31+",
-        "2026-11-23T09:37:31+5",
-        "2026-11-23T09:37:31+05:",
-        "2026-11-23T09:37:31+05:3",
-        "2026-11-23T09:37:31+05:30:00",
-        "2026-11-23T09:37:31+24:00",
-        "2026-11-23T09:37:31+05:60",
-        "2026-11-23T09:37:31+00:00 ",
-        " 2026-11-23T09:37:31Z",
-        "2026-11-23_09:37:31Z",
-        "2026-13-23T09:37:31Z",
-        "2026-00-23T09:37:31Z",
-        "2026-02-29T09:37:31Z",
-        "2026-11-31T09:37:31Z",
-        "2026-11-23T24:00:00Z",
-        "2026-11-23T09:60:00Z",
-        "2026-11-23T09:37:60Z",
-        "26-11-23T09:37:31Z",
-        "+2026-11-23T09:37:31Z",
-        "-2026-11-23T09:37:31Z",
-        "12026-11-23T09:37:31Z",
-        "9999-12-31T23:59:59-01:00",
-        "\u{661}026-11-23T09:37:31Z",
-        "2026-11-23T09:37:3\u{e9}",
-    ] {
-        assert_eq!(parse_time(text), None, "{text:?}");
-    }
-}
-
-#[test]
-fn times_are_written_in_utc_with_six_digits() {
-    for (text, expected) in [
-        ("2026-11-23T09:37:31Z", "2026-11-23T09:37:31.000000+00:00"),
-        ("2026-11-23T09:37:31.9999999Z", "2026-11-23T09:37:31.999999+00:00"),
-        ("2026-01-01T00:00:00+05:30", "2025-12-31T18:30:00.000000+00:00"),
-        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000+00:00"),
-    ] {
-        assert_eq!(format_time(at(text)), expected);
-    }
-    let east = UtcOffset::from_hms(5, 30, 0).unwrap();
-    assert_eq!(
-        format_time(at("2026-11-23T09:37:31Z").to_offset(east)),
-        "2026-11-23T09:37:31.000000+00:00"
-    );
-}
-
-#[test]
-fn the_ends_of_the_calendar_are_written_without_panic() {
-    for date_time in [time::PlainDateTime::MIN, time::PlainDateTime::MAX] {
-        for hours in [-25, 0, 25] {
-            let offset = UtcOffset::from_hms(hours, 0, 0).unwrap();
-            assert!(format_time(date_time.assume_offset(offset)).ends_with("+00:00"));
-        }
-    }
-}
-
-#[test]
 fn both_spellings_are_read_and_camel_case_wins() {
     let snake = GOLDEN
         .replace("serviceName", "service_name")
@@ -525,7 +389,7 @@ impl Random {
             version: self.text(),
             status: statuses[self.below(4)],
             last_heartbeat: OffsetDateTime::from_unix_timestamp(seconds).unwrap()
-                + SignedDuration::microseconds(micros),
+                + time::SignedDuration::microseconds(micros),
             sticky_active_group: (self.below(2) == 0).then(|| self.text()),
             metadata: self.map(0),
         }

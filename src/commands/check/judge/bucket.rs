@@ -10,12 +10,12 @@ use super::{
     room, rounded,
 };
 use crate::instance::staleness::DEFAULT_TTL;
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
 use crate::jetstream::replies::{StreamInfo, Used};
-use crate::jetstream::requests::Bucket;
 use crate::jetstream::server_bugs::{Kind as BugKind, known_bugs};
 use crate::text::duration::{as_setting, words};
-use crate::text::table::clipped;
+use crate::text::printable::clipped;
 
 /// Services that a message names; the rest is counted.
 const SERVICES_NAMED: usize = 5;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Check, Gap, GapKind, LONGEST_TEXT, Probed, Status, Unit, metric, rounded};
 use crate::jetstream::server_bugs::{Bug, Kind, fix};
 use crate::text::duration::words;
-use crate::text::table::clipped;
+use crate::text::printable::clipped;
 
 /// Expiry comes 4 to 250 ms late on a healthy server (CONTRACT section 4);
 /// this leaves room for a busy one.

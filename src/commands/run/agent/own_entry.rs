@@ -21,6 +21,8 @@ use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
 use crate::registry::RegistryError;
+use crate::text::printable::printable;
+use crate::text::time::format_time;
 
 /// A conflict is resolved by reading and writing again, so often in a row.
 pub(super) const CONFLICT_ROUNDS: u32 = 4;
@@ -204,8 +206,8 @@ impl Agent {
         };
         // The rest of the metadata can change with a reload.
         let same = |name: &str| record.metadata.get(name) == self.record.metadata.get(name);
-        let stamp = record::format_time(record.last_heartbeat);
-        let sent = |at: &OffsetDateTime| record::format_time(*at) == stamp;
+        let stamp = format_time(record.last_heartbeat);
+        let sent = |at: &OffsetDateTime| format_time(*at) == stamp;
         same("host") && same("pid") && self.stamps.iter().any(sent)
     }
 
@@ -245,7 +247,7 @@ fn writer(key: &str, value: &[u8]) -> String {
         return "another program".into();
     };
     let said = |name: &str| match record.metadata.get(name) {
-        Some(Value::String(text)) => crate::text::table::printable(text),
+        Some(Value::String(text)) => printable(text),
         Some(value @ Value::Number(_)) => value.to_string(),
         _ => "unknown".into(),
     };

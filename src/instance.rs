@@ -1,0 +1,6 @@
+//! An instance of a service: its record, the entry in the bucket that carries
+//! the record, and when it counts as stale. *Pure*.
+
+pub mod entry;
+pub mod record;
+pub mod staleness;
