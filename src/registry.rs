@@ -7,18 +7,19 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
+pub mod clock;
 pub mod expiry_test;
+pub mod failure;
 pub mod scan;
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use log::debug;
 use time::OffsetDateTime;
 
-use crate::connection::{ConnectError, Connector, Incoming, RequestError, Session};
-use crate::error::{Failure, Kind};
+use self::clock::RegistryClock;
+use self::failure::RegistryError;
+use crate::connection::{Connector, Incoming, RequestError, Session};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
@@ -33,156 +34,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";
-
-/// Why an exchange with the registry failed.
-#[derive(Debug)]
-pub enum RegistryError {
-    /// No session came about.
-    Connect(ConnectError),
-    /// The session failed during what is named.
-    Request(&'static str, RequestError),
-    /// The server refused what is named.
-    Reply(&'static str, ReplyError),
-    /// Nothing may be written here.
-    Unfit(Unfit),
-    /// The server does not say what time it is.
-    NoClock,
-}
-
-impl RegistryError {
-    /// The server's error code, if it is one that refuses.
-    pub fn api_code(&self) -> Option<u32> {
-        match self {
-            RegistryError::Reply(_, ReplyError::Api(error)) => Some(error.err_code),
-            _ => None,
-        }
-    }
-
-    /// The causes in words, without the servers' names.
-    pub fn why(&self) -> String {
-        match self {
-            RegistryError::Connect(ConnectError::Servers(tried)) => {
-                let mut causes: Vec<String> = Vec::new();
-                for cause in tried.iter().map(|(_, cause)| cause.to_string()) {
-                    if !causes.contains(&cause) {
-                        causes.push(cause);
-                    }
-                }
-                causes.join(", ")
-            }
-            error => error.to_string(),
-        }
-    }
-
-    /// What the server does not permit, such as `publish to "..."`.
-    pub fn denied(&self) -> Option<&str> {
-        match self {
-            RegistryError::Request(_, RequestError::Denied(what)) => Some(what),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for RegistryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RegistryError::Connect(error) => error.fmt(f),
-            RegistryError::Request(doing, error) => write!(f, "{doing}: {error}"),
-            RegistryError::Reply(doing, error) => write!(f, "{doing}: {error}"),
-            RegistryError::Unfit(unfit) => unfit.fmt(f),
-            RegistryError::NoClock => {
-                f.write_str("the server does not tell its time (no ts in its replies)")
-            }
-        }
-    }
-}
-
-impl StdError for RegistryError {}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Failure {
-        let text = error.to_string();
-        match error {
-            RegistryError::Connect(error) => error.into(),
-            RegistryError::Unfit(unfit) => unfit.into(),
-            RegistryError::NoClock => Failure::new(Kind::Unavailable, text),
-            RegistryError::Request(CREATING, RequestError::Denied(what)) => {
-                let text =
-                    format!("the bucket does not exist, and this user is not permitted to {what}");
-                Failure::new(Kind::Refused, text).with_hint(format!(
-                    "have it made by a user who may (aegis-agent init), or give this user the \
-                         permission to {what}"
-                ))
-            }
-            RegistryError::Request(_, RequestError::Denied(what))
-                if what.starts_with("subscribe") =>
-            {
-                Failure::new(Kind::Refused, text).with_hint(format!(
-                    "replies arrive there: --inbox-prefix (AEGIS_INBOX_PREFIX) must be one that \
-                     this user may subscribe to, or permit it to {what}"
-                ))
-            }
-            RegistryError::Request(_, RequestError::Denied(what)) => {
-                Failure::new(Kind::Refused, text).with_hint(format!(
-                    "give the user of this program the permission to {what}; \
-                     the README lists what each verb needs"
-                ))
-            }
-            RegistryError::Request(_, RequestError::NoResponders) => {
-                Failure::new(Kind::Unavailable, text).with_hint(
-                    "is JetStream enabled, for this account too, and has the cluster a leader?",
-                )
-            }
-            RegistryError::Request(_, RequestError::TimedOut) => {
-                Failure::new(Kind::Unavailable, text)
-                    .with_hint("the server may be slow or frozen (see --timeout)")
-            }
-            RegistryError::Request(..) => Failure::new(Kind::Unavailable, text),
-            RegistryError::Reply(_, ReplyError::Api(api)) => {
-                let failure = Failure::new(Kind::Unavailable, text);
-                match api.err_code {
-                    ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT => failure.with_hint(
-                        "enable JetStream in the server's configuration, for this account too",
-                    ),
-                    _ => failure,
-                }
-            }
-            RegistryError::Reply(..) => Failure::new(Kind::Unavailable, text),
-        }
-    }
-}
-
-/// The registry's clock: the server's `ts`, carried forward with the boot
-/// clock, which no step of any wall clock and no suspend disturbs.
-#[derive(Debug, Clone, Copy)]
-pub struct RegistryClock {
-    ts: OffsetDateTime,
-    /// The boot clock when the server told it.
-    seen: Duration,
-    /// How long the answer may have been on its way: so much later it may be.
-    slack: Duration,
-}
-
-impl RegistryClock {
-    /// How long ago the server told it.
-    pub fn age(&self) -> Duration {
-        boot_clock().saturating_sub(self.seen)
-    }
-
-    /// How far a clock is off this one: nothing where the time that the answer
-    /// took explains the difference.
-    pub fn off_by(&self, clock: OffsetDateTime) -> time::Duration {
-        let earliest = self.now();
-        let latest = earliest + self.slack;
-        if clock < earliest { clock - earliest } else { (clock - latest).max(time::Duration::ZERO) }
-    }
-
-    /// The registry's time now.
-    pub fn now(&self) -> OffsetDateTime {
-        let passed = time::Duration::try_from(self.age()).unwrap_or(time::Duration::MAX);
-        self.ts.saturating_add(passed)
-    }
-}
 
 const READING: &str = "reading the entry";
 
@@ -436,7 +287,7 @@ impl Registry {
     /// Sets the registry's clock by the `ts` of a reply that has just come.
     pub fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
         if let Some(ts) = ts {
-            self.clock = Some(RegistryClock { ts, seen: boot_clock(), slack: self.answer_time });
+            self.clock = Some(RegistryClock::told(ts, self.answer_time));
         }
     }
 
@@ -522,12 +373,6 @@ impl Registry {
         }
         Ok(())
     }
-}
-
-/// Time since the host started, its sleep included.
-fn boot_clock() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 /// Waits for the answer to one of several requests, whichever comes first; an

@@ -18,7 +18,7 @@ use std::time::Instant;
 use self::remover::{Fate, Remover};
 use self::report::{Console, Counts, Report, Style};
 use self::revisions::{Lookup, Revisions};
-use self::selection::{Selection, Target, Unread, Verdict};
+use self::selection::{Choice, Selection, Target, Unread};
 use crate::cli::CleanupOptions;
 use crate::connection::{Connector, Settings};
 use crate::error::{Failure, Kind};
@@ -26,8 +26,10 @@ use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::StreamInfo;
+use crate::registry::Registry;
+use crate::registry::clock::RegistryClock;
+use crate::registry::failure::RegistryError;
 use crate::registry::scan::Scan;
-use crate::registry::{Registry, RegistryClock, RegistryError};
 use crate::system::signals::Signals;
 
 /// After so many failures it ends: whatever is wrong, it is not the entries,
@@ -43,9 +45,7 @@ pub fn run(
     bucket: Bucket,
     console: Console<'_>,
 ) -> Result<(), Failure> {
-    let signals = Signals::take(false).map_err(|error| {
-        Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
-    })?;
+    let signals = Signals::take(false)?;
     let connector =
         || Connector::new(settings.clone()).with_signals(signals.stop_check(), signals.waker());
     let style = Style { json: options.json, dry_run: options.dry_run };
@@ -185,10 +185,10 @@ impl Cleanup<'_> {
     /// reported where this is the `first` look at it.
     fn judge(&mut self, entry: Entry, first: bool) -> Option<Target> {
         let target = match self.selection.judge(entry, self.clock.now()) {
-            Verdict::NotOurs => return None,
-            Verdict::Keep => None,
-            Verdict::Remove(target) => Some(target),
-            Verdict::Unreadable(unreadable, unread) => {
+            Choice::NotOurs => return None,
+            Choice::Keep => None,
+            Choice::Remove(target) => Some(target),
+            Choice::Unreadable(unreadable, unread) => {
                 if first {
                     let stuck = matches!(unread, Unread::Stuck);
                     self.report.unreadable(&unreadable, stuck.then_some(self.registry.bucket()));

@@ -9,18 +9,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::check::take_signals;
 use crate::cli::InitOptions;
-use crate::commands::check::judge::Probed;
 use crate::connection::{Connector, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::{Bucket, Storage};
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
-use crate::jetstream::server_bugs::{Kind as BugKind, known_bugs};
-use crate::registry::expiry_test::{ProbeError, probe};
-use crate::registry::{Registry, RegistryError};
+use crate::jetstream::server_bugs::{BugKind, known_bugs};
+use crate::registry::Registry;
+use crate::registry::expiry_test::{ProbeError, Probed, probe};
+use crate::registry::failure::RegistryError;
 use crate::system::signals::Signals;
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::printable;
@@ -35,7 +34,7 @@ pub fn run(
     bucket: Bucket,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let mut signals = take_signals()?;
+    let mut signals = Signals::take(false)?;
     let connector = Connector::new(settings).with_signals(signals.stop_check(), signals.waker());
     let mut registry = Registry::connected(connector, bucket)?;
     let connected = registry.server().map_or(String::new(), |server| server.version.clone());

@@ -24,7 +24,7 @@ use self::schedule::Schedule;
 use self::surroundings::Host;
 use crate::cli::{Invocation, RunOptions};
 use crate::connection::{Connector, Settings, StopCheck};
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
 use crate::registry::Registry;
 use crate::system::signals::Signals;
@@ -49,9 +49,7 @@ pub fn run(
     for warning in &options.warnings {
         warn!("{warning}");
     }
-    let mut signals = Signals::take(true).map_err(|error| {
-        Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
-    })?;
+    let mut signals = Signals::take(true)?;
     settings.check_files()?;
     let manager = Arc::new(Manager::from_env());
     let stop = {

@@ -12,7 +12,7 @@ use crate::jetstream::fitness::ServerVersion;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bug {
     /// Which one it is.
-    pub kind: Kind,
+    pub kind: BugKind,
     /// What an operator sees of it.
     pub symptom: &'static str,
     /// The first version without it, on the same line of releases.
@@ -23,7 +23,7 @@ pub struct Bug {
 
 /// The bugs that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum BugKind {
     /// Expiry waits for a pause between messages.
     Starved,
     /// After a crash nothing expires any more.
@@ -39,34 +39,34 @@ pub enum Kind {
 type Numbers = (u32, u32, u32);
 
 /// From the first affected version to the last, both included.
-const RANGES: [(Kind, Numbers, Numbers, &str, &str); 8] = [
-    (Kind::Starved, (2, 11, 0), (2, 11, 9), "2.11.10", "#7344"),
-    (Kind::Starved, (2, 12, 0), (2, 12, 0), "2.12.1", "#7344"),
-    (Kind::ForgottenByCrash, (2, 11, 0), (2, 11, 1), "2.11.2", "#6758, #6685"),
-    (Kind::FlagWithoutEffect, (2, 11, 2), (2, 11, 4), "2.11.5", "#6920"),
-    (Kind::BatchHangs, (2, 12, 0), (2, 12, 1), "2.12.2", "#7458"),
-    (Kind::WheelLeaks, (2, 11, 10), (2, 11, u32::MAX), "2.15.1", "#8594"),
-    (Kind::WheelLeaks, (2, 12, 0), (2, 14, u32::MAX), "2.15.1", "#8594"),
-    (Kind::WheelLeaks, (2, 15, 0), (2, 15, 0), "2.15.1", "#8594"),
+const RANGES: [(BugKind, Numbers, Numbers, &str, &str); 8] = [
+    (BugKind::Starved, (2, 11, 0), (2, 11, 9), "2.11.10", "#7344"),
+    (BugKind::Starved, (2, 12, 0), (2, 12, 0), "2.12.1", "#7344"),
+    (BugKind::ForgottenByCrash, (2, 11, 0), (2, 11, 1), "2.11.2", "#6758, #6685"),
+    (BugKind::FlagWithoutEffect, (2, 11, 2), (2, 11, 4), "2.11.5", "#6920"),
+    (BugKind::BatchHangs, (2, 12, 0), (2, 12, 1), "2.12.2", "#7458"),
+    (BugKind::WheelLeaks, (2, 11, 10), (2, 11, u32::MAX), "2.15.1", "#8594"),
+    (BugKind::WheelLeaks, (2, 12, 0), (2, 14, u32::MAX), "2.15.1", "#8594"),
+    (BugKind::WheelLeaks, (2, 15, 0), (2, 15, 0), "2.15.1", "#8594"),
 ];
 
-impl Kind {
+impl BugKind {
     fn symptom(self) -> &'static str {
         match self {
-            Kind::Starved => {
+            BugKind::Starved => {
                 "nothing expires while entries with a TTL arrive less than 250 ms apart \
                  (about 41 instances at 10 s)"
             }
-            Kind::ForgottenByCrash => {
+            BugKind::ForgottenByCrash => {
                 "after a crash TTLs never fire again and purges are undone, and per-message TTL \
                  cannot be switched on in a bucket that exists"
             }
-            Kind::FlagWithoutEffect => {
+            BugKind::FlagWithoutEffect => {
                 "per-message TTL that was switched on in a bucket that exists has no effect until \
                  the server is restarted"
             }
-            Kind::BatchHangs => "a direct get of several keys during a write hangs the bucket",
-            Kind::WheelLeaks => {
+            BugKind::BatchHangs => "a direct get of several keys during a write hangs the bucket",
+            BugKind::WheelLeaks => {
                 "with history above 1 each roll-up or purge of an entry with a TTL leaks memory"
             }
         }
@@ -84,7 +84,7 @@ pub fn known_bugs(version: ServerVersion, history: i64) -> Vec<Bug> {
     }
     let mut bugs = Vec::new();
     for (kind, first, last, fixed_in, source) in RANGES {
-        let met = kind != Kind::WheelLeaks || history != 1;
+        let met = kind != BugKind::WheelLeaks || history != 1;
         if met && (first..=last).contains(&numbers) {
             bugs.push(Bug { kind, symptom: kind.symptom(), fixed_in, source });
         }
@@ -101,14 +101,14 @@ pub fn fix(bugs: &[Bug]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn kinds(version: &str, history: i64) -> Vec<Kind> {
+    fn kinds(version: &str, history: i64) -> Vec<BugKind> {
         let version = ServerVersion::parse(version).unwrap();
         known_bugs(version, history).iter().map(|bug| bug.kind).collect()
     }
 
     #[test]
     fn each_version_has_the_bugs_of_the_contract() {
-        use Kind::{BatchHangs, FlagWithoutEffect, ForgottenByCrash, Starved};
+        use BugKind::{BatchHangs, FlagWithoutEffect, ForgottenByCrash, Starved};
         for (version, expected) in [
             ("2.11.0", &[Starved, ForgottenByCrash][..]),
             ("2.11.1", &[Starved, ForgottenByCrash]),
@@ -132,19 +132,19 @@ mod tests {
     #[test]
     fn the_leaking_wheel_is_met_only_with_history() {
         for version in ["2.11.10", "2.12.8", "2.13.0", "2.14.6", "2.15.0"] {
-            assert!(kinds(version, 10).contains(&Kind::WheelLeaks), "{version}");
-            assert!(kinds(version, -1).contains(&Kind::WheelLeaks), "{version}");
-            assert!(!kinds(version, 1).contains(&Kind::WheelLeaks), "{version}");
+            assert!(kinds(version, 10).contains(&BugKind::WheelLeaks), "{version}");
+            assert!(kinds(version, -1).contains(&BugKind::WheelLeaks), "{version}");
+            assert!(!kinds(version, 1).contains(&BugKind::WheelLeaks), "{version}");
         }
         assert_eq!(kinds("2.15.1", 10), []);
-        assert_eq!(kinds("2.11.9", 10), [Kind::Starved]);
+        assert_eq!(kinds("2.11.9", 10), [BugKind::Starved]);
     }
 
     #[test]
     fn a_release_candidate_still_has_the_bug_that_its_release_mends() {
-        assert_eq!(kinds("2.11.10-RC.2", 1), [Kind::Starved]);
-        assert_eq!(kinds("2.12.0-RC.1", 1), [Kind::Starved, Kind::BatchHangs]);
-        assert_eq!(kinds("2.12.2-RC.1", 1), [Kind::BatchHangs]);
+        assert_eq!(kinds("2.11.10-RC.2", 1), [BugKind::Starved]);
+        assert_eq!(kinds("2.12.0-RC.1", 1), [BugKind::Starved, BugKind::BatchHangs]);
+        assert_eq!(kinds("2.12.2-RC.1", 1), [BugKind::BatchHangs]);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use crate::commands::check::judge::Probed;
 use crate::connection::RequestError;
 use crate::instance::staleness::{EXPIRY_GRACE, Ttl};
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::{self, Put};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
+use crate::registry::failure::RegistryError;
 use crate::system::signals::Signals;
 use crate::text::duration::as_setting;
 
@@ -27,6 +27,34 @@ const TTL: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const PROBING: &str = "probing expiry";
+
+/// How the live test came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// As it should.
+    Expired {
+        /// From the put to its acknowledgement.
+        put: Duration,
+        /// From the end of its TTL until it was seen to be gone.
+        late: Duration,
+    },
+    /// The server stored another TTL than it was asked for.
+    Changed {
+        /// From the put to its acknowledgement.
+        put: Duration,
+        /// The header as it was stored; empty for none.
+        stored: String,
+    },
+    /// It was still there.
+    Lingered {
+        /// From the put to its acknowledgement.
+        put: Duration,
+        /// How long after its TTL.
+        late: Duration,
+    },
+    /// The server did not take it, and says why.
+    Refused(String),
+}
 
 /// Why there is no outcome.
 #[derive(Debug)]

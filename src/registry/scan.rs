@@ -17,7 +17,8 @@ use crate::instance::entry::Entry;
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests::{self, Request};
 use crate::jetstream::stored::{self, StoredMessage};
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
+use crate::registry::failure::RegistryError;
 
 /// Largest pull batch: each message waits in the crate's queue with 2.4 KB.
 const FULL_BATCH: usize = 1_000;

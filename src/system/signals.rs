@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
+use crate::error::{Failure, Kind};
+
 /// Registered handlers, and the pipe that they write to.
 pub struct Signals {
     stop: Arc<AtomicBool>,
@@ -23,7 +25,13 @@ pub struct Signals {
 
 impl Signals {
     /// Takes over SIGTERM and SIGINT, and SIGHUP where `hangup` is asked for.
-    pub fn take(hangup: bool) -> io::Result<Signals> {
+    pub fn take(hangup: bool) -> Result<Signals, Failure> {
+        Signals::register(hangup).map_err(|error| {
+            Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+        })
+    }
+
+    fn register(hangup: bool) -> io::Result<Signals> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;

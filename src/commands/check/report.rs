@@ -9,23 +9,23 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::judge::{Check, Metric, Status, Unit};
+use super::row::{Grade, Metric, Row, Unit};
 use crate::jetstream::bucket::Bucket;
 use crate::text::printable::printable;
 
 /// The worst status of all checks.
-pub fn worst(checks: &[Check]) -> Status {
-    Status::worst(checks.iter().map(|check| check.status))
+pub fn worst(checks: &[Row]) -> Grade {
+    Grade::worst(checks.iter().map(|check| check.status))
 }
 
 /// For people: a line a check, its hint under it, and what it comes to.
-pub fn text(bucket: &Bucket, checks: &[Check], colour: bool) -> String {
-    let paint = |status: Status, word: String| match (colour, status) {
+pub fn text(bucket: &Bucket, checks: &[Row], colour: bool) -> String {
+    let paint = |status: Grade, word: String| match (colour, status) {
         (false, _) => word,
-        (true, Status::Ok) => format!("\x1b[32m{word}\x1b[0m"),
-        (true, Status::Warning) => format!("\x1b[33m{word}\x1b[0m"),
-        (true, Status::Critical) => format!("\x1b[1;31m{word}\x1b[0m"),
-        (true, Status::Unknown) => format!("\x1b[35m{word}\x1b[0m"),
+        (true, Grade::Ok) => format!("\x1b[32m{word}\x1b[0m"),
+        (true, Grade::Warning) => format!("\x1b[33m{word}\x1b[0m"),
+        (true, Grade::Critical) => format!("\x1b[1;31m{word}\x1b[0m"),
+        (true, Grade::Unknown) => format!("\x1b[35m{word}\x1b[0m"),
     };
     let names = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -37,7 +37,7 @@ pub fn text(bucket: &Bucket, checks: &[Check], colour: bool) -> String {
         }
     }
     let worst = worst(checks);
-    let counts: Vec<String> = [Status::Critical, Status::Warning, Status::Unknown, Status::Ok]
+    let counts: Vec<String> = [Grade::Critical, Grade::Warning, Grade::Unknown, Grade::Ok]
         .into_iter()
         .filter_map(|status| {
             let count = checks.iter().filter(|check| check.status == status).count();
@@ -50,12 +50,12 @@ pub fn text(bucket: &Bucket, checks: &[Check], colour: bool) -> String {
 }
 
 /// For programs.
-pub fn json(checks: &[Check]) -> String {
+pub fn json(checks: &[Row]) -> String {
     #[derive(Serialize)]
     struct Answer<'a> {
         schema: u32,
-        status: Status,
-        checks: &'a [Check],
+        status: Grade,
+        checks: &'a [Row],
     }
     let answer = Answer { schema: 1, status: worst(checks), checks };
     let json = serde_json::to_string(&answer)
@@ -66,10 +66,10 @@ pub fn json(checks: &[Check]) -> String {
 /// For Nagios and its kin: `AEGIS WARNING: text | 'label'=value[unit];warn;crit`.
 ///
 /// The worst comes first, and it alone with its hint: NRPE carries 1 KiB.
-pub fn nagios(bucket: &Bucket, checks: &[Check]) -> String {
+pub fn nagios(bucket: &Bucket, checks: &[Row]) -> String {
     let worst = worst(checks);
     let mut text = format!("AEGIS {}: bucket {bucket}", worst.as_str().to_uppercase());
-    let bad = [Status::Critical, Status::Warning, Status::Unknown];
+    let bad = [Grade::Critical, Grade::Warning, Grade::Unknown];
     // What only follows from something else need not be read out.
     let found: Vec<String> = bad
         .into_iter()
@@ -98,7 +98,7 @@ pub fn nagios(bucket: &Bucket, checks: &[Check]) -> String {
     text
 }
 
-fn metrics(checks: &[Check]) -> impl Iterator<Item = &Metric> {
+fn metrics(checks: &[Row]) -> impl Iterator<Item = &Metric> {
     checks.iter().flat_map(|check| &check.metrics)
 }
 
@@ -122,7 +122,7 @@ fn number(value: f64) -> String {
 }
 
 /// For the textfile collector of node_exporter.
-pub fn prometheus(bucket: &Bucket, checks: &[Check]) -> String {
+pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
     let mut text = String::new();
     let bucket = label(bucket.as_str());
     let worst = worst(checks);
@@ -195,9 +195,9 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
 
-    fn check(name: &'static str, status: Status, message: &str) -> Check {
+    fn check(name: &'static str, status: Grade, message: &str) -> Row {
         let (hint, value, metrics, skipped) = (None, None, Vec::new(), false);
-        Check { name, status, message: message.to_owned(), hint, value, metrics, skipped }
+        Row { name, status, message: message.to_owned(), hint, value, metrics, skipped }
     }
 
     fn metric(name: &'static str, unit: Unit, value: f64) -> Metric {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn known_trouble_weighs_more_than_what_is_not_known() {
-        use Status::{Critical, Ok, Unknown, Warning};
+        use Grade::{Critical, Ok, Unknown, Warning};
         for (statuses, expected) in [
             (&[][..], Ok),
             (&[Ok, Unknown], Unknown),
@@ -219,25 +219,25 @@ mod tests {
             (&[Critical, Unknown, Unknown], Critical),
             (&[Warning, Critical], Critical),
         ] {
-            assert_eq!(Status::worst(statuses.iter().copied()), expected, "{statuses:?}");
+            assert_eq!(Grade::worst(statuses.iter().copied()), expected, "{statuses:?}");
         }
     }
 
     #[test]
     fn a_bar_in_a_message_begins_no_performance_data() {
-        let mut one = check("bucket", Status::Warning, "a | b\nc");
+        let mut one = check("bucket", Grade::Warning, "a | b\nc");
         one.metrics.push(metric("size", Unit::Bytes, 12.0));
         assert_eq!(
-            nagios(&bucket(), &[check("connection", Status::Ok, ""), one]),
+            nagios(&bucket(), &[check("connection", Grade::Ok, ""), one]),
             "AEGIS WARNING: bucket b: bucket: a / b c | 'size'=12B\n"
         );
     }
 
     #[test]
     fn a_dead_connection_is_all_that_nagios_hears() {
-        let mut skipped = check("bucket", Status::Unknown, "not checked");
+        let mut skipped = check("bucket", Grade::Unknown, "not checked");
         skipped.skipped = true;
-        let checks = [check("connection", Status::Critical, "connection refused"), skipped];
+        let checks = [check("connection", Grade::Critical, "connection refused"), skipped];
         assert_eq!(
             nagios(&bucket(), &checks),
             "AEGIS CRITICAL: bucket b: connection: connection refused\n"
@@ -247,9 +247,9 @@ mod tests {
     #[test]
     fn the_worst_comes_first_for_nagios() {
         let checks = [
-            check("connection", Status::Ok, ""),
-            check("history", Status::Warning, "w"),
-            check("ttl-flag", Status::Critical, "c"),
+            check("connection", Grade::Ok, ""),
+            check("history", Grade::Warning, "w"),
+            check("ttl-flag", Grade::Critical, "c"),
         ];
         assert_eq!(
             nagios(&bucket(), &checks),
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn labels_and_help_are_escaped_for_prometheus() {
-        let mut version = check("server-version", Status::Ok, "");
+        let mut version = check("server-version", Grade::Ok, "");
         version.value = Some("2.12.8\"\\\u{1b}".into());
         version.metrics.push(metric("size", Unit::Bytes, 1.0));
         let text = prometheus(&bucket(), &[version]);
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn colour_is_only_around_the_words_of_the_status() {
-        let checks = [check("connection", Status::Critical, "m")];
+        let checks = [check("connection", Grade::Critical, "m")];
         let plain = text(&bucket(), &checks, false);
         assert_eq!(plain, "critical  connection  m\nbucket b: critical (1 critical)\n");
         let painted = text(&bucket(), &checks, true);

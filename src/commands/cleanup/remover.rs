@@ -19,7 +19,8 @@ use crate::connection::{ConnectError, Incoming, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::requests;
-use crate::registry::{Registry, RegistryError};
+use crate::registry::Registry;
+use crate::registry::failure::RegistryError;
 
 /// Requests under way at most. With TLS the crate loses wake-ups and bytes
 /// when 500 and more are (CONTRACT section 5).

@@ -33,7 +33,7 @@ pub struct Selection {
 
 /// What is to become of one entry.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Choice {
     /// Not an instance: a definition, a delete marker. Never ours.
     NotOurs,
     /// Alive, or not selected.
@@ -90,24 +90,24 @@ impl Target {
 
 impl Selection {
     /// Judges an entry at `now`, the registry's clock.
-    pub fn judge(&self, entry: Entry, now: OffsetDateTime) -> Verdict {
+    pub fn judge(&self, entry: Entry, now: OffsetDateTime) -> Choice {
         let record = match entry.instance() {
-            None => return Verdict::NotOurs,
+            None => return Choice::NotOurs,
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {
-                return Verdict::Unreadable(unreadable, self.unread(&entry));
+                return Choice::Unreadable(unreadable, self.unread(&entry));
             }
         };
         let wanted = self.service.as_ref();
         if wanted.is_some_and(|service| service.as_str() != record.service_name) {
-            return Verdict::Keep;
+            return Choice::Keep;
         }
         let reasons = judge(&record, &entry.stored, now, self.stale_after);
         let selected = |reason: &Reason| self.only.is_empty() || self.only.contains(reason);
         if !reasons.iter().any(selected) {
-            return Verdict::Keep;
+            return Choice::Keep;
         }
-        Verdict::Remove(Target {
+        Choice::Remove(Target {
             skew: clock_skew(&record, &entry.stored),
             key: entry.key,
             revision: entry.revision,
@@ -219,7 +219,7 @@ mod tests {
 
     fn goes(selection: &Selection, entry: Entry) -> Option<Vec<&'static str>> {
         match selection.judge(entry, NOW) {
-            Verdict::Remove(target) | Verdict::Unreadable(_, Unread::Remove(target)) => {
+            Choice::Remove(target) | Choice::Unreadable(_, Unread::Remove(target)) => {
                 Some(target.words())
             }
             _ => None,
@@ -242,10 +242,10 @@ mod tests {
     fn what_is_no_instance_is_not_ours_however_old() {
         for key in ["web", "service-instances", "service-instances-doc", "service-instances__"] {
             let verdict = selection().judge(entry(key, 1_000, "SHUTDOWN"), NOW);
-            assert!(matches!(verdict, Verdict::NotOurs), "{key}");
+            assert!(matches!(verdict, Choice::NotOurs), "{key}");
         }
         let marker = Entry { deleted: true, ..entry(KEY, 1_000, "SHUTDOWN") };
-        assert!(matches!(selection().judge(marker, NOW), Verdict::NotOurs));
+        assert!(matches!(selection().judge(marker, NOW), Choice::NotOurs));
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
         }
         let stuck = |selection: &Selection, key| {
             let verdict = selection.judge(broken(key), NOW);
-            matches!(verdict, Verdict::Unreadable(_, Unread::Stuck))
+            matches!(verdict, Choice::Unreadable(_, Unread::Stuck))
         };
         assert!(stuck(&all, "service-instances__web__*"));
         assert!(!stuck(&selection(), "service-instances__web__*"), "nobody asked for it");

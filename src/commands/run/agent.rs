@@ -28,7 +28,8 @@ use crate::jetstream::bucket::{self, Bucket};
 use crate::jetstream::fitness::{self, Defeat, Unfit};
 use crate::jetstream::replies::{ApiError, StreamInfo};
 use crate::jetstream::requests;
-use crate::registry::{CREATING, Registry, RegistryError};
+use crate::registry::failure::RegistryError;
+use crate::registry::{CREATING, Registry};
 use crate::text::duration::{as_setting, words};
 
 use outage::Outage;

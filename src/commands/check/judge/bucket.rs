@@ -5,37 +5,36 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::census::{Census, RECENT};
-use super::{
-    Check, Connected, Facts, Gap, GapKind, NEARLY_FULL, Status, Unit, bytes, lower_history, metric,
-    room, rounded,
-};
+use super::super::facts::{Connected, Facts, Gap, GapKind};
+use super::super::row::{Grade, Row, Unit, metric};
+use super::{NEARLY_FULL, bytes, room, rounded};
 use crate::instance::staleness::DEFAULT_TTL;
 use crate::jetstream::bucket::Bucket;
-use crate::jetstream::fitness::{self, ServerVersion, Unfit};
+use crate::jetstream::fitness::{self, ServerVersion, Unfit, lower_history};
 use crate::jetstream::replies::{StreamInfo, Used};
-use crate::jetstream::server_bugs::{Kind as BugKind, known_bugs};
+use crate::jetstream::server_bugs::{BugKind, known_bugs};
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::clipped;
 
 /// Services that a message names; the rest is counted.
 const SERVICES_NAMED: usize = 5;
 
-pub(super) fn bucket(facts: &Facts) -> Check {
+pub(super) fn bucket(facts: &Facts) -> Row {
     const NAME: &str = "bucket";
     let info = match &facts.stream {
         Ok(Some(info)) => info,
-        Ok(None) => return Check::of_unfit(NAME, &Unfit::NoBucket(facts.bucket.clone())),
+        Ok(None) => return Row::of_unfit(NAME, &Unfit::NoBucket(facts.bucket.clone())),
         Err(gap) if gap.kind == GapKind::NoJetStream => {
-            return Check::skipped(NAME, "JetStream does not answer");
+            return Row::skipped(NAME, "JetStream does not answer");
         }
         // The server says that it cannot be had: no leader, say.
         Err(gap) if gap.kind == GapKind::Failed => {
-            return Check::of_gap(NAME, Status::Critical, gap);
+            return Row::of_gap(NAME, Grade::Critical, gap);
         }
-        Err(gap) => return Check::of_gap(NAME, Status::Unknown, gap),
+        Err(gap) => return Row::of_gap(NAME, Grade::Unknown, gap),
     };
     if let Err(unfit) = fitness::judge_kind(&facts.bucket, info) {
-        return Check::of_unfit(NAME, &unfit);
+        return Row::of_unfit(NAME, &unfit);
     }
     let limit = |name: &str| u64::try_from(info.number(name)).ok().filter(|limit| *limit > 0);
     let by_bytes = limit("max_bytes").map(|limit| Used { used: info.state.bytes, limit });
@@ -70,10 +69,10 @@ pub(super) fn bucket(facts: &Facts) -> Check {
                 _ => "when it is, even a refresh is refused and every live service expires",
             }
         );
-        Check::new(NAME, Status::Warning, message)
+        Row::new(NAME, Grade::Warning, message)
             .hint(format!("nats stream edit {} {option}", facts.bucket.stream()))
     } else {
-        Check::new(NAME, Status::Ok, message)
+        Row::new(NAME, Grade::Ok, message)
     };
     let number = |n: u64| n as f64;
     let mut size = metric(
@@ -95,12 +94,12 @@ pub(super) fn bucket(facts: &Facts) -> Check {
     check.value(info.state.bytes)
 }
 
-pub(super) fn ttl_flag(bucket: &Bucket, info: &StreamInfo, connected: &Connected) -> Check {
+pub(super) fn ttl_flag(bucket: &Bucket, info: &StreamInfo, connected: &Connected) -> Row {
     const NAME: &str = "ttl-flag";
     match fitness::judge_flag(bucket, info) {
-        Ok(()) => Check::new(NAME, Status::Ok, "per-message TTL is on (allow_msg_ttl)").value(true),
+        Ok(()) => Row::new(NAME, Grade::Ok, "per-message TTL is on (allow_msg_ttl)").value(true),
         Err(unfit) => {
-            let check = Check::of_unfit(NAME, &unfit).value(false);
+            let check = Row::of_unfit(NAME, &unfit).value(false);
             // Where `init` would refuse as well, the first step comes first.
             if let Err(too_old) = fitness::judge_leader(info, &connected.version) {
                 return check.hint(format!("{}; then: {}", too_old.hint(), unfit.hint()));
@@ -116,11 +115,11 @@ pub(super) fn ttl_flag(bucket: &Bucket, info: &StreamInfo, connected: &Connected
     }
 }
 
-pub(super) fn history(bucket: &Bucket, info: &StreamInfo) -> Check {
+pub(super) fn history(bucket: &Bucket, info: &StreamInfo) -> Row {
     const NAME: &str = "history";
     let history = info.history();
     if history == 1 {
-        return Check::new(NAME, Status::Ok, "1 revision a key").value(1);
+        return Row::new(NAME, Grade::Ok, "1 revision a key").value(1);
     }
     let kept = if history < 1 { "all".to_owned() } else { history.to_string() };
     let message = format!(
@@ -131,12 +130,12 @@ pub(super) fn history(bucket: &Bucket, info: &StreamInfo) -> Check {
         true => message,
         false => format!("{message}; {}", fitness::NO_ROLLUPS),
     };
-    Check::new(NAME, Status::Warning, message)
+    Row::new(NAME, Grade::Warning, message)
         .hint(format!("{} (drops the old revisions)", lower_history(bucket)))
         .value(history)
 }
 
-pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census>) -> Check {
+pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census>) -> Row {
     const NAME: &str = "max-age";
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
@@ -146,7 +145,7 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
     let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
     let stretched = !marker.is_zero() && shortest == Some(marker);
     let check = if !age.is_zero() && age <= ttl {
-        Check::new(NAME, Status::Warning, fitness::cut_short(age, ttl))
+        Row::new(NAME, Grade::Warning, fitness::cut_short(age, ttl))
             .hint(format!("nats stream edit {} --max-age=0s", bucket.stream()))
     } else if info.history() != 1 && (marker > least || stretched) {
         let whose = if marker > least {
@@ -154,7 +153,7 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
         } else {
             "shorter TTLs (entries have exactly that one)".to_owned()
         };
-        Check::new(NAME, Status::Warning, fitness::stretched(marker, &whose))
+        Row::new(NAME, Grade::Warning, fitness::stretched(marker, &whose))
             .hint(lower_history(bucket))
     } else {
         let age = match age {
@@ -167,16 +166,16 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
             Duration::ZERO => String::new(),
             marker => format!("; delete markers stay {}", as_setting(marker)),
         };
-        Check::new(NAME, Status::Ok, format!("{age}{marker}"))
+        Row::new(NAME, Grade::Ok, format!("{age}{marker}"))
     };
     check.value(rounded(age.as_secs_f64(), 1e3))
 }
 
-pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> Check {
+pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> Row {
     const NAME: &str = "legacy-entries";
     let census = match census {
         Ok(census) => census,
-        Err(gap) => return Check::of_gap(NAME, Status::Unknown, gap),
+        Err(gap) => return Row::of_gap(NAME, Grade::Unknown, gap),
     };
     let total = census.legacy_total();
     let instances =
@@ -188,14 +187,14 @@ pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> C
             0 => "no instances".to_owned(),
             _ => format!("{instances}, each with a TTL"),
         };
-        Check::new(NAME, Status::Ok, message)
+        Row::new(NAME, Grade::Ok, message)
     } else if census.rewritten.is_empty() {
         let message = format!(
             "{total} of {instances} would live for ever (no Nats-TTL): {}; leftovers, none was \
              written in {recent}",
             named(&census.legacy)
         );
-        Check::new(NAME, Status::Warning, message).hint(cleanup)
+        Row::new(NAME, Grade::Warning, message).hint(cleanup)
     } else {
         let count: u64 = census.rewritten.values().sum();
         let message = format!(
@@ -203,7 +202,7 @@ pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> C
              in {recent}: an old SDK is still running",
             named(&census.legacy)
         );
-        Check::new(NAME, Status::Warning, message).hint(format!(
+        Row::new(NAME, Grade::Warning, message).hint(format!(
             "update the SDK of {} first, which writes without Nats-TTL; then: {cleanup}",
             names(&census.rewritten)
         ))

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Check, Gap, GapKind, LONGEST_TEXT, Probed, Status, Unit, metric, rounded};
-use crate::jetstream::server_bugs::{Bug, Kind, fix};
+use super::super::facts::{Gap, GapKind};
+use super::super::row::{Grade, LONGEST_TEXT, Row, Unit, metric};
+use super::rounded;
+use crate::jetstream::server_bugs::{Bug, BugKind, fix};
+use crate::registry::expiry_test::Probed;
 use crate::text::duration::words;
 use crate::text::printable::clipped;
 
@@ -12,7 +15,7 @@ use crate::text::printable::clipped;
 const LATE_LIMIT: Duration = Duration::from_secs(2);
 
 /// `known` are the bugs of the server that leads the bucket.
-pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
+pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
     const NAME: &str = "ttl-probe";
     let millis = |d: Duration| rounded(d.as_secs_f64() * 1e3, 10.0);
     let put_metric = |put: &Duration| {
@@ -25,12 +28,12 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
             .warns(LATE_LIMIT.as_secs().to_string())
     };
     let (check, put, late) = match probe {
-        Err(gap) if gap.kind == GapKind::NotMade => return Check::skipped(NAME, &gap.message),
-        Err(gap) => return Check::of_gap(NAME, Status::Unknown, gap),
+        Err(gap) if gap.kind == GapKind::NotMade => return Row::skipped(NAME, &gap.message),
+        Err(gap) => return Row::of_gap(NAME, Grade::Unknown, gap),
         Ok(Probed::Refused(why)) => {
             let message =
                 format!("the server does not store a probe: {}", clipped(why, LONGEST_TEXT));
-            return Check::new(NAME, Status::Critical, message)
+            return Row::new(NAME, Grade::Critical, message)
                 .hint("heartbeats meet the same: see the other checks");
         }
         Ok(Probed::Expired { put, late }) => {
@@ -40,10 +43,10 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
                 late.as_millis()
             );
             let check = if *late < LATE_LIMIT {
-                Check::new(NAME, Status::Ok, message)
+                Row::new(NAME, Grade::Ok, message)
             } else {
                 let message = format!("{message}: 4 to 250 ms are usual");
-                Check::new(NAME, Status::Warning, message)
+                Row::new(NAME, Grade::Warning, message)
                     .hint("look at the load of the server, and at the server-version check")
             };
             (check.value(rounded(late.as_secs_f64(), 1e5)), put, Some(late))
@@ -54,14 +57,14 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
                 stored => format!("with {stored:?}"),
             };
             let message = format!("a 1 s TTL was not taken: the server stored the probe {stored}");
-            let check = Check::new(NAME, Status::Warning, message)
+            let check = Row::new(NAME, Grade::Warning, message)
                 .hint("see the max-age check: delete markers stretch TTLs where history is not 1");
             (check, put, None)
         }
         Ok(Probed::Lingered { put, late }) => {
             let message =
                 format!("a 1 s TTL was not obeyed: still there {} after its end", words(*late));
-            let restart = known.iter().any(|bug| bug.kind == Kind::FlagWithoutEffect);
+            let restart = known.iter().any(|bug| bug.kind == BugKind::FlagWithoutEffect);
             let hint = match (fix(known), restart) {
                 (Some(fixed), true) => {
                     format!("restart nats-server, and upgrade it to {fixed} or later")
@@ -71,7 +74,7 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Check {
                               known TTL bugs)"
                     .to_owned(),
             };
-            let check = Check::new(NAME, Status::Critical, message).hint(hint);
+            let check = Row::new(NAME, Grade::Critical, message).hint(hint);
             (check, put, Some(late))
         }
     };

@@ -3,30 +3,29 @@
 
 use std::time::Duration;
 
-use super::{
-    Check, Connected, Facts, Gap, GapKind, NEARLY_FULL, Status, Unit, lower_history, metric, room,
-    rounded,
-};
-use crate::jetstream::fitness::{self, ServerVersion};
+use super::super::facts::{Connected, Facts, Gap, GapKind};
+use super::super::row::{Grade, Row, Unit, metric};
+use super::{NEARLY_FULL, room, rounded};
+use crate::jetstream::fitness::{self, ServerVersion, lower_history};
 use crate::jetstream::replies::StreamInfo;
-use crate::jetstream::server_bugs::{Bug, Kind as BugKind, fix, known_bugs};
+use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
 use crate::text::duration::words;
 
 /// A clock this far off is worth a warning.
 const CLOCK_LIMIT: Duration = Duration::from_secs(1);
 
-pub(super) fn connection(facts: &Facts) -> Check {
+pub(super) fn connection(facts: &Facts) -> Row {
     const NAME: &str = "connection";
     let connected = match &facts.connection {
         Ok(connected) => connected,
         // With credentials that are not taken we do not know how others fare.
         Err(gap) if gap.kind == GapKind::Denied => {
-            return Check::of_gap(NAME, Status::Unknown, gap);
+            return Row::of_gap(NAME, Grade::Unknown, gap);
         }
         Err(gap) if gap.kind == GapKind::NotMade => {
-            return Check::of_gap(NAME, Status::Unknown, gap);
+            return Row::of_gap(NAME, Grade::Unknown, gap);
         }
-        Err(gap) => return Check::of_gap(NAME, Status::Critical, gap),
+        Err(gap) => return Row::of_gap(NAME, Grade::Critical, gap),
     };
     let cluster = match &connected.cluster {
         Some(cluster) => format!(", cluster {cluster}"),
@@ -39,7 +38,7 @@ pub(super) fn connection(facts: &Facts) -> Check {
         connected.version,
         seconds * 1e3
     );
-    Check::new(NAME, Status::Ok, message).value(rounded(seconds, 1e6)).metric(metric(
+    Row::new(NAME, Grade::Ok, message).value(rounded(seconds, 1e6)).metric(metric(
         "round_trip",
         Unit::Seconds,
         seconds,
@@ -49,7 +48,7 @@ pub(super) fn connection(facts: &Facts) -> Check {
 
 /// The version that counts is the leader's; where there is no bucket yet, that
 /// of the server that answers.
-pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
+pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
     const NAME: &str = "server-version";
     let info = facts.stream.as_ref().ok().and_then(Option::as_ref);
     let fit = match info {
@@ -59,7 +58,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
     let version = info.and_then(StreamInfo::leader_version).unwrap_or(&connected.version);
     let level = facts.account.as_ref().ok().map(|account| account.level);
     if let Err(unfit) = fit {
-        let check = Check::of_unfit(NAME, &unfit);
+        let check = Row::of_unfit(NAME, &unfit);
         return check.value(version);
     }
     let leads = match info {
@@ -96,7 +95,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
             ),
             None => format!("restart nats-server; until then: {cleanup}"),
         };
-        return Check::new(NAME, Status::Critical, message).hint(hint).value(version);
+        return Row::new(NAME, Grade::Critical, message).hint(hint).value(version);
     }
     if let Some(fixed) = fix(&known) {
         let only_history = known.iter().all(|bug| bug.kind == BugKind::WheelLeaks);
@@ -106,23 +105,23 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Check {
             format!("upgrade nats-server to {fixed} or later (2.12.8 has no known TTL bugs)")
         };
         let message = format!("{about}: {}", symptoms(&known));
-        return Check::new(NAME, Status::Warning, message).hint(hint).value(version);
+        return Row::new(NAME, Grade::Warning, message).hint(hint).value(version);
     }
     if let Some(older) = older_member(connected, level, parsed) {
         let message = format!(
             "{about}, but {older} is older than 2.11: led by such a server, nothing expires"
         );
-        return Check::new(NAME, Status::Warning, message)
+        return Row::new(NAME, Grade::Warning, message)
             .hint("upgrade every nats-server of the cluster to 2.11 or later")
             .value(version);
     }
     match (parsed, level) {
         (None, None | Some(0)) => {
-            Check::new(NAME, Status::Unknown, format!("version {version:?} cannot be read"))
+            Row::new(NAME, Grade::Unknown, format!("version {version:?} cannot be read"))
                 .hint("aegis-agent check --probe (tries whether entries expire)")
                 .value(version)
         }
-        _ => Check::new(NAME, Status::Ok, about).value(version),
+        _ => Row::new(NAME, Grade::Ok, about).value(version),
     }
 }
 
@@ -158,7 +157,7 @@ fn symptoms(bugs: &[Bug]) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Check {
+pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
     const NAME: &str = "jetstream";
     let off = |gap: &Gap| gap.kind == GapKind::NoJetStream;
     let stream_gap = facts.stream.as_ref().err().filter(|gap| off(gap));
@@ -170,10 +169,10 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Check {
             } else {
                 "JetStream is not enabled on this server"
             };
-            return Check::new(NAME, Status::Critical, format!("{message} ({})", gap.message))
+            return Row::new(NAME, Grade::Critical, format!("{message} ({})", gap.message))
                 .hint("enable JetStream in the server's configuration, for this account too");
         }
-        (Err(gap), _) => return Check::of_gap(NAME, Status::Unknown, gap),
+        (Err(gap), _) => return Row::of_gap(NAME, Grade::Unknown, gap),
     };
     let (fullest, text) = account.rooms().into_iter().fold(
         (0.0_f64, String::new()),
@@ -192,10 +191,10 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Check {
             "the account is nearly full ({limits}): when it is, no heartbeat is stored and every \
              service expires"
         );
-        Check::new(NAME, Status::Warning, message)
+        Row::new(NAME, Grade::Warning, message)
             .hint("raise the account's JetStream limits, or remove streams that are not needed")
     } else {
-        Check::new(NAME, Status::Ok, message)
+        Row::new(NAME, Grade::Ok, message)
     };
     match fullest {
         share if share > 0.0 => check.value(rounded(share, 1e4)),
@@ -203,10 +202,10 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Check {
     }
 }
 
-pub(super) fn clock(facts: &Facts) -> Check {
+pub(super) fn clock(facts: &Facts) -> Row {
     const NAME: &str = "clock";
     let Some(offset) = facts.clock else {
-        return Check::skipped(NAME, "the server tells its time only with the bucket");
+        return Row::skipped(NAME, "the server tells its time only with the bucket");
     };
     let millis = i64::try_from(offset.whole_milliseconds()).unwrap_or(i64::MAX);
     let side = if millis < 0 { "behind" } else { "ahead of" };
@@ -217,10 +216,10 @@ pub(super) fn clock(facts: &Facts) -> Check {
     let message = format!("this host's clock is {by} {side} the registry's");
     let check = if offset.unsigned_abs() >= CLOCK_LIMIT {
         let message = format!("{message}: programs that compare times here see wrong ages");
-        Check::new(NAME, Status::Warning, message)
+        Row::new(NAME, Grade::Warning, message)
             .hint("timedatectl (is this host's clock synchronised, and the server's?)")
     } else {
-        Check::new(NAME, Status::Ok, message)
+        Row::new(NAME, Grade::Ok, message)
     };
     let seconds = offset.as_seconds_f64();
     let help = "How far this host's clock is ahead of the registry's";

@@ -1,11 +1,18 @@
 //! The verdicts on facts made up for the purpose.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use serde_json::json;
+use time::SignedDuration;
 
 use super::bucket::{named, names};
 use super::*;
+use crate::commands::check::census::Census;
+use crate::commands::check::facts::{Connected, Gap, GapKind};
+use crate::commands::check::row::Grade;
+use crate::jetstream::bucket::Bucket;
+use crate::jetstream::replies::AccountInfo;
+use crate::registry::expiry_test::Probed;
 
 fn info(config: &Value) -> StreamInfo {
     let mut whole = json!({
@@ -51,18 +58,18 @@ fn gap(kind: GapKind) -> Gap {
     Gap { kind, message: "the reason".into(), hint: Some("the hint".into()) }
 }
 
-fn found(facts: &Facts, name: &str) -> Check {
+fn found(facts: &Facts, name: &str) -> Row {
     judge(facts).into_iter().find(|check| check.name == name).unwrap()
 }
 
-fn status(facts: &Facts, name: &str) -> Status {
+fn status(facts: &Facts, name: &str) -> Grade {
     found(facts, name).status
 }
 
 #[test]
 fn healthy_facts_are_ok_throughout() {
     for check in judge(&healthy()) {
-        assert_eq!((check.status, &check.hint), (Status::Ok, &None), "{check:?}");
+        assert_eq!((check.status, &check.hint), (Grade::Ok, &None), "{check:?}");
     }
 }
 
@@ -81,9 +88,9 @@ fn a_check_that_is_not_ok_has_a_hint_unless_it_was_skipped() {
         Facts { probe: Some(Err(gap(GapKind::NotMade))), ..healthy() },
     ] {
         let checks = judge(&facts);
-        assert!(checks.iter().any(|check| check.status != Status::Ok), "{checks:?}");
+        assert!(checks.iter().any(|check| check.status != Grade::Ok), "{checks:?}");
         for check in checks {
-            let bare = check.status == Status::Ok || check.skipped;
+            let bare = check.status == Grade::Ok || check.skipped;
             assert_eq!(check.hint.is_none(), bare, "{check:?}");
         }
     }
@@ -92,10 +99,10 @@ fn a_check_that_is_not_ok_has_a_hint_unless_it_was_skipped() {
 #[test]
 fn unreachable_is_critical_and_a_refused_login_is_not_known() {
     for (kind, expected) in [
-        (GapKind::Failed, Status::Critical),
-        (GapKind::OutOfTime, Status::Critical),
-        (GapKind::Denied, Status::Unknown),
-        (GapKind::NotMade, Status::Unknown),
+        (GapKind::Failed, Grade::Critical),
+        (GapKind::OutOfTime, Grade::Critical),
+        (GapKind::Denied, Grade::Unknown),
+        (GapKind::NotMade, Grade::Unknown),
     ] {
         let facts = Facts { connection: Err(gap(kind)), ..healthy() };
         let checks = judge(&facts);
@@ -114,20 +121,20 @@ fn what_was_refused_is_unknown_wherever_it_is_missed() {
     };
     for name in ["jetstream", "legacy-entries"] {
         let check = found(&facts, name);
-        assert_eq!(check.status, Status::Unknown);
+        assert_eq!(check.status, Grade::Unknown);
         assert_eq!(
             (check.message.as_str(), check.hint.as_deref()),
             ("the reason", Some("the hint"))
         );
     }
-    assert_eq!(status(&facts, "server-version"), Status::Ok);
+    assert_eq!(status(&facts, "server-version"), Grade::Ok);
 }
 
 #[test]
 fn jetstream_that_does_not_answer_is_told_from_a_refusal() {
     let mut facts = Facts { stream: Err(gap(GapKind::NoJetStream)), ..healthy() };
     facts.account = Err(gap(GapKind::Denied));
-    assert_eq!(status(&facts, "jetstream"), Status::Critical);
+    assert_eq!(status(&facts, "jetstream"), Grade::Critical);
     assert!(found(&facts, "bucket").skipped);
 }
 
@@ -135,27 +142,27 @@ fn jetstream_that_does_not_answer_is_told_from_a_refusal() {
 fn the_version_of_the_leader_counts() {
     let old_leader = with_stream(&json!({ "metadata": { "owner": "us" } }));
     let check = found(&old_leader, "server-version");
-    assert_eq!(check.status, Status::Critical);
+    assert_eq!(check.status, Grade::Critical);
     assert!(check.message.contains("n1 (leader of the bucket)"), "{}", check.message);
 
     let mut old_member = healthy();
     if let Ok(connected) = &mut old_member.connection {
         connected.version = "2.10.25".into();
     }
-    assert_eq!(status(&old_member, "server-version"), Status::Warning);
+    assert_eq!(status(&old_member, "server-version"), Grade::Warning);
 
     let account = Ok(AccountInfo::default());
     let old_meta = Facts { account, ..healthy() };
-    assert_eq!(status(&old_meta, "server-version"), Status::Warning);
+    assert_eq!(status(&old_meta, "server-version"), Grade::Warning);
 }
 
 #[test]
 fn a_version_that_cannot_be_read_goes_by_the_api_level() {
     let strange = json!({ "metadata": { "_nats.ver": "main-4f1a", "_nats.level": "3" } });
     let mut facts = with_stream(&strange);
-    assert_eq!(status(&facts, "server-version"), Status::Ok);
+    assert_eq!(status(&facts, "server-version"), Grade::Ok);
     facts.account = Err(gap(GapKind::Denied));
-    assert_eq!(status(&facts, "server-version"), Status::Unknown);
+    assert_eq!(status(&facts, "server-version"), Grade::Unknown);
     // A vendor's suffix hides no bug.
     let vendor = with_stream(&json!({ "metadata": { "_nats.ver": "2.11.3-vendor.2" } }));
     assert!(found(&vendor, "server-version").message.contains("#6920"));
@@ -166,7 +173,7 @@ fn overdue_entries_are_critical_on_any_version() {
     let census = Census { overdue: 2, most_overdue: Duration::from_secs(70), ..Census::default() };
     let facts = Facts { census: Ok(census), ..healthy() };
     let check = found(&facts, "server-version");
-    assert_eq!(check.status, Status::Critical);
+    assert_eq!(check.status, Grade::Critical);
     assert!(check.message.starts_with("2 instances are past their TTL"), "{}", check.message);
     assert!(check.message.contains("by up to 1m10s"), "{}", check.message);
 }
@@ -174,11 +181,11 @@ fn overdue_entries_are_critical_on_any_version() {
 #[test]
 fn the_clock_warns_from_a_second_on_to_either_side() {
     for (millis, expected) in [
-        (999, Status::Ok),
-        (-999, Status::Ok),
-        (1_000, Status::Warning),
-        (-1_000, Status::Warning),
-        (i64::MAX, Status::Warning),
+        (999, Grade::Ok),
+        (-999, Grade::Ok),
+        (1_000, Grade::Warning),
+        (-1_000, Grade::Warning),
+        (i64::MAX, Grade::Warning),
     ] {
         let facts = Facts { clock: Some(SignedDuration::milliseconds(millis)), ..healthy() };
         assert_eq!(status(&facts, "clock"), expected, "{millis}");
@@ -226,7 +233,7 @@ fn delete_markers_stretch_where_history_is_not_1() {
         });
         let facts = Facts { census: Ok(census), ..with_stream(&stream) };
         let check = found(&facts, "max-age");
-        assert_eq!(check.status == Status::Warning, !words.is_empty(), "{check:?}");
+        assert_eq!(check.status == Grade::Warning, !words.is_empty(), "{check:?}");
         assert!(check.message.contains(words), "{check:?}");
         let hint = "nats stream edit KV_b --max-msgs-per-subject=1";
         assert!(words.is_empty() || check.hint.as_deref() == Some(hint), "{check:?}");
@@ -240,7 +247,7 @@ fn a_full_bucket_that_discards_the_old_says_what_it_does() {
         info.state.messages = 8;
     }
     let check = found(&facts, "bucket");
-    assert_eq!(check.status, Status::Warning);
+    assert_eq!(check.status, Grade::Warning);
     assert!(check.message.contains("8 of 10 entries used; when it is, the oldest entries go"));
     assert_eq!(check.hint.as_deref(), Some("nats stream edit KV_b --max-msgs=20"));
 }
@@ -249,10 +256,10 @@ fn a_full_bucket_that_discards_the_old_says_what_it_does() {
 fn an_account_near_any_of_its_limits_is_a_warning() {
     let used = |used, limit| Used { used, limit };
     for (file, memory, expected) in [
-        (used(79, 100), used(0, 100), Status::Ok),
-        (used(80, 100), used(0, 0), Status::Warning),
-        (used(0, 100), used(95, 100), Status::Warning),
-        (used(1 << 50, 0), used(1 << 50, 0), Status::Ok),
+        (used(79, 100), used(0, 100), Grade::Ok),
+        (used(80, 100), used(0, 0), Grade::Warning),
+        (used(0, 100), used(95, 100), Grade::Warning),
+        (used(1 << 50, 0), used(1 << 50, 0), Grade::Ok),
     ] {
         let account = AccountInfo { level: 3, file: vec![file], memory: vec![memory] };
         let facts = Facts { account: Ok(account), ..healthy() };
@@ -264,12 +271,12 @@ fn an_account_near_any_of_its_limits_is_a_warning() {
 fn the_probe_is_judged_by_what_was_seen() {
     let put = Duration::from_millis(5);
     for (probed, expected) in [
-        (Probed::Expired { put, late: Duration::from_millis(250) }, Status::Ok),
-        (Probed::Expired { put, late: Duration::from_secs(2) }, Status::Warning),
-        (Probed::Changed { put, stored: "1m".into() }, Status::Warning),
-        (Probed::Changed { put, stored: String::new() }, Status::Warning),
-        (Probed::Lingered { put, late: Duration::from_secs(5) }, Status::Critical),
-        (Probed::Refused("the bucket is full (10077)".into()), Status::Critical),
+        (Probed::Expired { put, late: Duration::from_millis(250) }, Grade::Ok),
+        (Probed::Expired { put, late: Duration::from_secs(2) }, Grade::Warning),
+        (Probed::Changed { put, stored: "1m".into() }, Grade::Warning),
+        (Probed::Changed { put, stored: String::new() }, Grade::Warning),
+        (Probed::Lingered { put, late: Duration::from_secs(5) }, Grade::Critical),
+        (Probed::Refused("the bucket is full (10077)".into()), Grade::Critical),
     ] {
         let facts = Facts { probe: Some(Ok(probed.clone())), ..healthy() };
         assert_eq!(status(&facts, "ttl-probe"), expected, "{probed:?}");

@@ -10,7 +10,7 @@ use log::{debug, info, warn};
 use super::Agent;
 use super::own_entry::{CONFLICT_ROUNDS, Own, conflict};
 use crate::error::Failure;
-use crate::registry::RegistryError;
+use crate::registry::failure::RegistryError;
 use crate::text::duration::{as_setting, words};
 
 impl Agent {

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::Agent;
 use crate::error::Failure;
-use crate::registry::RegistryError;
+use crate::registry::failure::RegistryError;
 
 /// Causes of one outage that are said; more are a server that never says the
 /// same twice, and go to the debug log.

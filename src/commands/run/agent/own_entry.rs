@@ -20,7 +20,7 @@ use crate::instance::record;
 use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
-use crate::registry::RegistryError;
+use crate::registry::failure::RegistryError;
 use crate::text::printable::printable;
 use crate::text::time::format_time;
 

@@ -1,0 +1,304 @@
+//! The facts on which `check` judges: what they are, and how they are come by.
+//!
+//! As many in one exchange as can be, and asked on where one cannot be had: why
+//! it is missing is a fact, too. Nothing is written without a test of expiry;
+//! an ephemeral consumer reads the bucket.
+
+// The doors read the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant};
+
+use time::{OffsetDateTime, SignedDuration};
+
+use super::census::Census;
+use crate::connection::{ConnectError, Incoming, RequestError};
+use crate::error::{Failure, Kind};
+use crate::jetstream::bucket::Bucket;
+use crate::jetstream::fitness;
+use crate::jetstream::replies::{self, AccountInfo, ApiError, ReplyError, StreamInfo};
+use crate::jetstream::requests::{self, Request};
+use crate::registry::Registry;
+use crate::registry::expiry_test::{ProbeError, Probed, probe};
+use crate::registry::failure::RegistryError;
+use crate::registry::scan::{SCANNING, Scan};
+use crate::system::signals::Signals;
+
+const ACCOUNT: &str = "asking what the account may use";
+const BUCKET: &str = "looking at the bucket";
+
+/// Why a fact is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// What kind of reason.
+    pub kind: GapKind,
+    /// In words.
+    pub message: String,
+    /// The next step, if there is one to name.
+    pub hint: Option<String>,
+}
+
+/// Why a fact is missing, as far as it changes the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapKind {
+    /// A login, a permission or a file of ours is missing.
+    Denied,
+    /// JetStream does not answer, or says that it is off.
+    NoJetStream,
+    /// Nobody is there, or the server refuses.
+    Failed,
+    /// The server went silent, the connection was lost, or the answer makes no
+    /// sense.
+    OutOfTime,
+    /// Not tried.
+    NotMade,
+}
+
+/// The server that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connected {
+    /// Address and name. Printable.
+    pub place: String,
+    /// Its cluster.
+    pub cluster: Option<String>,
+    /// Its version.
+    pub version: String,
+    /// It has JetStream itself.
+    pub jetstream: bool,
+    /// Network and server, there and back.
+    pub round_trip: Duration,
+}
+
+/// All that was found out.
+#[derive(Debug)]
+pub struct Facts {
+    /// The bucket's name.
+    pub bucket: Bucket,
+    /// Who answered.
+    pub connection: Result<Connected, Gap>,
+    /// What the account may use.
+    pub account: Result<AccountInfo, Gap>,
+    /// What is stored under the bucket's name; `None` where nothing is.
+    pub stream: Result<Option<StreamInfo>, Gap>,
+    /// What lies in the bucket.
+    pub census: Result<Census, Gap>,
+    /// How far this host's clock is ahead of the registry's.
+    pub clock: Option<SignedDuration>,
+    /// The live test; `None` where it was not asked for.
+    pub probe: Option<Result<Probed, Gap>>,
+}
+
+fn missing(why: &str) -> Gap {
+    Gap { kind: GapKind::NotMade, message: why.to_owned(), hint: None }
+}
+
+/// What is known before anything was tried.
+pub(super) fn nothing_known(bucket: Bucket, probe: bool) -> Facts {
+    Facts {
+        bucket,
+        connection: Err(missing("no connection to NATS")),
+        account: Err(missing("no connection to NATS")),
+        stream: Err(missing("no connection to NATS")),
+        census: Err(missing("there is no usable bucket")),
+        clock: None,
+        probe: probe.then(|| Err(missing("no connection to NATS"))),
+    }
+}
+
+/// All that can be found out, in as few exchanges as possible.
+pub(super) fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
+    let mut facts = nothing_known(registry.bucket().clone(), signals.is_some());
+    let limit = registry.timeout();
+    if let Err(error) = registry.connect(limit) {
+        facts.connection = Err(gap(error));
+        return facts;
+    }
+    let Some(session) = registry.session() else {
+        let lost = RequestError::Lost(String::new());
+        facts.connection = Err(gap(RegistryError::Request("connecting", lost)));
+        return facts;
+    };
+    let server = session.server.clone();
+    facts.connection = Ok(Connected {
+        place: session.place(),
+        cluster: server.cluster.filter(|cluster| !cluster.is_empty()),
+        version: server.version.clone(),
+        jetstream: server.jetstream,
+        round_trip: server.round_trip,
+    });
+
+    let (consumer, scan) = match Scan::ask(&registry) {
+        Ok(asked) => asked,
+        Err(error) => {
+            facts.connection = Err(gap(error));
+            return facts;
+        }
+    };
+    let [account, stream, scan] = ask(
+        &mut registry,
+        [
+            (ACCOUNT, requests::account_info()),
+            (BUCKET, requests::stream_info(&facts.bucket)),
+            (SCANNING, scan),
+        ],
+        |registry, place, reply| {
+            // Read as it arrives: its time is the registry's clock.
+            if place == 1 && registry.read_info(BUCKET, reply).is_ok() {
+                let clock = registry.clock().map(|clock| clock.now());
+                facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
+            }
+        },
+    );
+    facts.account = account.map_err(gap).and_then(|reply| {
+        replies::read_account_info(&reply.data)
+            .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
+    });
+    facts.stream = stream.map_err(gap).and_then(|reply| {
+        match replies::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(BUCKET, e)) {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
+            Err(error) => Err(gap(error)),
+        }
+    });
+
+    if let Ok(Some(info)) = &facts.stream {
+        let scan = scan.and_then(|reply| Scan::begun(&mut registry, consumer, &reply, info));
+        facts.census = match (fitness::judge_kind(&facts.bucket, info), scan) {
+            (Ok(()), scan) => scan.and_then(|scan| census(&mut registry, scan)).map_err(gap),
+            (Err(_), Ok(scan)) => {
+                scan.end(&mut registry);
+                facts.census
+            }
+            (Err(_), Err(_)) => facts.census,
+        };
+    }
+    if let Some(mut signals) = signals {
+        facts.probe = Some(match probe_is_possible(&facts, &server.version) {
+            Err(why) => Err(missing(&why)),
+            Ok(()) => probe(&mut registry, &mut signals).map_err(|error| match error {
+                ProbeError::Interrupted => Gap {
+                    kind: GapKind::OutOfTime,
+                    message: "interrupted by a signal".into(),
+                    hint: None,
+                },
+                ProbeError::Registry(error) => gap(error),
+            }),
+        });
+    }
+    facts
+}
+
+/// Sends all requests, then waits for their replies, within one time limit.
+/// Each reply is shown to `seen` the moment it arrives.
+fn ask<const N: usize>(
+    registry: &mut Registry,
+    requests: [(&'static str, Request); N],
+    mut seen: impl FnMut(&mut Registry, usize, &Incoming),
+) -> [Result<Incoming, RegistryError>; N] {
+    let deadline = Instant::now() + registry.timeout();
+    let mut answers: [Option<Result<Incoming, RequestError>>; N] = std::array::from_fn(|_| None);
+    let mut inboxes: [String; N] = std::array::from_fn(|_| String::new());
+    for (place, (doing, request)) in requests.iter().enumerate() {
+        match registry.send(doing, request) {
+            Ok(inbox) => inboxes[place] = inbox,
+            Err(error) => answers[place] = Some(Err(request_error(error))),
+        }
+    }
+    while answers.iter().any(Option::is_none) {
+        match registry.receive(BUCKET, deadline) {
+            Ok(reply) => {
+                if let Some(place) = inboxes.iter().position(|inbox| *inbox == reply.subject) {
+                    seen(registry, place, &reply);
+                    answers[place] = Some(match reply.status() {
+                        Some(503) => Err(RequestError::NoResponders),
+                        _ => Ok(reply),
+                    });
+                }
+            }
+            Err(error) => {
+                let error = request_error(error);
+                // A refusal names the subject; all else concerns all of them.
+                let refused = match &error {
+                    RequestError::Denied(what) => requests.iter().position(|(_, request)| {
+                        what.contains(&format!("\"{}\"", request.subject))
+                    }),
+                    _ => None,
+                };
+                for (place, answer) in answers.iter_mut().enumerate() {
+                    if answer.is_none() && refused.is_none_or(|refused| refused == place) {
+                        *answer = Some(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let mut doing = requests.iter().map(|(doing, _)| *doing);
+    answers.map(|answer| {
+        let doing = doing.next().unwrap_or(BUCKET);
+        let answer = answer.unwrap_or(Err(RequestError::TimedOut));
+        answer.map_err(|error| RegistryError::Request(doing, error))
+    })
+}
+
+fn request_error(error: RegistryError) -> RequestError {
+    match error {
+        RegistryError::Request(_, error) => error,
+        other => RequestError::Lost(other.to_string()),
+    }
+}
+
+/// Counts the entries of the bucket.
+fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryError> {
+    let clock = registry.clock().ok_or(RegistryError::NoClock)?;
+    let mut census = Census::default();
+    loop {
+        match scan.next(registry) {
+            Ok(Some(entry)) => census.count(&entry, clock.now()),
+            Ok(None) => {
+                scan.end(registry);
+                return Ok(census);
+            }
+            Err(error) => {
+                // Where the server still answers it need not keep the consumer.
+                if error.denied().is_some() {
+                    scan.end(registry);
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Whether a probe can be made, and would say anything that the other checks
+/// do not.
+fn probe_is_possible(facts: &Facts, connected: &str) -> Result<(), String> {
+    let info = match &facts.stream {
+        Ok(Some(info)) => info,
+        Ok(None) => return Err("the bucket does not exist".into()),
+        Err(_) => return Err("the bucket could not be looked at".into()),
+    };
+    if facts.census.as_ref().is_err_and(|gap| gap.kind == GapKind::OutOfTime) {
+        return Err("the server did not answer in time".into());
+    }
+    fitness::judge_bucket(&facts.bucket, info, connected).map_err(|unfit| unfit.to_string())
+}
+
+/// Why a fact is missing, in the words that the other verbs use.
+fn gap(error: RegistryError) -> Gap {
+    let kind = match &error {
+        RegistryError::Connect(ConnectError::Stopped) => GapKind::NotMade,
+        RegistryError::Connect(ConnectError::Config(_)) => GapKind::Denied,
+        RegistryError::Request(_, RequestError::Denied(_)) => GapKind::Denied,
+        RegistryError::Request(_, RequestError::NoResponders) => GapKind::NoJetStream,
+        RegistryError::Request(..) => GapKind::OutOfTime,
+        RegistryError::Reply(_, ReplyError::Unreadable(_)) => GapKind::OutOfTime,
+        error => match error.api_code() {
+            Some(ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT) => GapKind::NoJetStream,
+            _ => GapKind::Failed,
+        },
+    };
+    let failure = Failure::from(error);
+    // Login and permissions.
+    let kind = if failure.kind() == Kind::Refused { GapKind::Denied } else { kind };
+    Gap { kind, message: failure.chain(), hint: failure.hint().map(str::to_owned) }
+}

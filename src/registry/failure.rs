@@ -1,0 +1,129 @@
+//! Why an exchange with the registry failed, and what an operator does about
+//! it. *Pure*.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use super::CREATING;
+use crate::connection::{ConnectError, RequestError};
+use crate::error::{Failure, Kind};
+use crate::jetstream::fitness::Unfit;
+use crate::jetstream::replies::{ApiError, ReplyError};
+
+/// Why an exchange with the registry failed.
+#[derive(Debug)]
+pub enum RegistryError {
+    /// No session came about.
+    Connect(ConnectError),
+    /// The session failed during what is named.
+    Request(&'static str, RequestError),
+    /// The server refused what is named.
+    Reply(&'static str, ReplyError),
+    /// Nothing may be written here.
+    Unfit(Unfit),
+    /// The server does not say what time it is.
+    NoClock,
+}
+
+impl RegistryError {
+    /// The server's error code, if it is one that refuses.
+    pub fn api_code(&self) -> Option<u32> {
+        match self {
+            RegistryError::Reply(_, ReplyError::Api(error)) => Some(error.err_code),
+            _ => None,
+        }
+    }
+
+    /// The causes in words, without the servers' names.
+    pub fn why(&self) -> String {
+        match self {
+            RegistryError::Connect(ConnectError::Servers(tried)) => {
+                let mut causes: Vec<String> = Vec::new();
+                for cause in tried.iter().map(|(_, cause)| cause.to_string()) {
+                    if !causes.contains(&cause) {
+                        causes.push(cause);
+                    }
+                }
+                causes.join(", ")
+            }
+            error => error.to_string(),
+        }
+    }
+
+    /// What the server does not permit, such as `publish to "..."`.
+    pub fn denied(&self) -> Option<&str> {
+        match self {
+            RegistryError::Request(_, RequestError::Denied(what)) => Some(what),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RegistryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegistryError::Connect(error) => error.fmt(f),
+            RegistryError::Request(doing, error) => write!(f, "{doing}: {error}"),
+            RegistryError::Reply(doing, error) => write!(f, "{doing}: {error}"),
+            RegistryError::Unfit(unfit) => unfit.fmt(f),
+            RegistryError::NoClock => {
+                f.write_str("the server does not tell its time (no ts in its replies)")
+            }
+        }
+    }
+}
+
+impl StdError for RegistryError {}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Failure {
+        let text = error.to_string();
+        match error {
+            RegistryError::Connect(error) => error.into(),
+            RegistryError::Unfit(unfit) => unfit.into(),
+            RegistryError::NoClock => Failure::new(Kind::Unavailable, text),
+            RegistryError::Request(CREATING, RequestError::Denied(what)) => {
+                let text =
+                    format!("the bucket does not exist, and this user is not permitted to {what}");
+                Failure::new(Kind::Refused, text).with_hint(format!(
+                    "have it made by a user who may (aegis-agent init), or give this user the \
+                         permission to {what}"
+                ))
+            }
+            RegistryError::Request(_, RequestError::Denied(what))
+                if what.starts_with("subscribe") =>
+            {
+                Failure::new(Kind::Refused, text).with_hint(format!(
+                    "replies arrive there: --inbox-prefix (AEGIS_INBOX_PREFIX) must be one that \
+                     this user may subscribe to, or permit it to {what}"
+                ))
+            }
+            RegistryError::Request(_, RequestError::Denied(what)) => {
+                Failure::new(Kind::Refused, text).with_hint(format!(
+                    "give the user of this program the permission to {what}; \
+                     the README lists what each verb needs"
+                ))
+            }
+            RegistryError::Request(_, RequestError::NoResponders) => {
+                Failure::new(Kind::Unavailable, text).with_hint(
+                    "is JetStream enabled, for this account too, and has the cluster a leader?",
+                )
+            }
+            RegistryError::Request(_, RequestError::TimedOut) => {
+                Failure::new(Kind::Unavailable, text)
+                    .with_hint("the server may be slow or frozen (see --timeout)")
+            }
+            RegistryError::Request(..) => Failure::new(Kind::Unavailable, text),
+            RegistryError::Reply(_, ReplyError::Api(api)) => {
+                let failure = Failure::new(Kind::Unavailable, text);
+                match api.err_code {
+                    ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT => failure.with_hint(
+                        "enable JetStream in the server's configuration, for this account too",
+                    ),
+                    _ => failure,
+                }
+            }
+            RegistryError::Reply(..) => Failure::new(Kind::Unavailable, text),
+        }
+    }
+}
