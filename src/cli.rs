@@ -7,6 +7,7 @@
 
 mod arguments;
 pub mod context;
+pub mod options;
 #[cfg(test)]
 mod pages;
 mod settings;
@@ -16,25 +17,17 @@ mod tests;
 mod values;
 mod verbs;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use argh::FromArgs;
 
 use self::arguments::{TopArgs, VerbArgs};
+use self::options::{CheckOptions, Invocation, Verb};
 use self::sorting::{Sorted, find_verb, sort};
-use self::values::Source;
-use crate::connection::Settings;
+use self::values::{PROGRAM, Source, usage};
 use crate::error::{Failure, Kind};
-use crate::health::verdict::HealthOptions;
-use crate::instance::record::{InstanceId, ServiceName, Version};
-use crate::instance::staleness::Reason;
-use crate::jetstream::bucket::{Bucket, Storage};
+use crate::jetstream::bucket::Bucket;
 use crate::url;
-
-const PROGRAM: &str = "aegis-agent";
 
 /// What to do.
 #[derive(Debug)]
@@ -43,128 +36,6 @@ pub enum Parsed {
     Run(Box<Invocation>),
     /// Print this on standard output: help or version.
     Print(String),
-}
-
-/// A verb with all it needs.
-#[derive(Debug)]
-pub struct Invocation {
-    /// How to reach NATS.
-    pub settings: Settings,
-    /// The bucket.
-    pub bucket: Bucket,
-    /// Log more.
-    pub verbose: bool,
-    /// The verb.
-    pub verb: Verb,
-}
-
-/// A verb with its own options.
-#[derive(Debug)]
-pub enum Verb {
-    /// Speak for one instance.
-    Run(RunOptions),
-    /// Prepare a bucket, or mend one.
-    Init(InitOptions),
-    /// Does TTL work here?
-    Check(CheckOptions),
-    /// Remove what is stale.
-    Cleanup(CleanupOptions),
-    /// Who is alive?
-    List(ListOptions),
-}
-
-/// Options of `run`.
-#[derive(Debug)]
-pub struct RunOptions {
-    /// The service's name.
-    pub service: ServiceName,
-    /// The instance's name.
-    pub instance: InstanceId,
-    /// The service's version.
-    pub version: Version,
-    /// How long an entry lives; whole seconds.
-    pub ttl: Duration,
-    /// Longest time between two heartbeats.
-    pub interval: Duration,
-    /// Register as `STANDBY`.
-    pub standby: bool,
-    /// `stickyActiveGroup`.
-    pub group: Option<String>,
-    /// What `--meta` gives.
-    pub metadata: BTreeMap<String, String>,
-    /// How to tell whether the service is well.
-    pub health: Option<HealthOptions>,
-    /// Where to write Prometheus text.
-    pub metrics_file: Option<PathBuf>,
-    /// What is permitted and not wise.
-    pub warnings: Vec<String>,
-}
-
-/// Options of `init`.
-#[derive(Debug)]
-pub struct InitOptions {
-    /// Replicas of a new bucket.
-    pub replicas: u8,
-    /// The server's own delete markers live this long.
-    pub marker_ttl: Option<Duration>,
-    /// Where a new bucket keeps its messages.
-    pub storage: Storage,
-}
-
-/// How `check` answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-    /// For Nagios and its kin: one line with performance data.
-    Nagios,
-    /// For node_exporter's textfile collector.
-    Prometheus,
-}
-
-/// Options of `check`.
-#[derive(Debug)]
-pub struct CheckOptions {
-    /// Try expiry with an entry of our own.
-    pub probe: bool,
-    /// How to answer.
-    pub format: Format,
-    /// Write the answer to this file, whole or not at all.
-    pub output: Option<PathBuf>,
-}
-
-/// Options of `cleanup`.
-#[derive(Debug)]
-pub struct CleanupOptions {
-    /// Remove nothing.
-    pub dry_run: bool,
-    /// Age from which a heartbeat is too old.
-    pub stale_after: Duration,
-    /// Only for these reasons; empty for all.
-    pub only: Vec<Reason>,
-    /// Only this service.
-    pub service: Option<ServiceName>,
-    /// Remove nothing if more would go.
-    pub max_removals: Option<u64>,
-    /// Remove what cannot be read, too.
-    pub unreadable: bool,
-    /// Answer in JSON.
-    pub json: bool,
-}
-
-/// Options of `list`.
-#[derive(Debug)]
-pub struct ListOptions {
-    /// Stale ones, too.
-    pub all: bool,
-    /// Only this service.
-    pub service: Option<ServiceName>,
-    /// Age from which a heartbeat is too old.
-    pub stale_after: Duration,
-    /// Answer in JSON.
-    pub json: bool,
 }
 
 /// A call that cannot be carried out.
@@ -256,8 +127,4 @@ fn help(verb: Option<&'static str>) -> String {
         Err(exit) => exit.output,
         Ok(_) => String::new(),
     }
-}
-
-fn usage(message: impl Into<String>) -> Failure {
-    Failure::new(Kind::Usage, message).with_hint(format!("{PROGRAM} --help"))
 }

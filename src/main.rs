@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use aegis_agent::cli::{self, Invocation, Parsed, Verb};
+use aegis_agent::cli::options::{Invocation, Verb};
+use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::system::{logging, systemd};

@@ -32,9 +32,6 @@ use crate::look::ServerInfo;
 /// to any replica, and that may be the one that hangs.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// What is being done while a bucket is made.
-pub const CREATING: &str = "creating the bucket";
-
 const READING: &str = "reading the entry";
 
 /// A question that was sent before its answer is waited for.

@@ -4,5 +4,6 @@
 
 pub mod duration;
 pub mod printable;
+pub mod prometheus;
 pub mod table;
 pub mod time;

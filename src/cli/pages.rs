@@ -11,8 +11,9 @@ use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
 use argh_shared::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
 use super::arguments::TopArgs;
+use super::help;
 use super::sorting::{GLOBAL, GLOBAL_SWITCHES, VERBS, options_of};
-use super::{PROGRAM, help};
+use super::values::PROGRAM;
 
 /// The command line as argh knows it, with the options of connection and
 /// bucket behind each verb as well: there, too, they are taken.

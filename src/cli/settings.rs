@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::TopArgs;
-use super::usage;
-use super::values::{Given, LONGEST_TIMEOUT, Source, from_context};
+use super::values::{Given, LONGEST_TIMEOUT, Source, from_context, usage};
 use crate::cli::context::{self, Context};
 use crate::connection::{ServerAddress, Settings};
 use crate::error::{Failure, Kind};

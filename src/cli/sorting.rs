@@ -1,7 +1,7 @@
 //! Arguments in order before argh sees them, and what to say of one that no
 //! verb knows: with the option or verb that was perhaps meant. *Pure*.
 
-use super::usage;
+use super::values::usage;
 use crate::error::Failure;
 use crate::url::shown;
 

@@ -1,5 +1,9 @@
 //! Calls with an environment, taken or refused.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::options::{Format, ListOptions, RunOptions};
 use super::*;
 use crate::health::verdict::Check;
 

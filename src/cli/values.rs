@@ -11,6 +11,8 @@ use crate::error::{Failure, Kind};
 use crate::text::duration::{self, ParseError, as_setting};
 use crate::url::shown;
 
+pub(super) const PROGRAM: &str = "aegis-agent";
+
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A value, and where it came from.
@@ -88,4 +90,9 @@ impl Source<'_> {
             None => self.env(variable),
         }
     }
+}
+
+/// A call that the command line itself makes wrong.
+pub(super) fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(Kind::Usage, message).with_hint(format!("{PROGRAM} --help"))
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
-use super::values::{Given, LONGEST_TIMEOUT, Source, option};
-use super::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, usage};
+use super::options::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions};
+use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
 use crate::health::verdict::{Check, HealthOptions};
 use crate::instance::record::InstanceId;

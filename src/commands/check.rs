@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal, Write};
 
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
-use crate::cli::{CheckOptions, Format};
+use crate::cli::options::{CheckOptions, Format};
 use crate::connection::{Connector, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::Bucket;

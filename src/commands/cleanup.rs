@@ -19,7 +19,7 @@ use self::remover::{Fate, Remover};
 use self::report::{Console, Counts, Report, Style};
 use self::revisions::{Lookup, Revisions};
 use self::selection::{Choice, Selection, Target, Unread};
-use crate::cli::CleanupOptions;
+use crate::cli::options::CleanupOptions;
 use crate::connection::{Connector, Settings};
 use crate::error::{Failure, Kind};
 use crate::instance::entry::Entry;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cli::InitOptions;
+use crate::cli::options::InitOptions;
 use crate::connection::{Connector, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::{Bucket, Storage};

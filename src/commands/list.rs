@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use crate::cli::ListOptions;
+use crate::cli::options::ListOptions;
 use crate::connection::{Connector, Settings};
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};

@@ -22,7 +22,7 @@ use log::{info, warn};
 
 use self::schedule::Schedule;
 use self::surroundings::Host;
-use crate::cli::{Invocation, RunOptions};
+use crate::cli::options::{Invocation, RunOptions};
 use crate::connection::{Connector, Settings, StopCheck};
 use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;

@@ -4,11 +4,13 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use super::CREATING;
 use crate::connection::{ConnectError, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{ApiError, ReplyError};
+
+/// What is being done while a bucket is made.
+pub const CREATING: &str = "creating the bucket";
 
 /// Why an exchange with the registry failed.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::row::{Grade, Metric, Row, Unit};
 use crate::jetstream::bucket::Bucket;
 use crate::text::printable::printable;
+use crate::text::prometheus::{Kind, family, label};
 
 /// The worst status of all checks.
 pub fn worst(checks: &[Row]) -> Grade {
@@ -126,13 +127,13 @@ pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
     let mut text = String::new();
     let bucket = label(bucket.as_str());
     let worst = worst(checks);
-    family(
+    gauge(
         &mut text,
         "aegis_status",
         "How all checks came out together: 0 ok, 1 warning, 2 critical, 3 unknown",
         [(format!("bucket=\"{bucket}\""), f64::from(worst.code()))],
     );
-    family(
+    gauge(
         &mut text,
         "aegis_check_status",
         "How each check came out: 0 ok, 1 warning, 2 critical, 3 unknown",
@@ -143,7 +144,7 @@ pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
     );
     let version = checks.iter().find(|check| check.name == "server-version");
     if let Some(version) = version.and_then(|check| check.value.as_ref()?.as_str()) {
-        family(
+        gauge(
             &mut text,
             "aegis_server_info",
             "The version of nats-server that counts for the bucket",
@@ -162,28 +163,19 @@ pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
             Unit::Bytes => "_bytes",
         };
         let name = format!("aegis_{}{unit}", metric.name);
-        family(&mut text, &name, metric.help, [(format!("bucket=\"{bucket}\""), metric.value)]);
+        gauge(&mut text, &name, metric.help, [(format!("bucket=\"{bucket}\""), metric.value)]);
     }
     text
 }
 
-fn family(
+fn gauge(
     text: &mut String,
     name: &str,
     help: &str,
     samples: impl IntoIterator<Item = (String, f64)>,
 ) {
-    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-    line(text, format_args!("# HELP {name} {help}"));
-    line(text, format_args!("# TYPE {name} gauge"));
-    for (labels, value) in samples {
-        line(text, format_args!("{name}{{{labels}}} {}", number(value)));
-    }
-}
-
-/// A label's value: backslash, quote and line feed are escaped.
-fn label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let samples = samples.into_iter().map(|(labels, value)| (labels, number(value)));
+    family(text, name, Kind::Gauge, help, samples);
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::text::printable::printable;
+use crate::text::prometheus::{Kind, family};
 
 /// systemd takes a datagram of 4096 bytes; nobody reads a longer line anyway.
 const LONGEST_LINE: usize = 1_000;
@@ -188,42 +189,37 @@ impl Standing {
     pub fn metrics(&self, now: Duration, labels: &Labels<'_>) -> String {
         let labels = labels.to_string();
         let mut text = String::new();
-        let mut sample = |name: &str, kind: &str, help: &str, value: String| {
-            // Writing to a string cannot fail.
-            let _ = write!(
-                text,
-                "# HELP aegis_agent_{name} {help}\n# TYPE aegis_agent_{name} {kind}\n\
-                 aegis_agent_{name}{{{labels}}} {value}\n"
-            );
+        let mut sample = |name: &str, kind: Kind, help: &str, value: String| {
+            family(&mut text, &format!("aegis_agent_{name}"), kind, help, [(&labels, value)]);
         };
         let flag = |yes: bool| u8::from(yes).to_string();
         sample(
             "registered",
-            "gauge",
+            Kind::Gauge,
             "Whether the entry is in the registry.",
             flag(self.registered),
         );
         sample(
             "heartbeats_sent_total",
-            "counter",
+            Kind::Counter,
             "Heartbeats sent, registrations included.",
             self.sent.to_string(),
         );
         sample(
             "heartbeats_failed_total",
-            "counter",
+            Kind::Counter,
             "Heartbeats and registrations that were not acknowledged.",
             self.failed.to_string(),
         );
         sample(
             "outages_total",
-            "counter",
+            Kind::Counter,
             "Times that the registry was out of reach or refused.",
             self.outages.to_string(),
         );
         sample(
             "conflicts_total",
-            "counter",
+            Kind::Counter,
             "Heartbeats refused because somebody else had written the entry.",
             self.conflicts.to_string(),
         );
@@ -231,13 +227,13 @@ impl Standing {
             let ago = now.saturating_sub(ack.since_start);
             sample(
                 "last_ack_age_seconds",
-                "gauge",
+                Kind::Gauge,
                 "Time since the last acknowledgement, when this was written.",
                 format!("{:.3}", ago.as_secs_f64()),
             );
             sample(
                 "ack_seconds",
-                "gauge",
+                Kind::Gauge,
                 "Time that the last acknowledgement took.",
                 format!("{:.6}", ack.took.as_secs_f64()),
             );
@@ -245,7 +241,7 @@ impl Standing {
         if let Some(healthy) = self.health {
             sample(
                 "healthy",
-                "gauge",
+                Kind::Gauge,
                 "Whether the service passes its health check.",
                 flag(healthy),
             );
@@ -253,17 +249,18 @@ impl Standing {
         if let Some(offset) = self.clock_offset {
             sample(
                 "clock_offset_seconds",
-                "gauge",
+                Kind::Gauge,
                 "How far this host's clock is ahead of the registry's.",
                 format!("{offset:.3}"),
             );
         }
         let version = env!("CARGO_PKG_VERSION");
-        let _ = write!(
-            text,
-            "# HELP aegis_agent_build_info The agent's version.\n\
-             # TYPE aegis_agent_build_info gauge\n\
-             aegis_agent_build_info{{{labels},version=\"{version}\"}} 1\n"
+        family(
+            &mut text,
+            "aegis_agent_build_info",
+            Kind::Gauge,
+            "The agent's version.",
+            [(format!("{labels},version=\"{version}\""), 1)],
         );
         text
     }
