@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod architecture;
 mod budget;
 mod check;
 mod check_answers;
