@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use aegis_agent::cli::{self, context};
-use aegis_agent::diagnosis::{self, Tried};
 use aegis_agent::instance::entry::Entry;
 use aegis_agent::instance::record;
 use aegis_agent::instance::staleness::{self, Stored};
@@ -14,10 +13,11 @@ use aegis_agent::jetstream::bucket::{self, Bucket};
 use aegis_agent::jetstream::fitness::ServerVersion;
 use aegis_agent::jetstream::stored::{self, StoredMessage};
 use aegis_agent::jetstream::{replies, requests};
-use aegis_agent::look::InfoLine;
+use aegis_agent::nats::handshake::{Handshake, Step, Wish};
+use aegis_agent::nats::wire::{Headers, Operation, Parser, Request, publish};
+use aegis_agent::nats::{address, login};
 use aegis_agent::text::time::{format_time, parse_time};
 use aegis_agent::text::{duration, printable};
-use aegis_agent::{login, url};
 use time::OffsetDateTime;
 
 /// A target: its name, which is that of its seeds, and its function.
@@ -34,7 +34,8 @@ pub(crate) const ALL: &[Target] = &[
     ("url", url),
     ("context", context),
     ("creds", creds),
-    ("info", info),
+    ("wire", wire),
+    ("handshake", handshake),
     ("arguments", arguments),
 ];
 
@@ -125,11 +126,9 @@ pub(crate) fn reply(data: &[u8]) {
 }
 
 fn entry(message: StoredMessage) {
-    let poison = message.poison();
     let entry = Entry::of_message(&Bucket::service_registry(), message);
     match entry.instance() {
         Some(Ok(record)) => {
-            assert!(poison.is_none(), "poison is reported, never read");
             assert!(bucket::key_is_safe(&entry.key), "{:?}", entry.key);
             for now in moments() {
                 staleness::judge(&record, &entry.stored, now, Duration::from_secs(35));
@@ -150,22 +149,21 @@ pub(crate) fn header(data: &[u8]) {
         headers: data.to_vec(),
         data: b"{}".to_vec(),
     };
-    for name in [requests::TTL_HEADER, requests::OPERATION_HEADER, requests::MARKER_REASON_HEADER] {
-        if let Some(value) = message.header(name) {
-            assert!(value.len() <= data.len() * 3);
-            staleness::stored_ttl(Some(&value));
-        }
+    let headers = Headers(data);
+    for (name, value) in headers.iter() {
+        assert!(name.len() + value.len() < data.len());
+        assert!(!name.contains(&b':'));
     }
+    for name in [requests::TTL_HEADER, requests::OPERATION_HEADER, requests::MARKER_REASON_HEADER] {
+        assert_eq!(headers.first(name).is_some(), headers.all(name).count() > 0);
+        let value = headers.first(name).and_then(|value| std::str::from_utf8(value).ok());
+        staleness::stored_ttl(value);
+    }
+    assert!(headers.status().is_none_or(|status| status < 1_000));
+    assert!(headers.status_text().len() <= data.len() * 3);
+    stored::direct_origin(headers);
     entry(message);
     let text = String::from_utf8_lossy(data);
-    for unique in ["", "x", "aegis-"] {
-        diagnosis::refusal(&text, unique);
-    }
-    let tls = login::Tls { ca: Some("/ca".into()), client: Some(("/c".into(), "/k".into())) };
-    for tls in [None, Some(&tls)] {
-        let cause = diagnosis::cause(&text, &Tried { host: "h", tls, who: "nobody" });
-        assert!(cause.to_string().len() <= text.len() + 400);
-    }
     let shown = printable::clipped(&text, 80);
     assert!(shown.chars().count() <= 80 && !shown.chars().any(char::is_control), "{shown:?}");
 }
@@ -204,7 +202,7 @@ pub(crate) fn duration(data: &[u8]) {
 pub(crate) fn url(data: &[u8]) {
     const SECRET: &str = "qZ7secretQz";
     let text = String::from_utf8_lossy(data);
-    if let Ok((servers, _)) = url::parse_list(&text) {
+    if let Ok((servers, _)) = address::parse_list(&text) {
         assert!(!servers.is_empty());
         for server in servers {
             assert!(server.port != 0 && !server.host.is_empty());
@@ -220,10 +218,10 @@ pub(crate) fn url(data: &[u8]) {
     for login in [format!("u:{SECRET}"), SECRET.to_owned(), format!("u:{SECRET}{host}")] {
         for scheme in ["nats://", "tls://", "ws://", ""] {
             let url = format!("{scheme}{login}@{host}");
-            if let Err(error) = url::parse_list(&url) {
+            if let Err(error) = address::parse_list(&url) {
                 assert!(!error.contains(SECRET), "{url} gives {error}");
             }
-            assert!(!url::redact(&url).contains(SECRET), "{url}");
+            assert!(!address::redact(&url).contains(SECRET), "{url}");
         }
     }
 }
@@ -260,21 +258,102 @@ pub(crate) fn creds(data: &[u8]) {
     }
 }
 
-/// The first line of a server, in pieces of any size.
-pub(crate) fn info(data: &[u8]) {
-    let mut line = InfoLine::default();
-    let size = usize::from(data.first().copied().unwrap_or(1)).max(1);
+/// All that a parser makes of these bytes, in pieces of `size`.
+fn operations(data: &[u8], size: usize) -> (Vec<String>, bool) {
+    let mut parser = Parser::default();
+    parser.set_max_payload(1 << 20);
+    let mut found = Vec::new();
     for piece in data.chunks(size) {
-        match line.add(piece) {
-            Ok(None) => {}
-            Ok(Some(info)) => {
-                let _ = ServerVersion::parse(&info.version);
-                return;
+        parser.buffer().extend_from_slice(piece);
+        loop {
+            match parser.next() {
+                Ok(Some(operation)) => found.push(format!("{operation:?}")),
+                Ok(None) => break,
+                Err(bad) => {
+                    assert!(bad.to_string().len() < 600);
+                    return (found, false);
+                }
             }
-            Err(cause) => {
-                assert!(cause.to_string().len() < 1_000);
-                return;
+        }
+    }
+    (found, true)
+}
+
+/// What a server sends, in pieces of any size: the same comes of it, and what
+/// we publish is read again as it was.
+pub(crate) fn wire(data: &[u8]) {
+    let (&first, rest) = data.split_first().unwrap_or((&1, &[]));
+    let size = usize::from(first).max(1);
+    let whole = operations(rest, rest.len().max(1));
+    assert_eq!(operations(rest, size), whole, "in pieces of {size}");
+
+    let mut request = Request::new(String::from_utf8_lossy(rest), rest);
+    request.headers = vec![("Nats-TTL", String::from_utf8_lossy(data).into_owned())];
+    if request.fault().is_some() {
+        return;
+    }
+    let mut out = Vec::new();
+    publish(&mut out, &request, "_INBOX.a.1");
+    let sent = String::from_utf8_lossy(&out).replacen("HPUB ", "HMSG ", 1);
+    assert_eq!(sent.matches("\r\nHPUB").count(), 0, "one frame");
+}
+
+/// A server's words during a login, in pieces of any size.
+pub(crate) fn handshake(data: &[u8]) {
+    let (&first, rest) = data.split_first().unwrap_or((&1, &[]));
+    let size = usize::from(first).max(1);
+    let login = login::ReadLogin::User("u".into(), "qZ7secretQz".into());
+    for (tls, tls_first) in [(false, false), (true, false), (false, true)] {
+        let wish = Wish {
+            tls,
+            tls_first,
+            has_certificate: false,
+            login: &login,
+            who: "user \"u\"",
+            name: "aegis-agent list",
+        };
+        let (mut handshake, mut step) = Handshake::begin(&wish);
+        let mut secured = false;
+        let mut parser = Parser::default();
+        let mut pieces = rest.chunks(size);
+        'talk: loop {
+            match &step {
+                Step::Secure => {
+                    assert!(!secured, "TLS once");
+                    secured = true;
+                    step = handshake.secured(&wish).expect("nothing was said");
+                    continue;
+                }
+                Step::Send(bytes) if bytes.starts_with(b"CONNECT") => {
+                    assert!(secured || !tls, "no login without TLS");
+                }
+                Step::Ready => break,
+                _ => {}
             }
+            let operation = loop {
+                match parser.next() {
+                    Ok(Some(operation)) => break operation,
+                    Ok(None) => match pieces.next() {
+                        Some(piece) => parser.buffer().extend_from_slice(piece),
+                        None => break 'talk,
+                    },
+                    Err(_) => break 'talk,
+                }
+            };
+            if matches!(&operation, Operation::Info(json) if json.len() > 64 << 10) {
+                panic!("a line beyond its bound");
+            }
+            match handshake.heard(operation, parser.rest(), &wish) {
+                Ok(next) => step = next,
+                Err(cause) => {
+                    assert!(cause.to_string().len() < 1_000);
+                    assert!(!cause.to_string().contains("qZ7secretQz") || rest.len() > 10);
+                    break;
+                }
+            }
+        }
+        if let Some(info) = handshake.info() {
+            let _ = ServerVersion::parse(&info.version);
         }
     }
 }

@@ -27,7 +27,7 @@ use self::sorting::{Sorted, find_verb, sort};
 use self::values::{PROGRAM, Source, usage};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
-use crate::url;
+use crate::nats::address;
 
 /// What to do.
 #[derive(Debug)]
@@ -75,19 +75,19 @@ fn parse_call(
     check: &mut Option<(CheckOptions, Bucket)>,
 ) -> Result<Parsed, Failure> {
     if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
-        return Err(usage(format!("{:?}: is not UTF-8", url::shown(&lossy[broken]))));
+        return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));
     }
-    let (verb, global, own) = match sort(&lossy)? {
+    let (verb_name, global, own) = match sort(&lossy)? {
         Sorted::Version => {
             return Ok(Parsed::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
         }
         Sorted::Help(verb) => return Ok(Parsed::Print(help(verb))),
         Sorted::Call { verb, global, own } => (verb, global, own),
     };
-    let words: Vec<&str> = global.iter().map(String::as_str).chain([verb]).collect();
+    let words: Vec<&str> = global.iter().map(String::as_str).chain([verb_name]).collect();
     let words: Vec<&str> = words.into_iter().chain(own.iter().map(String::as_str)).collect();
     let top = TopArgs::from_args(&[PROGRAM], &words)
-        .map_err(|exit| usage(url::shown(&exit.output.trim().replace('\n', " "))))?;
+        .map_err(|exit| usage(address::shown(&exit.output.trim().replace('\n', " "))))?;
     let source = Source { env };
     let mut verb = match &top.verb {
         VerbArgs::Run(args) => Verb::Run(verbs::run(&source, args, host_name)?),
@@ -96,7 +96,7 @@ fn parse_call(
         VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(args)?),
         VerbArgs::List(args) => Verb::List(verbs::list(args)?),
     };
-    let (settings, bucket) = match settings::connection(&source, &top) {
+    let (mut settings, bucket) = match settings::connection(&source, &top) {
         Ok(both) => both,
         Err(failure) => {
             if let Verb::Check(options) = verb {
@@ -106,11 +106,15 @@ fn parse_call(
             return Err(failure);
         }
     };
+    settings.name = match &verb {
+        Verb::Run(options) => format!("{PROGRAM} {}/{}", options.service, options.instance),
+        _ => format!("{PROGRAM} {verb_name}"),
+    };
     if let Verb::Run(options) = &mut verb
         && top
             .nats_url
             .as_deref()
-            .is_some_and(|url| url.split(',').any(|one| url::redact(one) != one))
+            .is_some_and(|url| url.split(',').any(|one| address::redact(one) != one))
     {
         options.warnings.push(
             "the login in --nats-url can be read by every user of this host (ps): put the URL into \

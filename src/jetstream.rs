@@ -4,6 +4,7 @@
 
 pub mod bucket;
 pub mod fitness;
+pub mod pulls;
 pub mod replies;
 pub mod requests;
 pub mod server_bugs;

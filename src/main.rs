@@ -9,17 +9,13 @@ use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::system::{logging, systemd};
-use aegis_agent::{commands, memory};
+use aegis_agent::commands;
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
 
-#[global_allocator]
-static ALLOCATOR: memory::Bounded = memory::Bounded;
 
 fn main() -> ExitCode {
-    memory::trust_this_thread();
-    keep_other_threads_quiet();
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let env = |name: &str| std::env::var_os(name);
     match cli::parse(&args, &env, &host_name) {
@@ -107,19 +103,6 @@ fn exit(failure: &Failure, check: bool) -> ExitCode {
         log::info!(target: "aegis_agent", "hint: {hint}");
     }
     ExitCode::from(if check { CHECK_UNKNOWN } else { failure.exit_code() })
-}
-
-/// The nats crate's reader panics on hostile bytes: that is a lost session,
-/// which the owner of the session reports.
-fn keep_other_threads_quiet() {
-    let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if std::thread::current().name() == Some("main") {
-            default(panic);
-        } else {
-            aegis_agent::connection::note_panic();
-        }
-    }));
 }
 
 fn host_name() -> Option<String> {

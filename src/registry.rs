@@ -17,29 +17,25 @@ use std::time::{Duration, Instant};
 use log::debug;
 use time::OffsetDateTime;
 
-use self::clock::RegistryClock;
+use self::clock::{RegistryClock, boot_clock};
 use self::failure::RegistryError;
-use crate::connection::{Connector, Incoming, RequestError, Session};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
-use crate::jetstream::requests::{self, Put, Request};
+use crate::jetstream::requests::{self, Put};
 use crate::jetstream::stored;
-use crate::look::ServerInfo;
+use crate::nats::{
+    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Token, answered,
+};
 
 /// A question that was not answered by then is asked again: a direct get goes
 /// to any replica, and that may be the one that hangs.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 const READING: &str = "reading the entry";
-
-/// A question that was sent before its answer is waited for.
-struct Ahead {
-    request: Request,
-    inbox: String,
-    answer: Option<Result<Incoming, RequestError>>,
-}
+/// What is being done while the bucket is looked at.
+pub const LOOKING: &str = "looking at the bucket";
 
 /// One bucket, over one session at a time.
 pub struct Registry {
@@ -49,8 +45,7 @@ pub struct Registry {
     clock: Option<RegistryClock>,
     /// How long the last question waited for its answer.
     answer_time: Duration,
-    ahead: Option<Ahead>,
-    /// No exchange goes on behind this.
+    /// No exchange goes on after this.
     end: Option<Instant>,
 }
 
@@ -63,7 +58,6 @@ impl Registry {
             session: None,
             clock: None,
             answer_time: Duration::ZERO,
-            ahead: None,
             end: None,
         }
     }
@@ -79,7 +73,6 @@ impl Registry {
     /// Speaks through another connector from now on, on a fresh session.
     pub fn replace_connector(&mut self, connector: Connector) {
         self.session = None;
-        self.ahead = None;
         self.connector = connector;
     }
 
@@ -105,7 +98,6 @@ impl Registry {
     /// Replaces the session by a fresh one, within `limit`.
     pub fn connect(&mut self, limit: Duration) -> Result<(), RegistryError> {
         self.session = None;
-        self.ahead = None;
         let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
         debug!(
             "connected to {} ({}, nats-server {})",
@@ -120,14 +112,12 @@ impl Registry {
     pub fn move_on(&mut self, limit: Duration) -> Result<(), RegistryError> {
         let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
         self.session = Some(session);
-        self.ahead = None;
         Ok(())
     }
 
     /// Gives the session up: it is in doubt.
     pub fn disconnect(&mut self) {
         self.session = None;
-        self.ahead = None;
     }
 
     /// The session, if there is one that has not ended.
@@ -155,34 +145,40 @@ impl Registry {
         self.answer_time
     }
 
-    /// Sends a request; its reply carries the returned inbox.
+    /// Waits until `until`, and attends to the session meanwhile. May end
+    /// early.
+    pub fn idle_until(&mut self, until: Instant) {
+        match self.session.as_mut().filter(|session| !session.has_ended()) {
+            Some(session) => session.idle_until(until),
+            None => self.connector.idle_until(until),
+        }
+    }
+
+    /// Queues a request, which leaves with the next wait.
     pub fn send(
         &mut self,
         doing: &'static str,
         request: &Request,
-    ) -> Result<String, RegistryError> {
-        let failed = |error| RegistryError::Request(doing, error);
-        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
-        session.send(request).map_err(failed)
+    ) -> Result<Token, RegistryError> {
+        self.on_session(doing, |session| session.send(request))
     }
 
-    /// The next message for this session; see [`Session::receive`].
+    /// What arrives next; see [`Session::receive`].
     pub fn receive(
         &mut self,
         doing: &'static str,
         deadline: Instant,
-    ) -> Result<Incoming, RegistryError> {
-        let failed = |error| RegistryError::Request(doing, error);
-        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
-        session.receive(deadline).map_err(failed)
+    ) -> Result<Arrival, RegistryError> {
+        self.on_session(doing, |session| session.receive(deadline))
     }
 
-    /// Waits for the reply to one request that was sent, within the timeout.
-    pub fn answer(&mut self, doing: &'static str, inbox: &str) -> Result<Incoming, RegistryError> {
-        let deadline = Instant::now() + self.timeout();
-        let failed = |error| RegistryError::Request(doing, error);
-        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
-        session.answer(inbox, deadline).map_err(failed)
+    fn on_session<T>(
+        &mut self,
+        doing: &'static str,
+        act: impl FnOnce(&mut Session) -> Result<T, RequestError>,
+    ) -> Result<T, RegistryError> {
+        let result = self.session.as_mut().ok_or_else(no_session).and_then(act);
+        result.map_err(|error| RegistryError::Request(doing, error))
     }
 
     /// Sends a request and waits for its reply, within the timeout.
@@ -192,67 +188,98 @@ impl Registry {
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
         let began = Instant::now();
-        let inbox = self.send(doing, request)?;
-        let answer = self.answer(doing, &inbox);
+        let deadline = began + self.timeout();
+        let answer = self.on_session(doing, |session| session.request(request, deadline));
         self.answer_time = began.elapsed();
         answer
     }
 
-    /// As `request`, for a question that may be asked twice: asked again twice a
-    /// second until it is answered. A cluster that is choosing a leader does
-    /// not answer at all, and nobody tells when it has.
+    /// As `request`, for a question that may be asked twice.
     pub fn ask(
         &mut self,
         doing: &'static str,
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
+        let [answer] = self.ask_all([(doing, request.clone())]);
+        answer.map(|answer| answer.message)
+    }
+
+    /// Sends several questions at once and waits for all answers, within one
+    /// timeout. What is not answered is asked again twice a second: a cluster
+    /// that is choosing a leader does not answer at all, and nobody tells when
+    /// it has.
+    pub fn ask_all<const N: usize>(
+        &mut self,
+        questions: [(&'static str, Request); N],
+    ) -> [Result<Answer, RegistryError>; N] {
         let began = Instant::now();
         let deadline = began + self.timeout();
-        let failed = |error| RegistryError::Request(doing, error);
-        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
+        let mut open = questions.map(|(doing, request)| Question {
+            doing,
+            request,
+            tokens: Vec::new(),
+            answer: None,
+        });
+        let failed = self.exchange(&mut open, deadline).err();
+        self.answer_time = began.elapsed();
+        open.map(|question| {
+            let none = || Err(failed.clone().unwrap_or(RequestError::TimedOut));
+            let answer = question.answer.unwrap_or_else(none);
+            answer.map_err(|error| RegistryError::Request(question.doing, error))
+        })
+    }
+
+    /// Asks until every question has its answer; the error is the fate of those
+    /// that have none.
+    fn exchange(&mut self, open: &mut [Question], deadline: Instant) -> Result<(), RequestError> {
+        let session = self.session.as_mut().ok_or_else(no_session)?;
         let stopping = session.stop_requested();
         // Where everything takes long, more questions make it longer.
         let again = ASK_AGAIN.max(session.greeting * 2);
-        let mut inboxes = Vec::new();
-        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.request == *request) {
-            if let Some(answer) = ahead.answer {
-                return answer.map_err(failed);
-            }
-            inboxes.push(ahead.inbox);
-        }
-        let mut asked = !inboxes.is_empty();
-        loop {
-            if !std::mem::take(&mut asked) {
-                inboxes.push(session.send(request).map_err(failed)?);
-            }
-            let until = deadline.min(Instant::now() + again);
-            match answer_to_any(session, &inboxes, &mut self.ahead, until) {
-                Err(RequestError::TimedOut)
-                    if until < deadline && session.stop_requested() == stopping => {}
-                result => {
-                    self.answer_time = began.elapsed();
-                    return result.map_err(failed);
+        while open.iter().any(|question| question.answer.is_none()) {
+            for question in open.iter_mut().filter(|question| question.answer.is_none()) {
+                match session.send(&question.request) {
+                    Ok(token) => question.tokens.push(token),
+                    Err(error) => question.answer = Some(Err(error)),
                 }
             }
+            let until = deadline.min(Instant::now() + again);
+            while open.iter().any(|question| question.answer.is_none()) {
+                match session.receive(until) {
+                    Ok(arrival) => take_answer(open, arrival),
+                    Err(RequestError::TimedOut)
+                        if until < deadline && session.stop_requested() == stopping =>
+                    {
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(RequestError::TimedOut);
+            }
         }
-    }
-
-    /// Sends the question of [`Registry::get`] ahead of others: the crate pauses
-    /// for 5 ms between two flushes, and one will do for both.
-    pub fn get_ahead(&mut self, key: &str) -> Result<(), RegistryError> {
-        let request = requests::direct_get(&self.bucket, key);
-        let inbox = self.send(READING, &request)?;
-        self.ahead = Some(Ahead { request, inbox, answer: None });
         Ok(())
     }
 
     /// The bucket's configuration and state; sets the registry's clock.
     /// `None` where it does not exist.
     pub fn info(&mut self) -> Result<Option<StreamInfo>, RegistryError> {
-        const DOING: &str = "looking at the bucket";
-        let request = requests::stream_info(&self.bucket);
-        let reply = self.ask(DOING, &request)?;
-        match self.read_info(DOING, &reply) {
+        let [answer] = self.ask_all([(LOOKING, requests::stream_info(&self.bucket))]);
+        self.take_info(LOOKING, answer)
+    }
+
+    /// Reads the answer to a question for the bucket, as `info` does.
+    pub fn take_info(
+        &mut self,
+        doing: &'static str,
+        answer: Result<Answer, RegistryError>,
+    ) -> Result<Option<StreamInfo>, RegistryError> {
+        let answer = answer?;
+        match self.info_of(doing, &answer.message, answer.arrived) {
             Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
             result => result.map(Some),
         }
@@ -275,54 +302,86 @@ impl Registry {
         doing: &'static str,
         reply: &Incoming,
     ) -> Result<StreamInfo, RegistryError> {
+        self.info_of(doing, reply, boot_clock())
+    }
+
+    fn info_of(
+        &mut self,
+        doing: &'static str,
+        reply: &Incoming,
+        arrived: Duration,
+    ) -> Result<StreamInfo, RegistryError> {
         let info =
-            replies::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(doing, e))?;
-        self.set_clock(info.ts);
+            replies::read_stream_info(reply.data()).map_err(|e| RegistryError::Reply(doing, e))?;
+        self.set_clock(info.ts, arrived);
         Ok(info)
     }
 
-    /// Sets the registry's clock by the `ts` of a reply that has just come.
-    pub fn set_clock(&mut self, ts: Option<OffsetDateTime>) {
+    /// Sets the registry's clock by the `ts` of a reply that came when the boot
+    /// clock stood at `arrived`.
+    fn set_clock(&mut self, ts: Option<OffsetDateTime>, arrived: Duration) {
         if let Some(ts) = ts {
-            self.clock = Some(RegistryClock::told(ts, self.answer_time));
+            self.clock = Some(RegistryClock::told(ts, arrived, self.answer_time));
         }
     }
 
     /// The bucket, existing and fit to write heartbeats to.
     pub fn fit_info(&mut self) -> Result<StreamInfo, RegistryError> {
-        let connected = self.server().map_or(String::new(), |server| server.version.clone());
-        let Some(info) = self.info()? else {
-            fitness::judge_server(&connected).map_err(RegistryError::Unfit)?;
+        let found = self.info()?;
+        self.fit(found)
+    }
+
+    /// The bucket that was found, if it is fit to write heartbeats to.
+    pub fn fit(&self, found: Option<StreamInfo>) -> Result<StreamInfo, RegistryError> {
+        let connected = self.server().map_or("", |server| server.version.as_str());
+        let Some(info) = found else {
+            fitness::judge_server(connected).map_err(RegistryError::Unfit)?;
             return Err(RegistryError::Unfit(Unfit::NoBucket(self.bucket.clone())));
         };
-        fitness::judge_bucket(&self.bucket, &info, &connected).map_err(RegistryError::Unfit)?;
+        fitness::judge_bucket(&self.bucket, &info, connected).map_err(RegistryError::Unfit)?;
         Ok(info)
+    }
+
+    /// The bucket, and what stands under a key, in one exchange: each as `info`
+    /// and `get` tell it.
+    pub fn info_and_entry(&mut self, key: &str) -> (InfoResult, EntryResult) {
+        let [info, entry] = self.ask_all([
+            (LOOKING, requests::stream_info(&self.bucket)),
+            (READING, requests::direct_get(&self.bucket, key)),
+        ]);
+        let info = self.take_info(LOOKING, info);
+        let entry = match (&info, entry) {
+            // Where there is no bucket nobody answers for its entries.
+            (Ok(None), _) => Ok(None),
+            (_, entry) => self.take_entry(key, entry.map(|answer| answer.message)),
+        };
+        (info, entry)
     }
 
     /// The newest revision of a key, markers included; `None` where there is
     /// none.
-    pub fn get(&mut self, key: &str) -> Result<Option<Entry>, RegistryError> {
-        let request = requests::direct_get(&self.bucket, key);
-        let reply = match self.ask(READING, &request) {
+    pub fn get(&mut self, key: &str) -> EntryResult {
+        let reply = self.ask(READING, &requests::direct_get(&self.bucket, key));
+        self.take_entry(key, reply)
+    }
+
+    fn take_entry(&mut self, key: &str, reply: Result<Incoming, RegistryError>) -> EntryResult {
+        let reply = match reply {
             // Direct access is off.
             Err(RegistryError::Request(_, RequestError::NoResponders)) => {
                 return self.get_message(READING, &requests::get_last(&self.bucket, key));
             }
             reply => reply?,
         };
-        if let Some((revision, at)) = stored::direct_origin(|name| reply.header_values(name)) {
+        if let Some((revision, at)) = stored::direct_origin(reply.headers()) {
             return Ok(Some(Entry::of_value(reply, key.to_owned(), revision, at)));
         }
-        match reply.status() {
-            Some(404) => Ok(None),
-            // Its writer put headers of the same names, and the crate loses
-            // which came last: ask in the other way.
-            None => self.get_message(READING, &requests::get_last(&self.bucket, key)),
-            Some(status) => Err(RegistryError::Reply(
-                READING,
-                ReplyError::Unreadable(format!("status {status} {}", reply.status_text())),
-            )),
-        }
+        let status = match reply.status() {
+            Some(404) => return Ok(None),
+            Some(status) => format!("status {status} {}", reply.status_text()),
+            None => "the revision is missing".into(),
+        };
+        Err(RegistryError::Reply(READING, ReplyError::Unreadable(status)))
     }
 
     /// One stored message by `STREAM.MSG.GET`; `None` where there is none.
@@ -332,7 +391,7 @@ impl Registry {
         request: &Request,
     ) -> Result<Option<Entry>, RegistryError> {
         let reply = self.ask(doing, request)?;
-        match stored::read_message(&reply.data) {
+        match stored::read_message(reply.data()) {
             Ok(message) => Ok(Some(Entry::of_message(&self.bucket, message))),
             Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => Ok(None),
             Err(error) => Err(RegistryError::Reply(doing, error)),
@@ -349,10 +408,8 @@ impl Registry {
         const DOING: &str = "writing the entry";
         let request = requests::put(&self.bucket, put);
         let deadline = Instant::now() + limit.min(self.timeout());
-        let failed = |error| RegistryError::Request(DOING, error);
-        let session = self.session.as_mut().ok_or_else(|| failed(no_session()))?;
-        let reply = session.request(&request, deadline).map_err(failed)?;
-        replies::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(DOING, error))
+        let reply = self.on_session(DOING, |session| session.request(&request, deadline))?;
+        replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(DOING, error))
     }
 
     /// Puts a delete marker over exactly `revision`: a purge marker, which
@@ -362,7 +419,7 @@ impl Registry {
         for rollup in [true, false] {
             let request = requests::deregister(&self.bucket, key, revision, rollup);
             let reply = self.request(DOING, &request)?;
-            match replies::acknowledged(&reply.data) {
+            match replies::acknowledged(reply.data()) {
                 Ok(_) => return Ok(()),
                 Err(ReplyError::Api(error)) if rollup && error.err_code == ApiError::ROLLUP => {}
                 Err(error) => return Err(RegistryError::Reply(DOING, error)),
@@ -372,30 +429,40 @@ impl Registry {
     }
 }
 
-/// Waits for the answer to one of several requests, whichever comes first; an
-/// answer to the question that was sent ahead is put aside.
-fn answer_to_any(
-    session: &mut Session,
-    inboxes: &[String],
-    ahead: &mut Option<Ahead>,
-    deadline: Instant,
-) -> Result<Incoming, RequestError> {
-    loop {
-        let received = session.receive(deadline);
-        let ahead = ahead.as_mut().filter(|ahead| match &received {
-            Ok(message) => message.subject == ahead.inbox,
-            // A refusal names the subject; all else concerns both.
-            Err(RequestError::Denied(what)) => {
-                what.contains(&format!("\"{}\"", ahead.request.subject))
-            }
-            Err(_) => false,
-        });
-        match (ahead, received) {
-            (Some(ahead), received) => ahead.answer = Some(received.and_then(Incoming::answer)),
-            (None, Ok(message)) if inboxes.contains(&message.subject) => return message.answer(),
-            (None, Ok(_)) => {}
-            (None, Err(error)) => return Err(error),
-        }
+/// The bucket's configuration and state; `None` where there is no bucket.
+pub type InfoResult = Result<Option<StreamInfo>, RegistryError>;
+/// The newest revision of a key; `None` where there is none.
+pub type EntryResult = Result<Option<Entry>, RegistryError>;
+
+/// The answer to a question.
+pub struct Answer {
+    /// The reply.
+    pub message: Incoming,
+    /// Where the boot clock stood when it came.
+    pub arrived: Duration,
+}
+
+/// A question that is under way.
+struct Question {
+    doing: &'static str,
+    request: Request,
+    /// Of each time it was asked.
+    tokens: Vec<Token>,
+    answer: Option<Result<Answer, RequestError>>,
+}
+
+/// Gives an arrival to the question that it answers, if there is one.
+fn take_answer(open: &mut [Question], arrival: Arrival) {
+    let (token, answer) = match arrival {
+        Arrival::Message(Some(token), message) => (token, answered(message)),
+        Arrival::Message(None, _) => return,
+        Arrival::Refused(token, what) => (token, Err(RequestError::Denied(what))),
+    };
+    let of = open.iter_mut().find(|question| question.tokens.contains(&token));
+    if let Some(question) = of {
+        let arrived = boot_clock();
+        let answer = answer.map(|message| Answer { message, arrived });
+        question.answer.get_or_insert(answer);
     }
 }
 

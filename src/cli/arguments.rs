@@ -57,6 +57,9 @@ pub(super) struct TopArgs {
     /// the bucket (AEGIS_BUCKET; default service_registry)
     #[argh(option, arg_name = "name")]
     pub(super) bucket: Option<String>,
+    /// where the bucket's JetStream is: its domain (AEGIS_JS_DOMAIN)
+    #[argh(option, arg_name = "name")]
+    pub(super) js_domain: Option<String>,
     /// log more
     #[argh(switch, short = 'v')]
     pub(super) verbose: bool,

@@ -11,19 +11,17 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Kind, plain};
-use crate::url::shown_name;
+use crate::nats::address::shown_name;
 
 /// A file larger than this is no context.
 const FILE_LIMIT: u64 = 1 << 20;
 /// Fields that this program cannot honour and must not ignore.
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 6] = [
     "nsc",
     "user_jwt",
     "user_seed",
     "windows_cert_store",
     "socks_proxy",
-    "tls_first",
-    "jetstream_domain",
     "jetstream_api_prefix",
 ];
 /// Schemes by which the CLI fetches a secret from elsewhere (its credential
@@ -53,6 +51,10 @@ pub struct Context {
     pub ca: Option<String>,
     /// Where replies arrive.
     pub inbox_prefix: Option<String>,
+    /// JetStream domain.
+    pub jetstream_domain: Option<String>,
+    /// TLS comes before the server's first word.
+    pub tls_first: bool,
 }
 
 /// Reads the context of that name.
@@ -162,6 +164,12 @@ pub fn read(
         key: path("key")?,
         ca: path("ca")?,
         inbox_prefix: plain("inbox_prefix")?,
+        jetstream_domain: plain("jetstream_domain")?,
+        tls_first: match fields.get("tls_first") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(first)) => *first,
+            Some(_) => return Err("tls_first must be true or false".into()),
+        },
     })
 }
 

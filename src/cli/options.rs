@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::connection::Settings;
+use crate::nats::Settings;
 use crate::health::verdict::HealthOptions;
 use crate::instance::record::{InstanceId, ServiceName, Version};
 use crate::instance::staleness::Reason;

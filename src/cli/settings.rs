@@ -10,11 +10,11 @@ use std::time::Duration;
 use super::arguments::TopArgs;
 use super::values::{Given, LONGEST_TIMEOUT, Source, from_context, usage};
 use crate::cli::context::{self, Context};
-use crate::connection::{ServerAddress, Settings};
+use crate::nats::{ServerAddress, Settings};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
-use crate::login::{Login, Secret, Tls};
-use crate::url::{self, UrlLogin};
+use crate::nats::login::{Login, Secret, Tls};
+use crate::nats::address::{self, UrlLogin};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub(super) fn connection(
     let inbox_prefix = source
         .given(&top.inbox_prefix, "--inbox-prefix", "AEGIS_INBOX_PREFIX")?
         .or(from_context(&context.inbox_prefix, "inbox_prefix of the context"));
-    let bucket = bucket(source, top)?;
+    let bucket = bucket(source, top)?.in_domain(js_domain(source, top, &context)?);
     let timeout = match source.given(&top.timeout, "--timeout", "NATS_TIMEOUT")? {
         Some(given) => given.duration(Duration::from_millis(1), LONGEST_TIMEOUT)?,
         None => DEFAULT_TIMEOUT,
@@ -49,6 +49,8 @@ pub(super) fn connection(
             None => "_INBOX".into(),
         },
         timeout,
+        name: String::new(),
+        tls_first: context.tls_first,
     };
     Ok((settings, bucket))
 }
@@ -68,7 +70,22 @@ fn read_urls(given: Option<Given>) -> Result<(Vec<ServerAddress>, Option<UrlLogi
         None => ("", Kind::Usage, DEFAULT_URL.to_owned()),
     };
     // Not through `Given`, which shows the value: it may hold a password.
-    url::parse_list(&text).map_err(|rule| Failure::new(kind, format!("{name} {rule}")))
+    address::parse_list(&text).map_err(|rule| Failure::new(kind, format!("{name} {rule}")))
+}
+
+fn js_domain(
+    source: &Source<'_>,
+    top: &TopArgs,
+    context: &Context,
+) -> Result<Option<String>, Failure> {
+    let given = source
+        .given(&top.js_domain, "--js-domain", "AEGIS_JS_DOMAIN")?
+        .or(from_context(&context.jetstream_domain, "jetstream_domain of the context"));
+    let read = |text: &str| match Bucket::is_domain(text) {
+        true => Ok(text.to_owned()),
+        false => Err("must be one word of A-Z a-z 0-9 - _"),
+    };
+    given.map(|given| given.read(read)).transpose()
 }
 
 fn read_inbox_prefix(text: &str) -> Result<String, &'static str> {

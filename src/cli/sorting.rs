@@ -3,12 +3,12 @@
 
 use super::values::usage;
 use crate::error::Failure;
-use crate::url::shown;
+use crate::nats::address::shown;
 
 pub(super) const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
 
 /// Options of the connection and the bucket that take a value.
-pub(super) const GLOBAL: [&str; 14] = [
+pub(super) const GLOBAL: [&str; 15] = [
     "-s",
     "--nats-url",
     "--creds",
@@ -23,6 +23,7 @@ pub(super) const GLOBAL: [&str; 14] = [
     "--inbox-prefix",
     "--timeout",
     "--bucket",
+    "--js-domain",
 ];
 /// Options with a value that may be given more than once.
 const REPEATABLE: [&str; 2] = ["--meta", "--only"];

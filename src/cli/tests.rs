@@ -215,8 +215,8 @@ fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
         assert_eq!(code, 78);
         assert!(message.contains("***@h") && !message.contains("secret"), "{message}");
     }
-    let login = crate::login::Login::Creds("nats://u:secret@h".into());
-    match crate::login::read_login(&login) {
+    let login = crate::nats::login::Login::Creds("nats://u:secret@h".into());
+    match crate::nats::login::read_login(&login) {
         Err(failure) => assert!(!failure.chain().contains("secret"), "{}", failure.chain()),
         Ok(_) => panic!("there is no such file"),
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::error::{Failure, Kind};
 use crate::text::duration::{self, ParseError, as_setting};
-use crate::url::shown;
+use crate::nats::address::shown;
 
 pub(super) const PROGRAM: &str = "aegis-agent";
 

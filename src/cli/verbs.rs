@@ -8,12 +8,12 @@ use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
 use super::options::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions};
 use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
-use crate::health::verdict::{Check, HealthOptions};
+use crate::health::verdict::{HealthCheck, HealthOptions};
 use crate::instance::record::InstanceId;
 use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
 use crate::jetstream::bucket::Storage;
 use crate::text::duration::{self, as_setting};
-use crate::url::shown;
+use crate::nats::address::shown;
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
 /// once (CONTRACT section 4); a day is more than a heartbeat needs.
@@ -84,8 +84,8 @@ fn health(
 ) -> Result<Option<HealthOptions>, Failure> {
     let exec = source.given(&args.health_exec, "--health-exec", "AEGIS_HEALTH_EXEC")?;
     let tcp = source.given(&args.health_tcp, "--health-tcp", "AEGIS_HEALTH_TCP")?;
-    let exec = exec.map(|given| given.read(Check::exec)).transpose()?;
-    let tcp = tcp.map(|given| given.read(Check::tcp)).transpose()?;
+    let exec = exec.map(|given| given.read(HealthCheck::exec)).transpose()?;
+    let tcp = tcp.map(|given| given.read(HealthCheck::tcp)).transpose()?;
     let timeout = source.given(&args.health_timeout, "--health-timeout", "AEGIS_HEALTH_TIMEOUT")?;
     let timeout = match timeout {
         Some(given) => {
@@ -110,7 +110,7 @@ fn health(
         })
     });
     let failures = failures.transpose()?.unwrap_or(DEFAULT_HEALTH_FAILURES);
-    let checks: Vec<Check> = exec.into_iter().chain(tcp).collect();
+    let checks: Vec<HealthCheck> = exec.into_iter().chain(tcp).collect();
     Ok((!checks.is_empty()).then_some(HealthOptions { checks, timeout, failures }))
 }
 

@@ -11,17 +11,18 @@ pub mod report;
 pub mod row;
 
 use std::io::{self, IsTerminal, Write};
+use std::rc::Rc;
 
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
 use crate::cli::options::{CheckOptions, Format};
-use crate::connection::{Connector, Settings};
+use crate::nats::{Connector, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::Bucket;
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::textfile;
-use crate::url::shown_name;
+use crate::nats::address::shown_name;
 
 /// Writes the report to `out`, or to the file that was asked for, and returns
 /// the exit code.
@@ -32,12 +33,12 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     // SIGTERM and SIGINT must not leave the probe's entry in the bucket.
-    let signals = if options.probe { Some(Signals::take(false)?) } else { None };
+    let signals = if options.probe { Some(Rc::new(Signals::take()?)) } else { None };
     let mut connector = Connector::new(settings);
     if let Some(signals) = &signals {
-        connector = connector.with_signals(signals.stop_check(), signals.waker());
+        connector = connector.with_waiter(signals.clone());
     }
-    let facts = collect(Registry::new(connector, bucket), signals);
+    let facts = collect(Registry::new(connector, bucket), signals.as_deref());
     answer(options, &facts, out)
 }
 

@@ -1,6 +1,6 @@
 //! `cleanup`: removes what is stale, and nothing that came back meanwhile.
 //!
-//! Reads the bucket on one session and removes on another, both at once and
+//! Reads the bucket and removes from it at the same time, on one session and
 //! within bounds. Where it must know how many there are before the first one
 //! goes, or which revision is the newest of its key, it reads the bucket
 //! first, keeps the revisions that it judged, and then removes exactly those.
@@ -13,28 +13,35 @@ pub mod report;
 pub mod revisions;
 pub mod selection;
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Instant;
 
-use self::remover::{Fate, Remover};
+use self::remover::{Fate, REMOVING, Remover};
 use self::report::{Console, Counts, Report, Style};
 use self::revisions::{Lookup, Revisions};
 use self::selection::{Choice, Selection, Target, Unread};
 use crate::cli::options::CleanupOptions;
-use crate::connection::{Connector, Settings};
 use crate::error::{Failure, Kind};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::StreamInfo;
+use crate::nats::{Arrival, ConnectError, Connector, RequestError, Settings};
 use crate::registry::Registry;
 use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
-use crate::registry::scan::Scan;
+use crate::registry::scan::{SCANNING, Scan};
 use crate::system::signals::Signals;
 
 /// After so many failures it ends: whatever is wrong, it is not the entries,
 /// and the answer names each of them.
 const MOST_FAILURES: u64 = 1_000;
+
+/// Sessions lost in a row without one answer in between that are an outage.
+const FRUITLESS_SESSIONS: u32 = 2;
+/// Entries that wait for their turn; more are not asked for meanwhile.
+const READY_LIMIT: usize = 256;
 
 const RUN_AGAIN: &str = "run it again: what is still there is removed then";
 
@@ -45,17 +52,16 @@ pub fn run(
     bucket: Bucket,
     console: Console<'_>,
 ) -> Result<(), Failure> {
-    let signals = Signals::take(false)?;
-    let connector =
-        || Connector::new(settings.clone()).with_signals(signals.stop_check(), signals.waker());
+    let signals = Rc::new(Signals::take()?);
+    let connector = Connector::new(settings).with_waiter(signals.clone());
     let style = Style { json: options.json, dry_run: options.dry_run };
     let report = Report::new(console, style, Instant::now());
-    let mut registry = Registry::connected(connector(), bucket.clone())?;
+    let mut registry = Registry::connected(connector, bucket.clone())?;
     let Some(info) = registry.info()? else {
         return Err(RegistryError::Unfit(Unfit::NoBucket(bucket)).into());
     };
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
-    let remover = Remover::new(Registry::new(connector(), bucket), &info);
+    let remover = Remover::new(&info, registry.timeout());
     let mut cleanup = Cleanup {
         selection: Selection {
             stale_after: options.stale_after,
@@ -79,12 +85,11 @@ struct Cleanup<'a> {
     selection: Selection,
     dry_run: bool,
     max_removals: Option<u64>,
-    /// The session that reads.
     registry: Registry,
     info: StreamInfo,
     clock: RegistryClock,
     remover: Remover,
-    signals: Signals,
+    signals: Rc<Signals>,
     report: Report<'a>,
 }
 
@@ -146,39 +151,164 @@ impl Cleanup<'_> {
     /// Reads the bucket and removes what is stale: of the revisions that were
     /// judged before, where there are such, and otherwise of all.
     fn remove(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
-        let removed = self.send_removals(judged);
-        // Whatever ended it: what was sent has an answer.
-        let report = &mut self.report;
-        let drained = self.remover.drain(&mut |target, fate| report.take(target, fate));
+        let mut lookup = judged.map(Revisions::lookup);
+        if self.dry_run {
+            return self.show(&mut lookup);
+        }
+        let first = judged.map_or(1, Revisions::first);
+        let mut scan = Scan::begin_removing(&mut self.registry, &self.info, first)?;
+        let removed = self.remove_scanned(&mut scan, &mut lookup);
+        if let Err(End::Stopped) = removed {
+            // Whatever ended it: what was sent has an answer.
+            self.drain()?;
+        }
         removed?;
-        Ok(drained?)
+        scan.end(&mut self.registry);
+        Ok(())
     }
 
-    fn send_removals(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
-        let mut scan = match judged {
-            None if self.dry_run => Scan::begin(&mut self.registry, &self.info)?,
-            None => Scan::begin_removing(&mut self.registry, &self.info, 1)?,
-            Some(judged) => Scan::begin_removing(&mut self.registry, &self.info, judged.first())?,
-        };
-        let mut lookup = judged.map(Revisions::lookup);
+    /// A dry run: says what would go.
+    fn show(&mut self, lookup: &mut Option<Lookup<'_>>) -> Result<(), End> {
+        let mut scan = Scan::begin(&mut self.registry, &self.info)?;
         while let Some(entry) = scan.next(&mut self.registry)? {
             self.go_on()?;
-            let wanted = |lookup: &mut Lookup<'_>| lookup.holds(entry.revision);
-            if !lookup.as_mut().is_none_or(wanted) {
-                continue;
-            }
-            let Some(target) = self.judge(entry, judged.is_none()) else {
-                continue;
-            };
-            let report = &mut self.report;
-            if self.dry_run {
-                report.take(&target, Fate::Removed);
-            } else {
-                self.remover.remove(target, &mut |target, fate| report.take(target, fate))?;
+            if let Some(target) = self.wanted(entry, lookup) {
+                self.report.take(&target, Fate::Removed);
             }
         }
         scan.end(&mut self.registry);
         Ok(())
+    }
+
+    /// Reads and removes at the same time, on one session: what was read waits
+    /// until there is room for its removal, and nothing more is asked for
+    /// meanwhile.
+    fn remove_scanned(
+        &mut self,
+        scan: &mut Scan,
+        lookup: &mut Option<Lookup<'_>>,
+    ) -> Result<(), End> {
+        let mut ready: VecDeque<Entry> = VecDeque::new();
+        let mut fruitless = 0;
+        loop {
+            while self.remover.has_room()
+                && let Some(entry) = ready.pop_front()
+            {
+                self.go_on()?;
+                let Some(target) = self.wanted(entry, lookup) else { continue };
+                let report = &mut self.report;
+                let sink = &mut |target: &Target, fate| report.take(target, fate);
+                if self.remover.remove(&mut self.registry, target, sink).is_err() {
+                    break;
+                }
+            }
+            if scan.is_finished() && ready.is_empty() && self.remover.is_idle() {
+                return Ok(());
+            }
+            if ready.len() < READY_LIMIT {
+                scan.pull(&mut self.registry)?;
+            }
+            let deadline = scan.deadline().into_iter().chain(self.remover.deadline()).min();
+            let deadline = deadline.unwrap_or_else(Instant::now);
+            match self.registry.receive(SCANNING, deadline) {
+                Ok(arrival) => {
+                    fruitless = 0;
+                    if scan.owns(&arrival) {
+                        ready.extend(scan.take(&self.registry, arrival)?);
+                    } else {
+                        self.removed(arrival)?;
+                    }
+                }
+                Err(error) => {
+                    fruitless += 1;
+                    self.session_lost(error, fruitless, Some(scan))?;
+                }
+            }
+            self.go_on()?;
+        }
+    }
+
+    /// Waits until nothing is under way any more, within the timeout of each.
+    fn drain(&mut self) -> Result<(), End> {
+        let mut fruitless = 0;
+        while let Some(deadline) = self.remover.deadline() {
+            match self.registry.receive(REMOVING, deadline) {
+                Ok(arrival) => self.removed(arrival)?,
+                Err(error) => {
+                    fruitless += 1;
+                    self.session_lost(error, fruitless, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, arrival: Arrival) -> Result<(), Failure> {
+        let report = &mut self.report;
+        let sink = &mut |target: &Target, fate| report.take(target, fate);
+        self.remover.take(&mut self.registry, arrival, sink)
+    }
+
+    /// The session is in doubt or at its end: goes on with a fresh one, unless
+    /// that has been tried in vain.
+    fn session_lost(
+        &mut self,
+        error: RegistryError,
+        fruitless: u32,
+        scan: Option<&mut Scan>,
+    ) -> Result<(), End> {
+        let why = match &error {
+            RegistryError::Request(_, RequestError::Lost(why)) => why.clone(),
+            RegistryError::Request(_, RequestError::TimedOut) => String::new(),
+            _ => return Err(self.give_up(error)),
+        };
+        if self.signals.stopped() || fruitless > FRUITLESS_SESSIONS {
+            return Err(self.give_up(error));
+        }
+        let limit = self.registry.timeout();
+        if let Err(error) = self.registry.connect(limit) {
+            return Err(self.give_up(error));
+        }
+        let report = &mut self.report;
+        let sink = &mut |target: &Target, fate| report.take(target, fate);
+        let mut resumed = self.remover.resume(&mut self.registry, sink);
+        if let (Ok(()), Some(scan)) = (&resumed, scan)
+            && !scan.is_finished()
+        {
+            resumed = scan.restart(&mut self.registry, &why);
+        }
+        // What a session that ends at once leaves open is for the next one.
+        match resumed {
+            Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut))
+                if fruitless < FRUITLESS_SESSIONS => Ok(()),
+            Err(error) => Err(self.give_up(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Nothing more can be removed; what was under way has failed.
+    fn give_up(&mut self, error: RegistryError) -> End {
+        let why = match &error {
+            RegistryError::Request(_, error) => error.to_string(),
+            error => error.to_string(),
+        };
+        let report = &mut self.report;
+        self.remover.fail_all(&why, &mut |target, fate| report.take(target, fate));
+        self.registry.disconnect();
+        match error {
+            RegistryError::Connect(ConnectError::Stopped) => {
+                Failure::new(Kind::Incomplete, "stopped while removing entries").into()
+            }
+            error => error.into(),
+        }
+    }
+
+    /// The entry as a target, if it goes and was not left out by an earlier
+    /// look.
+    fn wanted(&mut self, entry: Entry, lookup: &mut Option<Lookup<'_>>) -> Option<Target> {
+        let is_first = lookup.is_none();
+        let was_judged = lookup.as_mut().is_none_or(|lookup| lookup.holds(entry.revision));
+        if was_judged { self.judge(entry, is_first) } else { None }
     }
 
     /// The entry as a target, if it is to go; otherwise it stays. Counted and

@@ -5,12 +5,13 @@
 //! the server then does what it said is tried, where there is doubt.
 
 use std::io::Write;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cli::options::InitOptions;
-use crate::connection::{Connector, RequestError, Settings};
+use crate::nats::{Connector, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::{Bucket, Storage};
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
@@ -34,8 +35,8 @@ pub fn run(
     bucket: Bucket,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::take(false)?;
-    let connector = Connector::new(settings).with_signals(signals.stop_check(), signals.waker());
+    let signals = Rc::new(Signals::take()?);
+    let connector = Connector::new(settings).with_waiter(signals.clone());
     let mut registry = Registry::connected(connector, bucket)?;
     let connected = registry.server().map_or(String::new(), |server| server.version.clone());
     let found = match registry.info()? {
@@ -43,7 +44,7 @@ pub fn run(
         None => create(&mut registry, options, &connected, out)?,
     };
     match found {
-        Some(info) => mend(&mut registry, &mut signals, options, &info, &connected, out),
+        Some(info) => mend(&mut registry, &signals, options, &info, &connected, out),
         None => Ok(()),
     }
 }
@@ -63,7 +64,7 @@ fn create(
         requests::create_bucket(&bucket, options.replicas, options.storage, options.marker_ttl);
     let made = registry.request(CREATING, &request).and_then(|reply| {
         let info = registry.read_info(CREATING, &reply)?;
-        Ok((info, replies::did_create(&reply.data)))
+        Ok((info, replies::did_create(reply.data())))
     });
     let (info, ours) = match made {
         Ok(made) => made,
@@ -101,11 +102,11 @@ fn create(
 /// to ask, the echo of what is made must do.
 fn judge_cluster(registry: &mut Registry) -> Result<(), Failure> {
     const DOING: &str = "asking what the account may use";
-    let reply = match registry.request(DOING, &requests::account_info()) {
+    let reply = match registry.request(DOING, &requests::account_info(registry.bucket())) {
         Err(RegistryError::Request(_, RequestError::Denied(_))) => return Ok(()),
         reply => reply?,
     };
-    let account = replies::read_account_info(&reply.data)
+    let account = replies::read_account_info(reply.data())
         .map_err(|error| RegistryError::Reply(DOING, error))?;
     if account.level == 0 {
         let version = "that leads JetStream in the cluster (API level 0)".to_owned();
@@ -122,7 +123,7 @@ fn undo(registry: &mut Registry, info: &StreamInfo, ours: bool, unfit: Unfit) ->
         && info.state.messages == 0
         && registry
             .request(DOING, &requests::delete_bucket(&bucket))
-            .is_ok_and(|reply| replies::deleted(&reply.data));
+            .is_ok_and(|reply| replies::deleted(reply.data()));
     let outcome = if removed {
         "it was removed again"
     } else {
@@ -137,7 +138,7 @@ fn undo(registry: &mut Registry, info: &StreamInfo, ours: bool, unfit: Unfit) ->
 /// Switches the flag on where it is off, and touches nothing else.
 fn mend(
     registry: &mut Registry,
-    signals: &mut Signals,
+    signals: &Signals,
     options: &InitOptions,
     info: &StreamInfo,
     connected: &str,
@@ -242,7 +243,7 @@ fn remarks(options: &InitOptions, info: &StreamInfo, bucket: &Bucket) -> Vec<Str
 /// until they are restarted (nats-server #6920).
 fn prove(
     registry: &mut Registry,
-    signals: &mut Signals,
+    signals: &Signals,
     info: &StreamInfo,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::cli::options::ListOptions;
-use crate::connection::{Connector, Settings};
+use crate::nats::{Connector, Settings};
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::{Record, ServiceName};

@@ -1,6 +1,7 @@
 //! `run`: speaks for one instance until it is told to stop.
 //!
-//! One thread: it waits on signals until the schedule says to act, and beats.
+//! One thread and one `poll`: it waits until the schedule says to act, and
+//! beats.
 //! A session that does not acknowledge one heartbeat is given up; its
 //! successor registers anew. What a restart cannot cure ends the agent before
 //! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
@@ -10,22 +11,24 @@
 #![allow(clippy::disallowed_methods)]
 
 mod agent;
+pub mod attention;
 pub mod schedule;
 pub mod status;
 pub mod surroundings;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use self::attention::Attention;
 use self::schedule::Schedule;
 use self::surroundings::Host;
 use crate::cli::options::{Invocation, RunOptions};
-use crate::connection::{Connector, Settings, StopCheck};
 use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
+use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::systemd::Manager;
@@ -49,25 +52,15 @@ pub fn run(
     for warning in &options.warnings {
         warn!("{warning}");
     }
-    let mut signals = Signals::take(true)?;
+    let attention = Rc::new(Attention::new(Signals::take_all()?, Manager::from_env()));
+    let (signals, manager) = (&attention.signals, &attention.manager);
     settings.check_files()?;
-    let manager = Arc::new(Manager::from_env());
-    let stop = {
-        let (manager, stop) = (Arc::clone(&manager), signals.stop_check());
-        // Asked during every wait for NATS: the place for a sign of life.
-        Arc::new(move || {
-            manager.glance();
-            stop()
-        })
-    };
-    let waker = signals.waker();
     let connect = |settings: Settings| {
-        let stop: StopCheck = stop.clone();
         manager.set_timeout(settings.timeout);
-        Connector::new(settings).with_signals(stop, Arc::clone(&waker))
+        Connector::new(settings).with_waiter(attention.clone())
     };
     let servers = list(&settings);
-    let mut host = Host::new(Arc::clone(&manager), signals.waker());
+    let mut host = Host::new(Rc::clone(&attention));
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let mut agent =
         Agent::new(options, Registry::new(connect(settings), bucket), host_name, servers);
@@ -80,7 +73,7 @@ pub fn run(
         let now = start.elapsed();
         let turned = agent.turn(&mut host, now, due);
         if signals.take_hangup() {
-            host.manager.reloading();
+            manager.reloading();
             if let Some(settings) = agent.reload(anew, host_name) {
                 let options = &agent.options;
                 let (health, metrics) = (options.health.as_ref(), options.metrics_file.as_ref());
@@ -89,7 +82,7 @@ pub fn run(
                 schedule = Schedule::new(agent.options.interval, seed());
                 agent.registry.replace_connector(connect(settings));
             }
-            host.manager.reloaded();
+            manager.reloaded();
             due = now;
         }
         if slept.passed() {
@@ -102,7 +95,7 @@ pub fn run(
             due = due.min(at);
         }
         if now < due {
-            signals.wait(host.sleep(now, due));
+            agent.registry.idle_until(start + now + host.sleep(now, due));
             continue;
         }
         let outcome = agent.beat();

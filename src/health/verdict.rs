@@ -14,7 +14,7 @@ use crate::text::printable::printable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthOptions {
     /// What has to succeed, one after the other; never empty.
-    pub checks: Vec<Check>,
+    pub checks: Vec<HealthCheck>,
     /// Limit of all of them together; never longer than the interval.
     pub timeout: Duration,
     /// So many results in a row turn the verdict.
@@ -23,7 +23,7 @@ pub struct HealthOptions {
 
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
+pub enum HealthCheck {
     /// This program, with these arguments, exits 0. Never empty.
     Exec(Vec<String>),
     /// Something accepts a connection there.
@@ -35,10 +35,10 @@ pub enum Check {
     },
 }
 
-impl Check {
+impl HealthCheck {
     /// Splits a command into words as a shell would, without being one:
     /// quotes and backslashes count, nothing is expanded.
-    pub fn exec(command: &str) -> Result<Check, &'static str> {
+    pub fn exec(command: &str) -> Result<HealthCheck, &'static str> {
         match shlex::split(command) {
             None => Err("has a quote without its end, or a lone backslash"),
             Some(words) if words.is_empty() => Err("names no program"),
@@ -46,12 +46,12 @@ impl Check {
                 Err("has a NUL character in it")
             }
             Some(words) if words[0].is_empty() => Err("names no program"),
-            Some(words) => Ok(Check::Exec(words)),
+            Some(words) => Ok(HealthCheck::Exec(words)),
         }
     }
 
     /// `HOST:PORT`, an IPv6 address in brackets.
-    pub fn tcp(text: &str) -> Result<Check, &'static str> {
+    pub fn tcp(text: &str) -> Result<HealthCheck, &'static str> {
         const RULE: &str = "must be HOST:PORT, such as localhost:8080 or [::1]:8080";
         let (host, port) = text.rsplit_once(':').ok_or(RULE)?;
         let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -65,19 +65,19 @@ impl Check {
         let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
         match port.parse() {
             Ok(port @ 1..) if good && digits && !host.is_empty() => {
-                Ok(Check::Tcp { host: host.to_owned(), port })
+                Ok(HealthCheck::Tcp { host: host.to_owned(), port })
             }
             _ => Err(RULE),
         }
     }
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for HealthCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Check::Exec(words) => f.write_str(&printable(&words[0])),
-            Check::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Check::Tcp { host, port } => write!(f, "{host}:{port}"),
+            HealthCheck::Exec(words) => f.write_str(&printable(&words[0])),
+            HealthCheck::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            HealthCheck::Tcp { host, port } => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -151,14 +151,14 @@ mod tests {
 
     #[test]
     fn a_command_is_split_as_a_shell_would() {
-        let words = |text| match Check::exec(text) {
-            Ok(Check::Exec(words)) => words,
+        let words = |text| match HealthCheck::exec(text) {
+            Ok(HealthCheck::Exec(words)) => words,
             other => panic!("{text}: {other:?}"),
         };
         assert_eq!(words("curl -fs 'http://a/b c'"), ["curl", "-fs", "http://a/b c"]);
         assert_eq!(words(r#"a "b \" c" d\ e $HOME *"#), ["a", "b \" c", "d e", "$HOME", "*"]);
         for bad in ["", "  ", "a 'b", "a \"b", "''"] {
-            assert!(Check::exec(bad).is_err(), "{bad:?}");
+            assert!(HealthCheck::exec(bad).is_err(), "{bad:?}");
         }
     }
 
@@ -169,13 +169,13 @@ mod tests {
             ("[::1]:8080", "::1", 8080),
             ("10.0.0.1:1", "10.0.0.1", 1),
         ] {
-            assert_eq!(Check::tcp(text), Ok(Check::Tcp { host: host.to_owned(), port }));
-            assert_eq!(Check::tcp(text).unwrap().to_string(), text);
+            assert_eq!(HealthCheck::tcp(text), Ok(HealthCheck::Tcp { host: host.to_owned(), port }));
+            assert_eq!(HealthCheck::tcp(text).unwrap().to_string(), text);
         }
         for bad in
             ["", "a", "a:", ":80", "a:0", "a:65536", "a:+1", "::1:80", "[a]:1", "a b:1", "[]:1"]
         {
-            assert!(Check::tcp(bad).is_err(), "{bad:?}");
+            assert!(HealthCheck::tcp(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -3,37 +3,78 @@
 
 use std::fmt;
 
-/// The name of a bucket: `A-Z a-z 0-9 - _`, at least one of them.
+/// A bucket, by its name: `A-Z a-z 0-9 - _`, at least one of them; and the
+/// JetStream domain in which it is, if that is not the one of the server that
+/// is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket(String);
+pub struct Bucket {
+    name: String,
+    domain: Option<String>,
+}
 
 impl Bucket {
     /// A bucket of that name, or `None` where a server would not take it.
     pub fn new(name: &str) -> Option<Bucket> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         let valid = !name.is_empty() && name.len() <= 200 && name.bytes().all(fits);
-        valid.then(|| Bucket(name.to_owned()))
+        valid.then(|| Bucket { name: name.to_owned(), domain: None })
+    }
+
+    /// The bucket of that name in another domain.
+    pub fn in_domain(self, domain: Option<String>) -> Bucket {
+        Bucket { domain, ..self }
+    }
+
+    /// Whether a JetStream domain can have this name: it is one token of a
+    /// subject.
+    pub fn is_domain(name: &str) -> bool {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !name.is_empty() && name.len() <= 200 && name.bytes().all(fits)
     }
 
     /// The bucket of CONTRACT section 1.
     pub fn service_registry() -> Bucket {
-        Bucket("service_registry".into())
+        Bucket { name: "service_registry".into(), domain: None }
     }
 
     /// The name as the operator wrote it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The domain that was asked for.
+    pub fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
+    }
+
+    /// A subject of the JetStream API, such as `$JS.API.STREAM.INFO.KV_x` or
+    /// `$JS.hub.API.STREAM.INFO.KV_x`.
+    pub fn api(&self, call: &str) -> String {
+        match &self.domain {
+            Some(domain) => format!("$JS.{domain}.API.{call}"),
+            None => format!("$JS.API.{call}"),
+        }
+    }
+
+    /// The subject to publish a value of `key` to. In another domain the API's
+    /// prefix leads there (`generateJSMappingTable` in nats-server's
+    /// `server/jetstream_api.go`). The key must have been validated.
+    pub fn put_subject(&self, key: &str) -> String {
+        match &self.domain {
+            Some(domain) => format!("$JS.{domain}.API.{}", self.subject(key)),
+            None => self.subject(key),
+        }
     }
 
     /// The JetStream stream behind the bucket.
     pub fn stream(&self) -> String {
-        format!("KV_{}", self.0)
+        format!("KV_{}", self.name)
     }
 
     /// The subject under which the values of a key are stored. The key must
     /// have been validated: see [`key_is_safe`].
     pub fn subject(&self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.0)
+        format!("$KV.{}.{key}", self.name)
     }
 
     /// The key of a subject, if the subject belongs to this bucket.
@@ -50,7 +91,7 @@ impl Bucket {
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -74,6 +115,18 @@ pub fn key_is_safe(key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_domain_stands_in_front_of_what_is_asked_and_written() {
+        let here = Bucket::service_registry();
+        assert_eq!(here.api("INFO"), "$JS.API.INFO");
+        assert_eq!(here.put_subject("a"), "$KV.service_registry.a");
+        let hub = here.in_domain(Some("hub".into()));
+        assert_eq!(hub.api("INFO"), "$JS.hub.API.INFO");
+        assert_eq!(hub.put_subject("a"), "$JS.hub.API.$KV.service_registry.a");
+        assert_eq!(hub.subject("a"), "$KV.service_registry.a");
+        assert!(Bucket::is_domain("hub-1") && !Bucket::is_domain("a.b") && !Bucket::is_domain("*"));
+    }
 
     #[test]
     fn only_keys_that_are_one_subject_are_safe() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bucket::{Bucket, Storage, key_is_safe};
+use crate::nats::Request;
 
 /// Header: how long the server keeps this message (2.11+).
 pub const TTL_HEADER: &str = "Nats-TTL";
@@ -22,35 +23,22 @@ const EXPECTED_HEADER: &str = "Nats-Expected-Last-Subject-Sequence";
 /// How long the purge marker of a deregistration stays for watchers to see.
 const MARKER_TTL: &str = "60s";
 
-/// A request to the server: where to, with which headers, and what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// The subject to publish to.
-    pub subject: String,
-    /// Headers, each once.
-    pub headers: Vec<(&'static str, String)>,
-    /// The payload.
-    pub payload: Vec<u8>,
+fn api(bucket: &Bucket, call: &str, body: &Value) -> Request {
+    Request::new(bucket.api(call), body.to_string())
 }
 
-impl Request {
-    fn api(subject: String, body: &Value) -> Request {
-        Request { subject, headers: Vec::new(), payload: body.to_string().into_bytes() }
-    }
-
-    fn empty(subject: String) -> Request {
-        Request { subject, headers: Vec::new(), payload: Vec::new() }
-    }
+fn ask(bucket: &Bucket, call: &str) -> Request {
+    Request::new(bucket.api(call), "")
 }
 
 /// Asks for the stream's configuration, state and clock.
 pub fn stream_info(bucket: &Bucket) -> Request {
-    Request::empty(format!("$JS.API.STREAM.INFO.{}", bucket.stream()))
+    ask(bucket, &format!("STREAM.INFO.{}", bucket.stream()))
 }
 
 /// Asks for the account's limits and the API level.
-pub fn account_info() -> Request {
-    Request::empty("$JS.API.INFO".into())
+pub fn account_info(bucket: &Bucket) -> Request {
+    ask(bucket, "INFO")
 }
 
 /// Makes a bucket fit for a registry: one revision a key, TTL per message,
@@ -84,17 +72,17 @@ pub fn create_bucket(
         let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         config["subject_delete_marker_ttl"] = json!(nanos);
     }
-    Request::api(format!("$JS.API.STREAM.CREATE.{}", bucket.stream()), &config)
+    api(bucket, &format!("STREAM.CREATE.{}", bucket.stream()), &config)
 }
 
 /// Sends a whole configuration back: an update that omits a field resets it.
 pub fn update_stream(bucket: &Bucket, config: &Value) -> Request {
-    Request::api(format!("$JS.API.STREAM.UPDATE.{}", bucket.stream()), config)
+    api(bucket, &format!("STREAM.UPDATE.{}", bucket.stream()), config)
 }
 
 /// Removes the bucket with all that is in it.
 pub fn delete_bucket(bucket: &Bucket) -> Request {
-    Request::empty(format!("$JS.API.STREAM.DELETE.{}", bucket.stream()))
+    ask(bucket, &format!("STREAM.DELETE.{}", bucket.stream()))
 }
 
 /// One heartbeat.
@@ -123,7 +111,7 @@ pub fn put(bucket: &Bucket, put: Put<'_>) -> Request {
     if put.rollup {
         headers.push((ROLLUP_HEADER, "sub".into()));
     }
-    Request { subject: bucket.subject(put.key), headers, payload: put.value }
+    Request { subject: bucket.put_subject(put.key), headers, payload: put.value }
 }
 
 /// Puts a delete marker, which itself expires, over exactly `revision`. With
@@ -138,7 +126,7 @@ pub fn deregister(bucket: &Bucket, key: &str, revision: u64, rollup: bool) -> Re
     } else {
         headers.push((OPERATION_HEADER, "DEL".into()));
     }
-    Request { subject: bucket.subject(key), headers, payload: Vec::new() }
+    Request { subject: bucket.put_subject(key), headers, payload: Vec::new() }
 }
 
 /// Reads the newest value of one key with all its headers, by the API that
@@ -151,21 +139,11 @@ pub fn get_last(bucket: &Bucket, key: &str) -> Request {
 /// permission for it names the key.
 pub fn direct_get(bucket: &Bucket, key: &str) -> Request {
     let (stream, subject) = (bucket.stream(), bucket.subject(key));
-    Request::empty(format!("$JS.API.DIRECT.GET.{stream}.{subject}"))
-}
-
-/// Reads the first message of the bucket at or after `sequence`.
-pub fn get_next(bucket: &Bucket, sequence: u64) -> Request {
-    get_message(bucket, &json!({ "seq": sequence, "next_by_subj": bucket.all() }))
-}
-
-/// Reads the newest message stored under a subject as the server gave it.
-pub fn get_last_of_subject(bucket: &Bucket, subject: &str) -> Request {
-    get_message(bucket, &json!({ "last_by_subj": subject }))
+    ask(bucket, &format!("DIRECT.GET.{stream}.{subject}"))
 }
 
 fn get_message(bucket: &Bucket, body: &Value) -> Request {
-    Request::api(format!("$JS.API.STREAM.MSG.GET.{}", bucket.stream()), body)
+    api(bucket, &format!("STREAM.MSG.GET.{}", bucket.stream()), body)
 }
 
 /// Removes the revisions of exactly `key` up to and including `revision`: a
@@ -178,11 +156,7 @@ pub fn purge(bucket: &Bucket, key: &str, revision: u64) -> Option<Request> {
     let seq = revision.checked_add(1).filter(|seq| *seq > 1 && key_is_safe(key))?;
     // By hand, because there are many: nothing in a safe key needs escaping.
     let body = format!("{{\"filter\":\"$KV.{bucket}.{key}\",\"seq\":{seq}}}");
-    Some(Request {
-        subject: format!("$JS.API.STREAM.PURGE.KV_{bucket}"),
-        headers: Vec::new(),
-        payload: body.into_bytes(),
-    })
+    Some(Request::new(bucket.api(&format!("STREAM.PURGE.KV_{bucket}")), body))
 }
 
 /// An ephemeral consumer over the newest revision of each key, in memory, that
@@ -190,8 +164,9 @@ pub fn purge(bucket: &Bucket, key: &str, revision: u64) -> Option<Request> {
 pub fn create_consumer(bucket: &Bucket, name: &str, inactive: Duration) -> Request {
     let (stream, all) = (bucket.stream(), bucket.all());
     let nanos = u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX);
-    Request::api(
-        format!("$JS.API.CONSUMER.CREATE.{stream}.{name}.{all}"),
+    api(
+        bucket,
+        &format!("CONSUMER.CREATE.{stream}.{name}.{all}"),
         &json!({
             "stream_name": stream,
             "config": {
@@ -216,8 +191,9 @@ pub fn create_consumer(bucket: &Bucket, name: &str, inactive: Duration) -> Reque
 pub fn create_reader(bucket: &Bucket, name: &str, first: u64, inactive: Duration) -> Request {
     let stream = bucket.stream();
     let nanos = u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX);
-    Request::api(
-        format!("$JS.API.CONSUMER.CREATE.{stream}.{name}"),
+    api(
+        bucket,
+        &format!("CONSUMER.CREATE.{stream}.{name}"),
         &json!({
             "stream_name": stream,
             "config": {
@@ -237,22 +213,17 @@ pub fn create_reader(bucket: &Bucket, name: &str, first: u64, inactive: Duration
 /// Asks how many revisions of exactly `key` there are, by the one request that
 /// whoever may purge is permitted anyway.
 pub fn count_revisions(bucket: &Bucket, key: &str) -> Request {
-    Request::api(
-        format!("$JS.API.STREAM.INFO.{}", bucket.stream()),
+    api(
+        bucket,
+        &format!("STREAM.INFO.{}", bucket.stream()),
         &json!({ "subjects_filter": bucket.subject(key) }),
     )
-}
-
-/// Asks how far a consumer has come.
-pub fn consumer_info(bucket: &Bucket, name: &str) -> Request {
-    let stream = bucket.stream();
-    Request::empty(format!("$JS.API.CONSUMER.INFO.{stream}.{name}"))
 }
 
 /// Removes a consumer before the server forgets it by itself.
 pub fn delete_consumer(bucket: &Bucket, name: &str) -> Request {
     let stream = bucket.stream();
-    Request::empty(format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"))
+    ask(bucket, &format!("CONSUMER.DELETE.{stream}.{name}"))
 }
 
 /// Asks a consumer for up to `batch` messages of `max_bytes` together, and not
@@ -263,5 +234,7 @@ pub fn pull(bucket: &Bucket, name: &str, batch: usize, max_bytes: Option<usize>)
     if let Some(max_bytes) = max_bytes {
         body["max_bytes"] = json!(max_bytes);
     }
-    Request::api(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
+    api(
+        bucket,
+        &format!("CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
 }

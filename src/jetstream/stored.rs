@@ -9,6 +9,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::replies::{ReplyError, reply};
+use crate::nats::Headers;
 use crate::text::time::parse_time;
 
 /// What stands in the reply subject of a delivered message.
@@ -25,16 +26,18 @@ pub struct Delivery {
 /// Reads `$JS.ACK.<stream>.<consumer>.<n>.<sequence>.<n>.<nanoseconds>.<pending>`,
 /// or the longer form with domain and account in front (ADR-15).
 pub fn delivery(reply: &str) -> Option<Delivery> {
-    let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-    let at = match tokens.len() {
-        7 => 3,
-        9.. => 5,
+    let rest = reply.strip_prefix("$JS.ACK.")?;
+    // By hand and without a list: there is one for each entry of a bucket.
+    let skip = match rest.bytes().filter(|byte| *byte == b'.').count() {
+        6 => 3,
+        8.. => 5,
         _ => return None,
     };
+    let mut tokens = rest.split('.').skip(skip);
     Some(Delivery {
-        sequence: tokens.get(at)?.parse().ok()?,
-        stored: from_nanos(tokens.get(at + 2)?.parse().ok()?)?,
-        pending: tokens.get(at + 3)?.parse().ok()?,
+        sequence: tokens.next()?.parse().ok()?,
+        stored: from_nanos(tokens.nth(1)?.parse().ok()?)?,
+        pending: tokens.next()?.parse().ok()?,
     })
 }
 
@@ -42,18 +45,12 @@ fn from_nanos(nanos: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).ok()
 }
 
-/// Revision and store time out of the headers of a direct get. `None` where
-/// they are missing, or where the publisher set headers of the same names: the
-/// server appends its own, and which is the last cannot be told any more.
-pub fn direct_origin<'a>(
-    values: impl Fn(&'static str) -> Vec<&'a str>,
-) -> Option<(u64, OffsetDateTime)> {
-    let only = |name| match values(name).as_slice() {
-        [value] => Some(value.trim()),
-        _ => None,
-    };
-    let revision = only("Nats-Sequence")?.parse().ok()?;
-    Some((revision, parse_time(only("Nats-Time-Stamp")?)?))
+/// Revision and store time out of the headers of a direct get. The server
+/// appends its own after whatever the publisher put there, so the last of a
+/// name counts. `None` where they are missing.
+pub fn direct_origin(headers: Headers<'_>) -> Option<(u64, OffsetDateTime)> {
+    let revision = headers.last("Nats-Sequence")?.parse().ok()?;
+    Some((revision, parse_time(headers.last("Nats-Time-Stamp")?)?))
 }
 
 /// A stored message as `STREAM.MSG.GET` gives it: safe to read whatever bytes
@@ -97,35 +94,4 @@ pub fn read_message(data: &[u8]) -> Result<StoredMessage, ReplyError> {
         subject: message.subject,
         sequence: message.seq,
     })
-}
-
-impl StoredMessage {
-    /// Why the client library cannot decode this message, if it cannot: such
-    /// a record ends every connection that it is delivered to.
-    pub fn poison(&self) -> Option<&'static str> {
-        if self.subject.contains('\u{fffd}') {
-            return Some("its subject is not UTF-8");
-        }
-        if self.subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Some("its subject holds white space");
-        }
-        let Ok(text) = std::str::from_utf8(&self.headers) else {
-            return Some("its headers are not UTF-8");
-        };
-        let lines = text.split("\r\n").skip(1);
-        if lines.filter(|line| !line.is_empty()).any(|line| !line.contains(':')) {
-            return Some("a line of its headers has no colon");
-        }
-        None
-    }
-
-    /// The first value of a header, as the server itself takes it.
-    pub fn header(&self, name: &str) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.headers);
-        let mut values = text.split("\r\n").skip(1).filter_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key == name).then(|| value.trim().to_owned())
-        });
-        values.next()
-    }
 }

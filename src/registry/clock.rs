@@ -17,9 +17,10 @@ pub struct RegistryClock {
 }
 
 impl RegistryClock {
-    /// A clock that the server has just told; its answer took `slack`.
-    pub fn told(ts: OffsetDateTime, slack: Duration) -> RegistryClock {
-        RegistryClock { ts, seen: boot_clock(), slack }
+    /// What the server told in an answer that took `slack`, and came when the
+    /// boot clock stood at `seen`.
+    pub fn told(ts: OffsetDateTime, seen: Duration, slack: Duration) -> RegistryClock {
+        RegistryClock { ts, seen, slack }
     }
 
     /// How long ago the server told it.
@@ -43,7 +44,7 @@ impl RegistryClock {
 }
 
 /// Time since the host started, its sleep included.
-fn boot_clock() -> Duration {
+pub fn boot_clock() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
     Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use crate::connection::RequestError;
+use crate::nats::RequestError;
 use crate::instance::staleness::{EXPIRY_GRACE, Ttl};
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::{self, Put};
@@ -72,7 +72,7 @@ impl From<RegistryError> for ProbeError {
 }
 
 /// Puts a key with a TTL of 1 s and waits for it to go, 6 s at most.
-pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, ProbeError> {
+pub fn probe(registry: &mut Registry, signals: &Signals) -> Result<Probed, ProbeError> {
     let Some(session) = registry.session() else {
         let lost = RequestError::Lost("not connected".into());
         return Err(RegistryError::Request(PROBING, lost).into());
@@ -93,7 +93,7 @@ pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, P
     };
     let request = requests::put(registry.bucket(), put);
     let stored = registry.request(PROBING, &request).and_then(|reply| {
-        replies::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+        replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(PROBING, error))
     });
     let revision = match stored {
         Ok(revision) => revision,
@@ -121,7 +121,7 @@ pub fn probe(registry: &mut Registry, signals: &mut Signals) -> Result<Probed, P
 /// The outcome, and whether the key has left nothing behind.
 fn watch(
     registry: &mut Registry,
-    signals: &mut Signals,
+    signals: &Signals,
     key: &str,
     began: Instant,
     put: Duration,
@@ -159,13 +159,9 @@ fn watch(
     }
 }
 
-fn wait_until(at: Instant, signals: &mut Signals) {
-    while !signals.stopped() {
-        let left = at.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        signals.wait(left);
+fn wait_until(at: Instant, signals: &Signals) {
+    while !signals.stopped() && Instant::now() < at {
+        signals.wait_until(at);
     }
 }
 
@@ -191,7 +187,7 @@ fn remove(registry: &mut Registry, key: &str, revision: Option<u64>) {
     let Some(newest) = newest else { return };
     let Some(request) = requests::purge(registry.bucket(), key, newest) else { return };
     let purged = registry.request(PROBING, &request).and_then(|reply| {
-        replies::purged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+        replies::purged(reply.data()).map_err(|error| RegistryError::Reply(PROBING, error))
     });
     let Err(error) = purged else { return };
     debug!("{key} cannot be purged: {error}");
@@ -204,7 +200,7 @@ fn remove(registry: &mut Registry, key: &str, revision: Option<u64>) {
             }
         }
         let marked = registry.request(PROBING, &request).and_then(|reply| {
-            replies::acknowledged(&reply.data).map_err(|error| RegistryError::Reply(PROBING, error))
+            replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(PROBING, error))
         });
         match marked {
             Err(error) if rollup && error.api_code() == Some(ApiError::ROLLUP) => {}

@@ -4,7 +4,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::connection::{ConnectError, RequestError};
+use crate::nats::{ConnectError, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{ApiError, ReplyError};

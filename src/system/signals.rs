@@ -1,71 +1,56 @@
-//! Signals as a wait with a deadline: the only place where the program sleeps.
+//! Signals, and the wait that they end: the only place where the program
+//! sleeps.
 //!
-//! SIGTERM and SIGINT set a flag that stays; SIGHUP is counted until taken; a
-//! connection that ends wakes the wait as well.
+//! SIGTERM and SIGINT set a flag that stays; SIGHUP is counted until taken;
+//! the end of a child ends the wait as well.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
 use crate::error::{Failure, Kind};
+use crate::nats::waiter::poll_all;
+use crate::nats::{Interest, Waiter};
 
 /// Registered handlers, and the pipe that they write to.
 pub struct Signals {
     stop: Arc<AtomicBool>,
     hangup: Arc<AtomicBool>,
     reader: UnixStream,
-    writer: Arc<UnixStream>,
 }
 
 impl Signals {
-    /// Takes over SIGTERM and SIGINT, and SIGHUP where `hangup` is asked for.
-    pub fn take(hangup: bool) -> Result<Signals, Failure> {
-        Signals::register(hangup).map_err(|error| {
-            Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
-        })
+    /// Takes over SIGTERM and SIGINT, which must not leave anything half done.
+    pub fn take() -> Result<Signals, Failure> {
+        Signals::register(&[SIGTERM, SIGINT]).map_err(failed)
     }
 
-    fn register(hangup: bool) -> io::Result<Signals> {
+    /// Takes over SIGHUP and SIGCHLD, too: for a verb that stays.
+    pub fn take_all() -> Result<Signals, Failure> {
+        Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]).map_err(failed)
+    }
+
+    fn register(signals: &[i32]) -> io::Result<Signals> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        let signals = Signals {
-            stop: Arc::new(AtomicBool::new(false)),
-            hangup: Arc::new(AtomicBool::new(false)),
-            reader,
-            writer: Arc::new(writer),
-        };
-        // The flag first: whoever is woken finds it set.
-        for signal in [SIGTERM, SIGINT] {
-            flag::register(signal, Arc::clone(&signals.stop))?;
-            pipe::register(signal, signals.writer.try_clone()?)?;
+        let (stop, hangup) = (Arc::default(), Arc::default());
+        for signal in signals {
+            // The flag first: whoever is woken finds it set.
+            match *signal {
+                SIGTERM | SIGINT => drop(flag::register(*signal, Arc::clone(&stop))?),
+                SIGHUP => drop(flag::register(*signal, Arc::clone(&hangup))?),
+                _ => {}
+            }
+            pipe::register(*signal, writer.try_clone()?)?;
         }
-        if hangup {
-            flag::register(SIGHUP, Arc::clone(&signals.hangup))?;
-            pipe::register(SIGHUP, signals.writer.try_clone()?)?;
-        }
-        Ok(signals)
-    }
-
-    /// Whether to stop; for waits elsewhere.
-    pub fn stop_check(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
-        let stop = Arc::clone(&self.stop);
-        Arc::new(move || stop.load(Ordering::SeqCst))
-    }
-
-    /// Ends the current or the next wait; for other threads.
-    pub fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
-        let writer = Arc::clone(&self.writer);
-        Arc::new(move || {
-            // A full pipe wakes as well.
-            (&*writer).write_all(&[0]).ok();
-        })
+        Ok(Signals { stop, hangup, reader })
     }
 
     /// Whether SIGTERM or SIGINT has come.
@@ -78,16 +63,57 @@ impl Signals {
         self.hangup.swap(false, Ordering::SeqCst)
     }
 
-    /// Waits for a signal or a waker, `limit` at most. May end early.
-    ///
-    /// By `poll`, whose timer is exact; the time limit of a socket's read goes
-    /// by the kernel's timer wheel, and was 16 ms late in 500 ms.
-    pub fn wait(&mut self, limit: Duration) {
-        let limit = Timespec::try_from(limit).ok();
-        let mut fds = [PollFd::new(&self.reader, PollFlags::IN)];
-        // A deadline or an interruption: the caller looks at the clock anyway.
-        if poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0) {
-            let _ = self.reader.read(&mut [0; 64]);
+    /// What a wait has to look at to be ended by a signal.
+    pub fn interest(&self) -> Interest<'_> {
+        Interest::reading(self.reader.as_fd(), false)
+    }
+
+    /// A signal has ended a wait: the next one begins anew.
+    pub fn take_wake_up(&self) {
+        let _ = (&self.reader).read(&mut [0; 64]);
+    }
+
+    /// Waits for a signal until `until`. May end early.
+    pub fn wait_until(&self, until: Instant) {
+        self.wait(&mut [], Some(until));
+    }
+}
+
+impl Waiter for Signals {
+    fn wait(&self, interests: &mut [Interest<'_>], until: Option<Instant>) {
+        let woken = wait_beside(interests, vec![self.interest()], until);
+        if woken[0] {
+            self.take_wake_up();
         }
     }
+
+    fn stop_requested(&self) -> bool {
+        self.stopped()
+    }
+}
+
+/// One `poll` over somebody's interests and our own; which of our own are
+/// ready.
+pub fn wait_beside(
+    theirs: &mut [Interest<'_>],
+    own: Vec<Interest<'_>>,
+    until: Option<Instant>,
+) -> Vec<bool> {
+    let count = own.len();
+    let borrowed = theirs.iter().map(|one| Interest {
+        fd: one.fd,
+        read: one.read,
+        write: one.write,
+        ready: false,
+    });
+    let mut all: Vec<Interest<'_>> = own.into_iter().chain(borrowed).collect();
+    poll_all(&mut all, until);
+    for (one, polled) in theirs.iter_mut().zip(&all[count..]) {
+        one.ready = polled.ready;
+    }
+    all[..count].iter().map(|one| one.ready).collect()
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
 }

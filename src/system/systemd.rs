@@ -10,6 +10,7 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -19,7 +20,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -39,7 +39,7 @@ pub struct Manager {
     /// A sign of life at least this often.
     ping_every: Option<Duration>,
     started: Instant,
-    state: Mutex<State>,
+    state: RefCell<State>,
 }
 
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Manager {
             ping_every: ping_every.filter(|_| socket.is_some()),
             socket,
             started: Instant::now(),
-            state: Mutex::default(),
+            state: RefCell::default(),
         }
     }
 
@@ -114,23 +114,15 @@ impl Manager {
         }
     }
 
-    /// How long the loop may sleep.
-    pub fn sleep(&self) -> Duration {
-        if self.socket.is_none() {
-            return Duration::MAX;
-        }
+    /// When it has to be told something at the latest, by the clock alone.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.socket.as_ref()?;
         let (now, state) = (Instant::now(), self.state());
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let ready = if state.ready {
-            Duration::MAX
-        } else {
-            READY_WITHOUT_REGISTRY.saturating_sub(since(self.started))
-        };
-        let ping = self.ping_every.map_or(Duration::MAX, |every| {
-            state.pinged.map_or(Duration::ZERO, |at| every.saturating_sub(since(at)))
-        });
+        let ready = (!state.ready).then(|| self.started + READY_WITHOUT_REGISTRY);
+        let ping = self.ping_every.map(|every| state.pinged.map_or(now, |at| at + every));
         // What could not be sent is not tried again in a tight loop.
-        ready.min(ping).max(Duration::from_millis(10))
+        let soon = now + Duration::from_millis(10);
+        ready.into_iter().chain(ping).min().map(|at| at.max(soon))
     }
 
     /// Whether anybody hears what is told.
@@ -183,8 +175,8 @@ impl Manager {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
     }
 }
 
@@ -250,7 +242,7 @@ mod tests {
             socket: Some(ours),
             ping_every: Some(Duration::ZERO),
             started: Instant::now(),
-            state: Mutex::new(State { patience, ..State::default() }),
+            state: RefCell::new(State { patience, ..State::default() }),
         };
         (manager, theirs)
     }

@@ -3,11 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use data_encoding::BASE64URL_NOPAD;
-use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, Invocation, Output, aegis};
+use crate::harness::nkey::{KeyPair, KeyPairType};
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
@@ -435,11 +434,11 @@ pub(crate) struct Operator {
 
 /// The same key pair each time: no test needs surprise here.
 fn key(kind: KeyPairType, number: u8) -> KeyPair {
-    KeyPair::new_from_raw(kind, [number; 32]).expect("32 bytes are a key")
+    KeyPair::new(kind, [number; 32])
 }
 
 fn seed(pair: &KeyPair) -> String {
-    pair.seed().expect("a pair made of a seed has one")
+    pair.seed()
 }
 
 fn jwt(name: &str, subject: &str, issuer: &KeyPair, expires: Option<i64>, nats: Value) -> String {
@@ -450,11 +449,7 @@ fn jwt(name: &str, subject: &str, issuer: &KeyPair, expires: Option<i64>, nats: 
     if let Some(at) = expires {
         claims["exp"] = json!(at);
     }
-    let encode = |value: Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-    let text =
-        format!("{}.{}", encode(json!({ "typ": "JWT", "alg": "ed25519-nkey" })), encode(claims));
-    let signature = issuer.sign(text.as_bytes()).expect("signs");
-    format!("{text}.{}", BASE64URL_NOPAD.encode(&signature))
+    issuer.jwt(&claims)
 }
 
 impl Operator {

@@ -7,25 +7,24 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use time::{OffsetDateTime, SignedDuration};
 
 use super::census::Census;
-use crate::connection::{ConnectError, Incoming, RequestError};
+use crate::nats::{ConnectError, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness;
 use crate::jetstream::replies::{self, AccountInfo, ApiError, ReplyError, StreamInfo};
-use crate::jetstream::requests::{self, Request};
-use crate::registry::Registry;
+use crate::jetstream::requests;
+use crate::registry::{LOOKING, Registry};
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
 use crate::system::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";
-const BUCKET: &str = "looking at the bucket";
 
 /// Why a fact is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +105,7 @@ pub(super) fn nothing_known(bucket: Bucket, probe: bool) -> Facts {
 }
 
 /// All that can be found out, in as few exchanges as possible.
-pub(super) fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts {
+pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Facts {
     let mut facts = nothing_known(registry.bucket().clone(), signals.is_some());
     let limit = registry.timeout();
     if let Err(error) = registry.connect(limit) {
@@ -134,35 +133,21 @@ pub(super) fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts
             return facts;
         }
     };
-    let [account, stream, scan] = ask(
-        &mut registry,
-        [
-            (ACCOUNT, requests::account_info()),
-            (BUCKET, requests::stream_info(&facts.bucket)),
-            (SCANNING, scan),
-        ],
-        |registry, place, reply| {
-            // Read as it arrives: its time is the registry's clock.
-            if place == 1 && registry.read_info(BUCKET, reply).is_ok() {
-                let clock = registry.clock().map(|clock| clock.now());
-                facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
-            }
-        },
-    );
-    facts.account = account.map_err(gap).and_then(|reply| {
-        replies::read_account_info(&reply.data)
+    let [account, stream, scan] = registry.ask_all([
+        (ACCOUNT, requests::account_info(&facts.bucket)),
+        (LOOKING, requests::stream_info(&facts.bucket)),
+        (SCANNING, scan),
+    ]);
+    facts.account = account.map_err(gap).and_then(|answer| {
+        replies::read_account_info(answer.message.data())
             .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
     });
-    facts.stream = stream.map_err(gap).and_then(|reply| {
-        match replies::read_stream_info(&reply.data).map_err(|e| RegistryError::Reply(BUCKET, e)) {
-            Ok(info) => Ok(Some(info)),
-            Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
-            Err(error) => Err(gap(error)),
-        }
-    });
+    facts.stream = registry.take_info(LOOKING, stream).map_err(gap);
+    let clock = registry.clock().map(|clock| clock.now());
+    facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
 
     if let Ok(Some(info)) = &facts.stream {
-        let scan = scan.and_then(|reply| Scan::begun(&mut registry, consumer, &reply, info));
+        let scan = scan.and_then(|answer| Scan::begun(&mut registry, consumer, &answer, info));
         facts.census = match (fitness::judge_kind(&facts.bucket, info), scan) {
             (Ok(()), scan) => scan.and_then(|scan| census(&mut registry, scan)).map_err(gap),
             (Err(_), Ok(scan)) => {
@@ -172,10 +157,10 @@ pub(super) fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts
             (Err(_), Err(_)) => facts.census,
         };
     }
-    if let Some(mut signals) = signals {
+    if let Some(signals) = signals {
         facts.probe = Some(match probe_is_possible(&facts, &server.version) {
             Err(why) => Err(missing(&why)),
-            Ok(()) => probe(&mut registry, &mut signals).map_err(|error| match error {
+            Ok(()) => probe(&mut registry, signals).map_err(|error| match error {
                 ProbeError::Interrupted => Gap {
                     kind: GapKind::OutOfTime,
                     message: "interrupted by a signal".into(),
@@ -186,65 +171,6 @@ pub(super) fn collect(mut registry: Registry, signals: Option<Signals>) -> Facts
         });
     }
     facts
-}
-
-/// Sends all requests, then waits for their replies, within one time limit.
-/// Each reply is shown to `seen` the moment it arrives.
-fn ask<const N: usize>(
-    registry: &mut Registry,
-    requests: [(&'static str, Request); N],
-    mut seen: impl FnMut(&mut Registry, usize, &Incoming),
-) -> [Result<Incoming, RegistryError>; N] {
-    let deadline = Instant::now() + registry.timeout();
-    let mut answers: [Option<Result<Incoming, RequestError>>; N] = std::array::from_fn(|_| None);
-    let mut inboxes: [String; N] = std::array::from_fn(|_| String::new());
-    for (place, (doing, request)) in requests.iter().enumerate() {
-        match registry.send(doing, request) {
-            Ok(inbox) => inboxes[place] = inbox,
-            Err(error) => answers[place] = Some(Err(request_error(error))),
-        }
-    }
-    while answers.iter().any(Option::is_none) {
-        match registry.receive(BUCKET, deadline) {
-            Ok(reply) => {
-                if let Some(place) = inboxes.iter().position(|inbox| *inbox == reply.subject) {
-                    seen(registry, place, &reply);
-                    answers[place] = Some(match reply.status() {
-                        Some(503) => Err(RequestError::NoResponders),
-                        _ => Ok(reply),
-                    });
-                }
-            }
-            Err(error) => {
-                let error = request_error(error);
-                // A refusal names the subject; all else concerns all of them.
-                let refused = match &error {
-                    RequestError::Denied(what) => requests.iter().position(|(_, request)| {
-                        what.contains(&format!("\"{}\"", request.subject))
-                    }),
-                    _ => None,
-                };
-                for (place, answer) in answers.iter_mut().enumerate() {
-                    if answer.is_none() && refused.is_none_or(|refused| refused == place) {
-                        *answer = Some(Err(error.clone()));
-                    }
-                }
-            }
-        }
-    }
-    let mut doing = requests.iter().map(|(doing, _)| *doing);
-    answers.map(|answer| {
-        let doing = doing.next().unwrap_or(BUCKET);
-        let answer = answer.unwrap_or(Err(RequestError::TimedOut));
-        answer.map_err(|error| RegistryError::Request(doing, error))
-    })
-}
-
-fn request_error(error: RegistryError) -> RequestError {
-    match error {
-        RegistryError::Request(_, error) => error,
-        other => RequestError::Lost(other.to_string()),
-    }
 }
 
 /// Counts the entries of the bucket.

@@ -20,7 +20,7 @@ use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use super::{Anew, list};
 use crate::cli::options::{Invocation, RunOptions, Verb};
-use crate::connection::{ConnectError, RequestError, Session, Settings};
+use crate::nats::{ConnectError, Session, Settings};
 use crate::error::{Failure, Kind};
 use crate::instance::record::{Record, Status, instance_key};
 use crate::instance::staleness::Ttl;
@@ -58,9 +58,6 @@ pub(super) struct Agent {
     registered_at: Duration,
     /// An acknowledgement was seen at all: there may be an entry of ours.
     ever_registered: bool,
-    /// Reading our own key ended a session: somebody stored a record there
-    /// that the client library cannot decode.
-    unsafe_to_read: bool,
     /// `lastHeartbeat` of what we sent and may find again.
     stamps: Vec<OffsetDateTime>,
     /// When the heartbeat was sent that was acknowledged last.
@@ -94,7 +91,6 @@ impl Agent {
             revision: None,
             registered_at: Duration::ZERO,
             ever_registered: false,
-            unsafe_to_read: false,
             stamps: Vec::new(),
             stored_at: None,
             patience: Patience::default(),
@@ -292,19 +288,13 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
-        if !self.unsafe_to_read {
-            self.registry.get_ahead(&self.key)?;
-        }
-        let info = match self.registry.fit_info() {
+        let (info, entry) = self.registry.info_and_entry(&self.key);
+        let info = match info.and_then(|found| self.registry.fit(found)) {
             Err(RegistryError::Unfit(Unfit::NoBucket(_))) => self.create_bucket()?,
-            info => {
-                // The answer about our own key may have ended it.
-                self.unsafe_to_read |= is_lost(&info);
-                info?
-            }
+            info => info?,
         };
         self.say_defeats(&info);
-        let own = self.read_own()?;
+        let own = self.own(entry)?;
         self.patience.answered(self.registry.answer_time());
         let (expected, immortal_below) = match &own {
             Own::Seen(Some(entry)) => {
@@ -419,9 +409,4 @@ fn labels<'a>(options: &'a RunOptions, bucket: &'a Bucket) -> Labels<'a> {
 /// The status of a service that is well.
 fn status(options: &RunOptions) -> Status {
     if options.standby { Status::Standby } else { Status::Active }
-}
-
-/// Whether the session ended.
-fn is_lost<T>(result: &Result<T, RegistryError>) -> bool {
-    matches!(result, Err(RegistryError::Request(_, RequestError::Lost(_))))
 }

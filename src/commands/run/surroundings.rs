@@ -5,29 +5,28 @@
 //! their own.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
+use super::attention::Attention;
 use super::status::{Labels, Standing};
 use crate::error::plain;
-use crate::health::runner::{CheckResult, Checkup};
+use crate::health::runner::{CheckResult, Runner};
 use crate::health::verdict::{HealthOptions, Verdict};
-use crate::system::systemd::Manager;
 use crate::system::textfile;
 
 /// What stands around one agent.
 pub struct Host {
-    /// systemd; shared with the waits for NATS.
-    pub manager: Arc<Manager>,
+    /// Shared with the waits for NATS.
+    attention: Rc<Attention>,
     health: Option<Health>,
     metrics: Option<Metrics>,
-    wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 struct Health {
-    checkup: Checkup,
+    options: HealthOptions,
     verdict: Verdict,
     /// Checks begin at least so far apart.
     apart: Duration,
@@ -43,9 +42,9 @@ struct Metrics {
 }
 
 impl Host {
-    /// Nothing but systemd yet; `wake` ends the loop's wait.
-    pub fn new(manager: Arc<Manager>, wake: Arc<dyn Fn() + Send + Sync>) -> Host {
-        Host { manager, health: None, metrics: None, wake }
+    /// Nothing but systemd yet.
+    pub fn new(attention: Rc<Attention>) -> Host {
+        Host { attention, health: None, metrics: None }
     }
 
     /// Sets, or sets anew, what is checked and where the metrics go. A verdict
@@ -56,9 +55,10 @@ impl Host {
         metrics: Option<&PathBuf>,
         interval: Duration,
     ) {
-        if self.health.as_ref().map(|health| health.checkup.options()) != health {
+        if self.health.as_ref().map(|health| &health.options) != health {
+            *self.attention.runner() = health.cloned().map(Runner::new);
             self.health = health.map(|options| Health {
-                checkup: Checkup::new(options.clone(), Arc::clone(&self.wake)),
+                options: options.clone(),
                 verdict: Verdict::new(options.failures),
                 apart: Duration::ZERO,
                 began: None,
@@ -68,7 +68,7 @@ impl Host {
             // Heartbeats come up to a tenth early; attempts at a registry that
             // is away come far more often, and prove nothing of the service.
             // A check that hangs has had its time before the next begins.
-            let timeout = health.checkup.options().timeout;
+            let timeout = health.options.timeout;
             health.apart = interval.mul_f64(0.8).max(timeout + Duration::from_millis(50));
         }
         self.metrics = metrics.map(|path| Metrics {
@@ -94,11 +94,15 @@ impl Host {
         standing: &mut Standing,
         labels: &Labels<'_>,
     ) -> bool {
-        self.manager.turn();
-        let turned = self.health.as_mut().is_some_and(|health| health.turn(now, due, labels));
+        let attention = Rc::clone(&self.attention);
+        attention.manager.turn();
+        let turned = match (&mut self.health, attention.runner().as_mut()) {
+            (Some(health), Some(runner)) => health.turn(runner, now, due, labels),
+            _ => false,
+        };
         standing.set_health(self.is_healthy());
-        if self.manager.hears() {
-            self.manager.tell(standing.is_registered(), &standing.line());
+        if attention.manager.hears() {
+            attention.manager.tell(standing.is_registered(), &standing.line());
         }
         if let Some(metrics) = &mut self.metrics {
             metrics.turn(now, standing, labels);
@@ -118,13 +122,14 @@ impl Host {
             wake = wake.min(written + metrics.every);
         }
         // At least a moment: nothing in here may make the loop spin.
-        wake.saturating_sub(now).max(Duration::from_millis(1)).min(self.manager.sleep())
+        wake.saturating_sub(now).max(Duration::from_millis(1))
     }
 
     /// The agent is about to take its entry out.
     pub fn stopping(&mut self, standing: &Standing) {
-        self.manager.stopping(&standing.stopping_line());
+        self.attention.manager.stopping(&standing.stopping_line());
         self.health = None;
+        *self.attention.runner() = None;
     }
 
     /// It has.
@@ -140,20 +145,24 @@ impl Health {
     /// When the check for the heartbeat at `due` begins: early enough to be
     /// done by then.
     fn begins(&self, due: Duration) -> Duration {
-        let early = due.saturating_sub(self.checkup.options().timeout);
+        let early = due.saturating_sub(self.options.timeout);
         self.began.map_or(early, |began| early.max(began + self.apart))
     }
 
-    fn turn(&mut self, now: Duration, due: Duration, labels: &Labels<'_>) -> bool {
-        let mut turned = false;
-        if let Some(result) = self.checkup.finished() {
-            turned |= self.note(&result, labels);
-        }
+    fn turn(
+        &mut self,
+        runner: &mut Runner,
+        now: Duration,
+        due: Duration,
+        labels: &Labels<'_>,
+    ) -> bool {
+        let turned = match runner.finished() {
+            Some(result) => self.note(&result, labels),
+            None => false,
+        };
         if now >= self.begins(due) {
             self.began = Some(now);
-            if let Some(result) = self.checkup.start() {
-                turned |= self.note(&result, labels);
-            }
+            runner.start(clock());
         }
         turned
     }
@@ -166,7 +175,7 @@ impl Health {
             return false;
         }
         let (service, instance) = (labels.service, labels.instance);
-        let times = match self.checkup.options().failures {
+        let times = match self.options.failures {
             1 => "a health check".to_owned(),
             times => format!("{times} health checks in a row"),
         };
@@ -176,6 +185,12 @@ impl Health {
         }
         true
     }
+}
+
+// A check that is started has its time from now on.
+#[allow(clippy::disallowed_methods)]
+fn clock() -> Instant {
+    Instant::now()
 }
 
 impl Metrics {

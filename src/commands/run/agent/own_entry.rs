@@ -13,13 +13,14 @@ use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{Agent, CLOCK_TRUST, is_lost};
-use crate::connection::RequestError;
+use super::{Agent, CLOCK_TRUST};
+use crate::nats::RequestError;
 use crate::instance::entry::Entry;
 use crate::instance::record;
 use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
+use crate::registry::EntryResult;
 use crate::registry::failure::RegistryError;
 use crate::text::printable::printable;
 use crate::text::time::format_time;
@@ -37,7 +38,7 @@ const TWIN_GONE_AFTER: u32 = 3;
 pub(super) enum Own {
     /// Nothing, or what was read.
     Seen(Option<Entry>),
-    /// We may not look, or looking ends the session.
+    /// We may not look.
     Unknown,
 }
 
@@ -53,19 +54,19 @@ pub(super) struct Twin {
 impl Agent {
     /// What stands under our own key, if we may know.
     pub(super) fn read_own(&mut self) -> Result<Own, RegistryError> {
-        if self.unsafe_to_read {
-            return Ok(Own::Unknown);
-        }
-        match self.registry.get(&self.key) {
+        let found = self.registry.get(&self.key);
+        self.own(found)
+    }
+
+    /// The same, out of an answer that has come.
+    pub(super) fn own(&self, found: EntryResult) -> Result<Own, RegistryError> {
+        match found {
             Ok(found) => Ok(Own::Seen(found)),
             Err(error) if error.denied().is_some() => {
                 debug!("{error}: twins cannot be told apart");
                 Ok(Own::Unknown)
             }
-            lost => {
-                self.unsafe_to_read |= is_lost(&lost);
-                lost.map(Own::Seen)
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -104,7 +105,6 @@ impl Agent {
                     }
                     self.stamps.clear();
                     self.remember(stamp);
-                    self.unsafe_to_read = false;
                     return Ok(revision);
                 }
                 Err(error) => error,

@@ -13,12 +13,13 @@ use data_encoding::{BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
+use super::address::shown_name;
+use super::nkey::UserKey;
 use crate::error::{Failure, Kind, plain};
-use crate::url::shown_name;
 
 /// No credentials or certificate file is larger.
 const FILE_LIMIT: u64 = 1 << 20;
-/// What keys the TLS library can use (ring, as rustls 0.22 has it).
+/// What keys the TLS library can use (ring).
 pub const KEYS_SUPPORTED: &str = "RSA, EC P-256, EC P-384 and Ed25519 are";
 /// How a key or certificate of the curve P-521 names it (OID 1.3.132.0.35).
 const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
@@ -90,7 +91,21 @@ pub enum ReadLogin {
     Nkey(String),
 }
 
+/// Why a server's nonce cannot be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignError(pub &'static str);
+
 impl ReadLogin {
+    /// The key that signs a server's nonce.
+    pub(super) fn key(&self) -> Result<UserKey, SignError> {
+        match self {
+            ReadLogin::Creds { seed, .. } | ReadLogin::Nkey(seed) => {
+                UserKey::from_seed(seed).map_err(SignError)
+            }
+            _ => Err(SignError("it has no key")),
+        }
+    }
+
     /// When its JWT says that it ends, if it does.
     pub fn expires(&self) -> Option<OffsetDateTime> {
         match self {
@@ -139,8 +154,8 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
             let Some(seed) = seed else {
                 return Err(bad_file(path, "nkey file", "no line in it is a user seed (SU...)"));
             };
-            nkeys::KeyPair::from_seed(seed).map_err(|error| {
-                bad_file(path, "nkey file", &format!("its seed is damaged: {error}"))
+            UserKey::from_seed(seed).map_err(|why| {
+                bad_file(path, "nkey file", &format!("its seed is damaged: {why}"))
             })?;
             ReadLogin::Nkey(seed.to_owned())
         }
@@ -152,17 +167,17 @@ pub fn read_creds(text: &str) -> Result<ReadLogin, &'static str> {
     let jwt = block(text, "BEGIN NATS USER JWT").ok_or("it holds no user JWT")?;
     let seed = block(text, "BEGIN USER NKEY SEED").ok_or("it holds no user seed")?;
     let claims = read_claims(jwt).ok_or("its user JWT is damaged")?;
-    let pair = nkeys::KeyPair::from_seed(seed).map_err(|_| "its seed is damaged")?;
     if !seed.starts_with("SU") {
         return Err("its seed is not that of a user (SU...)");
     }
-    if claims.sub != pair.public_key() {
+    let key = UserKey::from_seed(seed).map_err(|_| "its seed is damaged")?;
+    if claims.sub != key.public_key() {
         return Err("its seed does not belong to its user JWT");
     }
     Ok(ReadLogin::Creds { jwt: jwt.to_owned(), seed: seed.to_owned() })
 }
 
-/// The line behind one that holds `title`.
+/// The line after one that holds `title`.
 fn block<'a>(text: &'a str, title: &str) -> Option<&'a str> {
     let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(title)).skip(1);
     lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))

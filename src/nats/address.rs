@@ -1,8 +1,65 @@
-//! Server URLs. *Pure*: `nats://host:port` and `tls://host:port`, with a login
-//! in front at most, which is taken out here: the crate does not decode it,
-//! and its `Debug` prints it.
+//! Servers: the URLs in which operators name them, `nats://host:port` and
+//! `tls://host:port`, and the members that a cluster announces. *Pure*.
+//!
+//! A login in a URL is taken out here, so that no other place can show it.
 
-use crate::connection::ServerAddress;
+use std::fmt;
+use std::net::IpAddr;
+
+/// Members of a cluster that are remembered, at most.
+const MEMBERS_LIMIT: usize = 64;
+
+/// One server, without its login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// `tls://` was asked for.
+    pub tls: bool,
+    /// Host name or address; IPv6 without brackets.
+    pub host: String,
+    /// Port, 4222 by default.
+    pub port: u16,
+    /// The name that its certificate may be for, too: a member that was
+    /// announced by address is verified under the name in the list.
+    pub alias: Option<String>,
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl ServerAddress {
+    /// The names that its certificate may be for, the first one first.
+    pub fn names(&self) -> Vec<&str> {
+        self.alias.as_deref().into_iter().chain([self.host.as_str()]).collect()
+    }
+
+    /// Whether both are the same place.
+    pub fn is_at(&self, other: &ServerAddress) -> bool {
+        self.host == other.host && self.port == other.port
+    }
+
+    /// The members that the server at this address announced, as `host:port`
+    /// each. What cannot be read is passed over.
+    pub fn members(&self, urls: &[String]) -> Vec<ServerAddress> {
+        let is_address = |host: &str| host.parse::<IpAddr>().is_ok();
+        let name = match &self.alias {
+            Some(alias) => Some(alias.as_str()),
+            None => Some(self.host.as_str()).filter(|host| !is_address(host)),
+        };
+        let member = |url: &String| {
+            let (host, port) = parse_host(url.split("://").last()?).ok()?;
+            let alias = name.filter(|name| is_address(&host) && *name != host);
+            Some(ServerAddress { tls: self.tls, alias: alias.map(str::to_owned), host, port })
+        };
+        urls.iter().filter_map(member).take(MEMBERS_LIMIT).collect()
+    }
+}
 
 /// Port of a URL without one.
 const DEFAULT_PORT: u16 = 4222;
@@ -100,10 +157,10 @@ fn parse(url: &str) -> Result<(ServerAddress, Option<UrlLogin>), String> {
     };
     let host = host.strip_suffix('/').unwrap_or(host);
     if host.contains(['/', '?', '#']) {
-        return Err("a path or a query behind the port is not supported".into());
+        return Err("a path or a query after the port is not supported".into());
     }
     let (host, port) = parse_host(host)?;
-    Ok((ServerAddress { tls, host, port }, login))
+    Ok((ServerAddress { tls, host, port, alias: None }, login))
 }
 
 fn parse_login(text: &str) -> Result<UrlLogin, String> {
@@ -212,9 +269,28 @@ mod tests {
         assert!(login == Some(UrlLogin::User("us@er".into(), "p@s:/%s".into())));
         let (_, login) = one("nats://to%20ken@host");
         assert!(login == Some(UrlLogin::Token("to ken".into())));
-        // A colon behind the first one belongs to the password.
+        // A colon after the first one belongs to the password.
         let (_, login) = one("nats://user:a:b@host");
         assert!(login == Some(UrlLogin::User("user".into(), "a:b".into())));
+    }
+
+    #[test]
+    fn members_announced_by_address_are_verified_under_the_name_of_the_list() {
+        let urls: Vec<String> = ["10.0.0.2:4222", "[fe80::1]:1", "b.example:4222", "ju nk", ":1"]
+            .map(str::to_owned)
+            .into();
+        let (server, _) = one("tls://nats.example");
+        let members = server.members(&urls);
+        let names: Vec<Vec<&str>> = members.iter().map(ServerAddress::names).collect();
+        assert_eq!(
+            names,
+            [vec!["nats.example", "10.0.0.2"], vec!["nats.example", "fe80::1"], vec!["b.example"]]
+        );
+        assert!(members.iter().all(|member| member.tls));
+        // What a member announces goes by the same name.
+        assert_eq!(members[0].members(&urls)[1].names(), ["nats.example", "fe80::1"]);
+        let (server, _) = one("nats://10.0.0.1");
+        assert_eq!(server.members(&urls)[0].names(), ["10.0.0.2"]);
     }
 
     #[test]
@@ -239,7 +315,7 @@ mod tests {
     fn a_path_or_a_query_is_refused_by_name() {
         for url in ["nats://h:42511/path", "nats://h:42511?x=1", "h/path", "h:1/?x", "h:1#x"] {
             let error = refusal(url);
-            assert!(error.contains("a path or a query behind the port"), "{error}");
+            assert!(error.contains("a path or a query after the port"), "{error}");
         }
     }
 

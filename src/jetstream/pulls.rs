@@ -1,0 +1,318 @@
+//! The bookkeeping of a scan: what to ask a consumer for, and what its
+//! deliveries mean. *Pure*.
+//!
+//! Memory and time are bounded whatever the server sends: it is asked for a
+//! bounded number of messages and bytes at a time, and one that contradicts
+//! itself ends the scan.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use super::stored::Delivery;
+use crate::nats::Token;
+
+/// Messages of one pull, at most.
+const FULL_BATCH: usize = 1_000;
+/// Bytes of one pull: a server cuts off whoever has more than 64 MB to take
+/// (`max_pending`).
+const PULL_BYTES: usize = 2 << 20;
+/// Pulls that end without a message in a row, while the server says that there
+/// is more: one or two are honest, when entries expire meanwhile.
+const FRUITLESS_PULLS: u32 = 20;
+/// An honest server delivers what it announced, and what is written while the
+/// scan goes on; a scan is faster than all writers together.
+const DELIVERIES_PER_ENTRY: u64 = 4;
+const MORE_DELIVERIES: u64 = 20_000;
+
+/// What the server says does not fit together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contradiction(String);
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pull to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextPull {
+    /// So many messages.
+    pub batch: usize,
+    /// Of so many bytes together.
+    pub max_bytes: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Pull {
+    token: Token,
+    left: usize,
+    served: bool,
+}
+
+/// The pulls of one scan, over one consumer after the other.
+#[derive(Debug)]
+pub struct Pulls {
+    under_way: VecDeque<Pull>,
+    /// Sequence of the last message that this consumer delivered.
+    seen: u64,
+    /// Sequence of the last message that was of interest.
+    last: u64,
+    /// Nothing after this sequence is of interest.
+    until: u64,
+    finished: bool,
+    /// Pulls that ended without a message, in a row.
+    fruitless: u32,
+    /// The next message does not fit into a pull.
+    oversized: bool,
+    /// Deliveries that are still believed.
+    believed: u64,
+}
+
+impl Pulls {
+    /// A scan of what lies in `range`, over a consumer with `pending` messages.
+    pub fn over(range: RangeInclusive<u64>, pending: u64) -> Pulls {
+        let last = range.start().saturating_sub(1);
+        Pulls {
+            under_way: VecDeque::new(),
+            seen: last,
+            last,
+            until: *range.end(),
+            finished: pending == 0 || range.is_empty(),
+            fruitless: 0,
+            oversized: false,
+            believed: believed(pending),
+        }
+    }
+
+    /// Goes on over a fresh consumer with `pending` messages, which may deliver
+    /// again what was delivered before.
+    pub fn restart(&mut self, pending: u64) {
+        self.under_way.clear();
+        self.seen = 0;
+        self.fruitless = 0;
+        self.oversized = false;
+        self.believed = self.believed.max(believed(pending));
+        self.finished = pending == 0 || self.last >= self.until;
+    }
+
+    /// Whether everything has been delivered.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Sequence of the last message that was handed out.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The pull to send now, if one is due.
+    ///
+    /// The next one is sent when half of the only one under way has arrived:
+    /// the server has sent the other half by then, and earlier it turns down a
+    /// second one that may not wait (408). For the same reason one for a
+    /// single, large message goes alone.
+    pub fn due(&self) -> Option<NextPull> {
+        if self.finished {
+            return None;
+        }
+        let idle = self.under_way.is_empty();
+        if self.oversized {
+            return idle.then_some(NextPull { batch: 1, max_bytes: None });
+        }
+        let is_half_read = match self.under_way.front() {
+            Some(pull) if self.under_way.len() == 1 => pull.left <= FULL_BATCH / 2,
+            _ => false,
+        };
+        let next = NextPull { batch: FULL_BATCH, max_bytes: Some(PULL_BYTES) };
+        (idle || is_half_read).then_some(next)
+    }
+
+    /// A pull was sent.
+    pub fn sent(&mut self, token: Token, pull: NextPull) {
+        self.oversized = false;
+        self.under_way.push_back(Pull { token, left: pull.batch, served: false });
+    }
+
+    /// Whether the server was asked for messages that have not come.
+    pub fn are_under_way(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Whether that request is a pull of this scan that is under way.
+    pub fn is_under_way(&self, token: Token) -> bool {
+        self.under_way.iter().any(|pull| pull.token == token)
+    }
+
+    /// Takes a delivery; whether it is of interest.
+    pub fn delivered(&mut self, delivery: &Delivery) -> Result<bool, Contradiction> {
+        if let Some(pull) = self.under_way.front_mut() {
+            pull.served = true;
+            pull.left = pull.left.saturating_sub(1);
+            if pull.left == 0 {
+                self.under_way.pop_front();
+            }
+        }
+        if delivery.sequence <= self.seen {
+            return Err(contradiction("a sequence that does not rise"));
+        }
+        self.believed = match self.believed.checked_sub(1) {
+            Some(left) => left,
+            None => return Err(contradiction("more messages than the bucket can hold")),
+        };
+        self.seen = delivery.sequence;
+        self.fruitless = 0;
+        if delivery.pending == 0 || delivery.sequence >= self.until {
+            self.finished = true;
+            self.under_way.clear();
+        }
+        let is_new = delivery.sequence > self.last && delivery.sequence <= self.until;
+        self.last = self.last.max(delivery.sequence.min(self.until));
+        Ok(is_new)
+    }
+
+    /// A pull ended with a status: there was less than it asked for.
+    pub fn ended(
+        &mut self,
+        token: Token,
+        status: Option<u16>,
+        text: &str,
+    ) -> Result<(), Contradiction> {
+        let Some(at) = self.under_way.iter().position(|pull| pull.token == token) else {
+            return Ok(());
+        };
+        let served = self.under_way.remove(at).is_some_and(|pull| pull.served);
+        // As many as were asked for, with bytes to spare. From a replicated
+        // bucket it can overtake the last of them.
+        if status == Some(409) && text.contains("Batch Completed") {
+            return Ok(());
+        }
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS_PULLS {
+            return Err(contradiction("no messages, and says that there are more"));
+        }
+        match status {
+            Some(404) if !served && self.under_way.is_empty() => {
+                self.finished = true;
+                Ok(())
+            }
+            Some(404 | 408) => Ok(()),
+            // The pull is full, or its first message alone is larger.
+            Some(409) if text.contains("MaxBytes") => {
+                self.oversized |= !served;
+                Ok(())
+            }
+            status => {
+                let status = status.map_or(String::new(), |status| status.to_string());
+                Err(Contradiction(format!("the server ended it: {status} {text}")))
+            }
+        }
+    }
+}
+
+fn believed(pending: u64) -> u64 {
+    pending.saturating_mul(DELIVERIES_PER_ENTRY).saturating_add(MORE_DELIVERIES)
+}
+
+fn contradiction(what: &str) -> Contradiction {
+    Contradiction(format!("the server contradicts itself: it delivers {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    fn delivery(sequence: u64, pending: u64) -> Delivery {
+        Delivery { sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
+    }
+
+    fn pull(pulls: &mut Pulls, token: u64) -> NextPull {
+        let next = pulls.due().expect("one is due");
+        pulls.sent(Token::numbered(token), next);
+        next
+    }
+
+    #[test]
+    fn the_next_pull_is_due_when_half_of_the_last_has_come() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 2_000);
+        assert_eq!(pull(&mut pulls, 1).batch, FULL_BATCH);
+        for sequence in 1..FULL_BATCH as u64 / 2 {
+            assert_eq!(pulls.delivered(&delivery(sequence, 2_000 - sequence)), Ok(true));
+            assert_eq!(pulls.due(), None, "after {sequence}");
+        }
+        pulls.delivered(&delivery(500, 1_500)).unwrap();
+        pull(&mut pulls, 2);
+        assert_eq!(pulls.due(), None);
+    }
+
+    #[test]
+    fn it_is_finished_with_the_last_message_or_behind_what_matters() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        pull(&mut pulls, 1);
+        pulls.delivered(&delivery(7, 1)).unwrap();
+        assert!(!pulls.is_finished());
+        assert_eq!(pulls.delivered(&delivery(9, 0)), Ok(true));
+        assert!(pulls.is_finished() && pulls.due().is_none());
+        let mut pulls = Pulls::over(5..=8, 9);
+        pull(&mut pulls, 1);
+        assert_eq!(pulls.delivered(&delivery(9, 4)), Ok(false));
+        assert!(pulls.is_finished());
+        assert!(Pulls::over(1..=9, 0).is_finished());
+    }
+
+    #[test]
+    fn after_a_restart_nothing_comes_twice() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 3);
+        pull(&mut pulls, 1);
+        assert_eq!(pulls.delivered(&delivery(1, 2)), Ok(true));
+        assert_eq!(pulls.delivered(&delivery(2, 1)), Ok(true));
+        pulls.restart(3);
+        pull(&mut pulls, 2);
+        let again: Vec<_> = (1..=3).map(|at| pulls.delivered(&delivery(at, 3 - at))).collect();
+        assert_eq!(again, [Ok(false), Ok(false), Ok(true)]);
+        assert!(pulls.is_finished());
+    }
+
+    #[test]
+    fn a_record_larger_than_a_pull_is_asked_for_alone() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        pull(&mut pulls, 1);
+        let (token, status) = (Token::numbered(1), Some(409));
+        pulls.ended(token, status, "Message Size Exceeds MaxBytes").unwrap();
+        assert_eq!(pull(&mut pulls, 2), NextPull { batch: 1, max_bytes: None });
+        assert_eq!(pulls.due(), None);
+        pulls.delivered(&delivery(1, 1)).unwrap();
+        assert_eq!(pull(&mut pulls, 3).batch, FULL_BATCH);
+    }
+
+    #[test]
+    fn a_server_that_contradicts_itself_ends_it() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        pull(&mut pulls, 1);
+        pulls.delivered(&delivery(5, 1)).unwrap();
+        assert!(pulls.delivered(&delivery(5, 1)).is_err());
+
+        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        let most = DELIVERIES_PER_ENTRY + MORE_DELIVERIES;
+        let taken = (1..).find(|at| pulls.delivered(&delivery(*at, 1)).is_err());
+        assert_eq!(taken, Some(most + 1));
+
+        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        let ended = (1..).find(|token| {
+            pull(&mut pulls, *token);
+            pulls.ended(Token::numbered(*token), Some(408), "Request Timeout").is_err()
+        });
+        assert_eq!(ended, Some(u64::from(FRUITLESS_PULLS) + 1));
+    }
+
+    #[test]
+    fn a_status_for_somebody_else_is_nothing() {
+        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        pull(&mut pulls, 1);
+        assert_eq!(pulls.ended(Token::numbered(9), Some(500), "?"), Ok(()));
+        assert!(pulls.is_under_way(Token::numbered(1)) && !pulls.is_finished());
+    }
+}

@@ -1,0 +1,271 @@
+//! One attempt at one server: the bytes between its socket and the pure
+//! `handshake`. Nothing in here waits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::address::ServerAddress;
+use super::failure::Cause;
+use super::handshake::{Handshake, ServerInfo, Step, Wish};
+use super::login::Tls;
+use super::lookup::Lookup;
+use super::race::{AttemptId, Stage};
+use super::stream::{Broken, Stream};
+use super::tls::{self, TlsSetup};
+use super::waiter::Interest;
+use super::wire::Parser;
+use crate::error::plain;
+
+/// Operations that are read of a server before it lets us in; an honest one has
+/// a handful.
+const OPERATIONS_LIMIT: u32 = 1_000;
+
+/// An attempt that is under way.
+pub(super) struct Attempt {
+    pub(super) id: AttemptId,
+    pub(super) server: usize,
+    phase: Phase,
+}
+
+enum Phase {
+    Resolving(Lookup),
+    Connecting(Stream, bool),
+    Talking(Box<Talk>),
+}
+
+struct Talk {
+    stream: Stream,
+    parser: Parser,
+    handshake: Handshake,
+    out: Vec<u8>,
+    stage: Stage,
+    operations: u32,
+    /// When `PING` was sent.
+    pinged: Option<Instant>,
+}
+
+/// What all attempts of a race need.
+pub(super) struct Context<'a> {
+    pub(super) servers: &'a [ServerAddress],
+    pub(super) wish: Wish<'a>,
+    pub(super) files: &'a Tls,
+    /// Read when it is first needed: a system has many roots.
+    pub(super) setup: Option<TlsSetup>,
+}
+
+/// How an attempt stands.
+pub(super) enum Progress {
+    /// It goes on, and has come so far.
+    Waits(Attempt, Stage),
+    /// The name was looked up.
+    Resolved(Vec<SocketAddr>),
+    /// The server serves.
+    Ready(Box<Served>),
+}
+
+/// A server that serves, with the bytes that it sent after that.
+pub(super) struct Served {
+    pub(super) stream: Stream,
+    pub(super) parser: Parser,
+    pub(super) info: ServerInfo,
+}
+
+impl Attempt {
+    pub(super) fn resolving(id: AttemptId, server: usize, lookup: Lookup) -> Attempt {
+        Attempt { id, server, phase: Phase::Resolving(lookup) }
+    }
+
+    pub(super) fn connecting(
+        id: AttemptId,
+        server: usize,
+        address: SocketAddr,
+        tls_first: bool,
+    ) -> io::Result<Attempt> {
+        let phase = Phase::Connecting(Stream::connect(address)?, tls_first);
+        Ok(Attempt { id, server, phase })
+    }
+
+    /// What it waits for.
+    pub(super) fn interest(&self) -> Interest<'_> {
+        match &self.phase {
+            Phase::Resolving(lookup) => Interest::reading(lookup.as_fd(), false),
+            Phase::Connecting(stream, _) => Interest::connecting(stream.as_fd()),
+            Phase::Talking(talk) => {
+                let write = !talk.out.is_empty() || talk.stream.wants_write();
+                Interest::reading(talk.fd(), write)
+            }
+        }
+    }
+
+    /// Does what can be done without waiting.
+    pub(super) fn advance(self, context: &mut Context<'_>) -> Result<Progress, Cause> {
+        let Attempt { id, server, phase } = self;
+        let waits = |phase, stage| Ok(Progress::Waits(Attempt { id, server, phase }, stage));
+        let mut talk = match phase {
+            Phase::Resolving(lookup) => {
+                return match lookup.result() {
+                    None => waits(Phase::Resolving(lookup), Stage::Resolving),
+                    Some(Ok(addresses)) => Ok(Progress::Resolved(addresses)),
+                    Some(Err(why)) => Err(Cause::Resolve(why)),
+                };
+            }
+            Phase::Connecting(stream, tls_first) => match stream.is_connected() {
+                Ok(true) => Talk::begin(stream, tls_first, server, context)?,
+                Ok(false) => {
+                    return waits(Phase::Connecting(stream, tls_first), Stage::Connecting);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(Cause::Unanswered);
+                }
+                Err(error) => return Err(Cause::Tcp(plain(&error))),
+            },
+            Phase::Talking(talk) => talk,
+        };
+        if talk.advance(server, context)? {
+            return Ok(Progress::Ready(Box::new(talk.served())));
+        }
+        let stage = talk.stage;
+        waits(Phase::Talking(talk), stage)
+    }
+}
+
+impl Talk {
+    fn begin(
+        stream: Stream,
+        tls_first: bool,
+        server: usize,
+        context: &mut Context<'_>,
+    ) -> Result<Box<Talk>, Cause> {
+        let wish = Wish { tls_first, ..context.wish.clone() };
+        let (handshake, step) = Handshake::begin(&wish);
+        let mut talk = Box::new(Talk {
+            stream,
+            parser: Parser::default(),
+            handshake,
+            out: Vec::new(),
+            stage: Stage::Silent,
+            operations: 0,
+            pinged: None,
+        });
+        talk.take(step, server, context)?;
+        Ok(talk)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    fn served(self) -> Served {
+        let Talk { stream, parser, handshake, pinged, .. } = self;
+        let mut info = handshake.into_info();
+        info.round_trip = elapsed(pinged);
+        Served { stream, parser, info }
+    }
+
+    /// Reads and writes what can be; whether the server serves.
+    fn advance(&mut self, server: usize, context: &mut Context<'_>) -> Result<bool, Cause> {
+        loop {
+            // What the peer said counts for more than that it takes no more.
+            let written = self.stream.write(&mut self.out);
+            let securing = self.stream.is_handshaking();
+            let read = self.stream.read(self.parser.buffer());
+            if securing && !self.stream.is_handshaking() && read.is_ok() {
+                let step = self.handshake.secured(&context.wish)?;
+                self.take(step, server, context)?;
+            }
+            if self.hear(server, context)? {
+                return Ok(true);
+            }
+            match (read, written) {
+                (Err(broken), _) | (Ok(false), Err(broken)) => {
+                    return Err(self.cause(broken, &context.servers[server], context.files));
+                }
+                (Ok(false), Ok(())) => break,
+                (Ok(true), _) => {}
+            }
+        }
+        // Where this fails the next read tells why, if anything does.
+        self.stream.write(&mut self.out).ok();
+        Ok(false)
+    }
+
+    /// Takes what the server said; whether it serves.
+    fn hear(&mut self, server: usize, context: &mut Context<'_>) -> Result<bool, Cause> {
+        loop {
+            let operation = self.parser.next().map_err(|bad| Cause::NotNats(bad.0))?;
+            let Some(operation) = operation else { return Ok(false) };
+            self.operations += 1;
+            if self.operations > OPERATIONS_LIMIT {
+                return Err(Cause::NotNats("it talks without end".into()));
+            }
+            let step = self.handshake.heard(operation, self.parser.rest(), &context.wish)?;
+            if step == Step::Ready {
+                if let Some(info) = self.handshake.info() {
+                    self.parser.set_max_payload(info.max_payload);
+                }
+                return Ok(true);
+            }
+            self.take(step, server, context)?;
+        }
+    }
+
+    fn take(&mut self, step: Step, server: usize, context: &mut Context<'_>) -> Result<(), Cause> {
+        match step {
+            Step::Wait | Step::Ready => {}
+            Step::Send(bytes) => {
+                if self.pinged.is_none() {
+                    self.pinged = now();
+                }
+                self.stage = Stage::LoggingIn;
+                self.out.extend_from_slice(&bytes);
+            }
+            Step::Secure => {
+                self.stage = Stage::Securing;
+                let setup = match context.setup.take() {
+                    Some(setup) => setup,
+                    None => TlsSetup::read(context.files)?,
+                };
+                let names = context.servers[server].names();
+                let config = setup.config(&names);
+                context.setup = Some(setup);
+                let name = tls::server_name(names[0])?;
+                self.stream
+                    .secure(config?, name)
+                    .map_err(|error| tls::cause(&error, names[0], context.files))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why the connection broke.
+    fn cause(&self, broken: Broken, server: &ServerAddress, files: &Tls) -> Cause {
+        let host = server.names()[0];
+        match broken {
+            Broken::Tls(error) => tls::cause(&error, host, files),
+            Broken::Closed if !self.parser.is_empty() => {
+                Cause::NotNats("it closed in the middle of a line".into())
+            }
+            _ if self.stream.is_secured() => tls::cause_of_end(files),
+            Broken::Closed if self.stage == Stage::LoggingIn => {
+                Cause::Other("the server closed the connection during the login".into())
+            }
+            Broken::Closed => Cause::Closed,
+            Broken::Io(error) => Cause::Tcp(plain(&error)),
+        }
+    }
+}
+
+// The round trip is measured here.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Option<Instant> {
+    Some(Instant::now())
+}
+
+fn elapsed(since: Option<Instant>) -> Duration {
+    match (since, now()) {
+        (Some(since), Some(now)) => now.saturating_duration_since(since),
+        _ => Duration::ZERO,
+    }
+}
