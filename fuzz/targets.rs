@@ -321,6 +321,7 @@ pub(crate) fn handshake(data: &[u8]) {
                 Step::Secure => {
                     assert!(!secured, "TLS once");
                     secured = true;
+                    parser.clear();
                     step = handshake.secured(&wish).expect("nothing was said");
                     continue;
                 }
@@ -343,7 +344,7 @@ pub(crate) fn handshake(data: &[u8]) {
             if matches!(&operation, Operation::Info(json) if json.len() > 64 << 10) {
                 panic!("a line beyond its bound");
             }
-            match handshake.heard(operation, parser.rest(), &wish) {
+            match handshake.heard(operation, &wish) {
                 Ok(next) => step = next,
                 Err(cause) => {
                     assert!(cause.to_string().len() < 1_000);

@@ -214,7 +214,13 @@ impl Cleanup<'_> {
                 Ok(arrival) => {
                     fruitless = 0;
                     if scan.owns(&arrival) {
-                        ready.extend(scan.take(&self.registry, arrival)?);
+                        match scan.take(&self.registry, arrival) {
+                            Ok(entry) => ready.extend(entry),
+                            Err(error) => {
+                                self.drain()?;
+                                scan.go_on_after(&mut self.registry, error)?;
+                            }
+                        }
                     } else {
                         self.removed(arrival)?;
                     }
@@ -257,25 +263,26 @@ impl Cleanup<'_> {
         fruitless: u32,
         scan: Option<&mut Scan>,
     ) -> Result<(), End> {
-        let why = match &error {
-            RegistryError::Request(_, RequestError::Lost(why)) => why.clone(),
-            RegistryError::Request(_, RequestError::TimedOut) => String::new(),
-            _ => return Err(self.give_up(error)),
-        };
-        if self.signals.stopped() || fruitless > FRUITLESS_SESSIONS {
+        let can_go_on = matches!(
+            error,
+            RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut)
+        );
+        if !can_go_on || self.signals.stopped() || fruitless > FRUITLESS_SESSIONS {
             return Err(self.give_up(error));
         }
         let limit = self.registry.timeout();
         if let Err(error) = self.registry.connect(limit) {
             return Err(self.give_up(error));
         }
-        let report = &mut self.report;
-        let sink = &mut |target: &Target, fate| report.take(target, fate);
-        let mut resumed = self.remover.resume(&mut self.registry, sink);
-        if let (Ok(()), Some(scan)) = (&resumed, scan)
-            && !scan.is_finished()
-        {
-            resumed = scan.restart(&mut self.registry, &why);
+        // The scan first: it waits for its own answer only.
+        let mut resumed = match scan.filter(|scan| !scan.is_finished()) {
+            Some(scan) => scan.restart(&mut self.registry),
+            None => Ok(()),
+        };
+        if resumed.is_ok() {
+            let report = &mut self.report;
+            let sink = &mut |target: &Target, fate| report.take(target, fate);
+            resumed = self.remover.resume(&mut self.registry, sink);
         }
         // What a session that ends at once leaves open is for the next one.
         match resumed {

@@ -20,6 +20,9 @@ const PULL_BYTES: usize = 2 << 20;
 /// Pulls that end without a message in a row, while the server says that there
 /// is more: one or two are honest, when entries expire meanwhile.
 const FRUITLESS_PULLS: u32 = 20;
+/// What a server says of a consumer that it does not have any more, or is about
+/// to lose (`server/consumer.go`).
+const GONE: [&str; 3] = ["Consumer Deleted", "Leadership Change", "Server Shutdown"];
 /// An honest server delivers what it announced, and what is written while the
 /// scan goes on; a scan is faster than all writers together.
 const DELIVERIES_PER_ENTRY: u64 = 4;
@@ -33,6 +36,16 @@ impl fmt::Display for Contradiction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// How a pull ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There was less than it asked for.
+    Early,
+    /// Nobody has this consumer any more: the member of the cluster that had it
+    /// is gone. A fresh one can go on.
+    ConsumerGone,
 }
 
 /// A pull to send.
@@ -172,21 +185,25 @@ impl Pulls {
         Ok(is_new)
     }
 
-    /// A pull ended with a status: there was less than it asked for.
+    /// A pull ended with a status.
     pub fn ended(
         &mut self,
         token: Token,
         status: Option<u16>,
         text: &str,
-    ) -> Result<(), Contradiction> {
+    ) -> Result<Ended, Contradiction> {
         let Some(at) = self.under_way.iter().position(|pull| pull.token == token) else {
-            return Ok(());
+            return Ok(Ended::Early);
         };
         let served = self.under_way.remove(at).is_some_and(|pull| pull.served);
         // As many as were asked for, with bytes to spare. From a replicated
         // bucket it can overtake the last of them.
         if status == Some(409) && text.contains("Batch Completed") {
-            return Ok(());
+            return Ok(Ended::Early);
+        }
+        let is_gone = |text: &str| GONE.iter().any(|word| text.contains(word));
+        if status == Some(503) || (status == Some(409) && is_gone(text)) {
+            return Ok(Ended::ConsumerGone);
         }
         self.fruitless += 1;
         if self.fruitless > FRUITLESS_PULLS {
@@ -195,13 +212,13 @@ impl Pulls {
         match status {
             Some(404) if !served && self.under_way.is_empty() => {
                 self.finished = true;
-                Ok(())
+                Ok(Ended::Early)
             }
-            Some(404 | 408) => Ok(()),
+            Some(404 | 408) => Ok(Ended::Early),
             // The pull is full, or its first message alone is larger.
             Some(409) if text.contains("MaxBytes") => {
                 self.oversized |= !served;
-                Ok(())
+                Ok(Ended::Early)
             }
             status => {
                 let status = status.map_or(String::new(), |status| status.to_string());
@@ -309,10 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_that_is_gone_is_told_from_an_end() {
+        for (status, text, ended) in [
+            (503, "No Responders", Ended::ConsumerGone),
+            (409, "Consumer Deleted", Ended::ConsumerGone),
+            (409, "Leadership Change", Ended::ConsumerGone),
+            (409, "Batch Completed", Ended::Early),
+            (408, "Request Timeout", Ended::Early),
+        ] {
+            let mut pulls = Pulls::over(1..=u64::MAX, 1);
+            pull(&mut pulls, 1);
+            assert_eq!(pulls.ended(Token::numbered(1), Some(status), text), Ok(ended));
+        }
+    }
+
+    #[test]
     fn a_status_for_somebody_else_is_nothing() {
         let mut pulls = Pulls::over(1..=u64::MAX, 1);
         pull(&mut pulls, 1);
-        assert_eq!(pulls.ended(Token::numbered(9), Some(500), "?"), Ok(()));
+        assert_eq!(pulls.ended(Token::numbered(9), Some(500), "?"), Ok(Ended::Early));
         assert!(pulls.is_under_way(Token::numbered(1)) && !pulls.is_finished());
     }
 }

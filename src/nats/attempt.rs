@@ -70,6 +70,8 @@ pub(super) struct Served {
     pub(super) stream: Stream,
     pub(super) parser: Parser,
     pub(super) info: ServerInfo,
+    /// What is still to be sent.
+    pub(super) out: Vec<u8>,
 }
 
 impl Attempt {
@@ -158,10 +160,10 @@ impl Talk {
     }
 
     fn served(self) -> Served {
-        let Talk { stream, parser, handshake, pinged, .. } = self;
+        let Talk { stream, parser, handshake, pinged, out, .. } = self;
         let mut info = handshake.into_info();
         info.round_trip = elapsed(pinged);
-        Served { stream, parser, info }
+        Served { stream, parser, info, out }
     }
 
     /// Reads and writes what can be; whether the server serves.
@@ -200,7 +202,7 @@ impl Talk {
             if self.operations > OPERATIONS_LIMIT {
                 return Err(Cause::NotNats("it talks without end".into()));
             }
-            let step = self.handshake.heard(operation, self.parser.rest(), &context.wish)?;
+            let step = self.handshake.heard(operation, &context.wish)?;
             if step == Step::Ready {
                 if let Some(info) = self.handshake.info() {
                     self.parser.set_max_payload(info.max_payload);
@@ -223,6 +225,7 @@ impl Talk {
             }
             Step::Secure => {
                 self.stage = Stage::Securing;
+                self.parser.clear();
                 let setup = match context.setup.take() {
                     Some(setup) => setup,
                     None => TlsSetup::read(context.files)?,

@@ -139,7 +139,7 @@ impl Connector {
             race,
             context,
             attempts: Vec::new(),
-            lookups: self.lookups.clone(),
+            lookups: &self.lookups,
             began,
             wants_tls: self.settings.tls.ca.is_some() || self.settings.tls.client.is_some(),
         };
@@ -192,7 +192,7 @@ struct Run<'a> {
     /// Each with the time at which its server greeted, and whether TLS came
     /// first.
     attempts: Vec<Running>,
-    lookups: Lookups,
+    lookups: &'a Lookups,
     began: Instant,
     /// Certificates are given, so TLS is wanted of every server.
     wants_tls: bool,

@@ -1,6 +1,7 @@
 //! Name look-ups: the only helper threads of the program, since the C library's
 //! know no time limit. An address never needs one.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,16 +12,18 @@ use std::thread;
 
 use crate::error::plain;
 
-/// Look-ups that hang, at most: the C library's last for 5 to 30 s where no
-/// name server answers.
-const LOOKUPS_LIMIT: usize = 16;
+/// Look-ups of one name that hang, at most: the C library's last for 5 to 30 s
+/// where no name server answers. One name must not use up those of another.
+const LOOKUPS_A_NAME: usize = 6;
+/// The same of all names together.
+const LOOKUPS_LIMIT: usize = 64;
 /// What a look-up needs, NSS modules included.
 const STACK: usize = 512 << 10;
 
-/// Counts the look-ups that are under way, also those that nobody waits for any
+/// Knows the look-ups that are under way, also those that nobody waits for any
 /// more.
-#[derive(Clone, Default)]
-pub struct Lookups(Arc<()>);
+#[derive(Default)]
+pub struct Lookups(RefCell<Vec<(String, Arc<()>)>>);
 
 /// One look-up. Its descriptor can be read once it has ended.
 pub struct Lookup {
@@ -31,12 +34,18 @@ pub struct Lookup {
 impl Lookups {
     /// Begins to look up a name. The error is the reason, in words.
     pub fn begin(&self, host: &str, port: u16) -> Result<Lookup, String> {
-        if Arc::strong_count(&self.0) > LOOKUPS_LIMIT {
+        let mut under_way = self.0.borrow_mut();
+        // The other reference is with the thread.
+        under_way.retain(|(_, one)| Arc::strong_count(one) > 1);
+        let same = under_way.iter().filter(|(name, _)| name == host).count();
+        if same >= LOOKUPS_A_NAME || under_way.len() >= LOOKUPS_LIMIT {
             return Err("the name server does not answer".into());
         }
         let (sender, result) = mpsc::sync_channel(1);
         let (ended, end) = UnixStream::pair().map_err(|error| plain(&error))?;
-        let (host, counted) = (host.to_owned(), Arc::clone(&self.0));
+        let counted = Arc::new(());
+        under_way.push((host.to_owned(), Arc::clone(&counted)));
+        let host = host.to_owned();
         let helper = move || {
             let found = (host.as_str(), port).to_socket_addrs();
             sender.send(found.map(Iterator::collect)).ok();

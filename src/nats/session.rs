@@ -92,7 +92,7 @@ pub struct Session {
 
 impl Session {
     pub(super) fn open(served: Served, opened: Opened) -> Session {
-        let Served { stream, parser, info } = served;
+        let Served { stream, parser, info, out } = served;
         let unique = RandomState::new().build_hasher().finish();
         let again = RandomState::new().build_hasher().finish();
         let session = Session {
@@ -102,7 +102,7 @@ impl Session {
             greeting: opened.greeting,
             stream,
             parser,
-            out: Vec::new(),
+            out,
             subscribed: false,
             last_token: 0,
             unanswered: VecDeque::new(),

@@ -127,9 +127,11 @@ impl Parser {
         self.at == self.buffer.len()
     }
 
-    /// What has come and was not handed out.
-    pub fn rest(&self) -> &[u8] {
-        &self.buffer[self.at..]
+    /// Throws away what has come and was not handed out.
+    pub fn clear(&mut self) {
+        self.head = None;
+        self.at = self.buffer.len();
+        self.searched = self.at;
     }
 
     /// The next operation, once all of it has come.

@@ -12,7 +12,7 @@ use log::debug;
 use super::failure::RegistryError;
 use super::{Answer, Registry};
 use crate::instance::entry::Entry;
-use crate::jetstream::pulls::Pulls;
+use crate::jetstream::pulls::{Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
 use crate::nats::{Arrival, Request, RequestError};
@@ -20,6 +20,8 @@ use crate::nats::{Arrival, Request, RequestError};
 /// A session lost this often in a row during a scan, without an entry in
 /// between, is an outage.
 const FRUITLESS_RESTARTS: u32 = 3;
+/// Between two consumers, where the first one is gone.
+const CONSUMER_PAUSE: Duration = Duration::from_millis(100);
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 /// The same while entries are removed, over a slow link as well.
@@ -49,6 +51,10 @@ pub struct Scan {
     /// Sessions lost in a row, and where the last one began.
     restarts: u32,
     resumed_at: u64,
+    /// No consumer has delivered anything since then.
+    gone_since: Option<Instant>,
+    /// Consumers of this scan before this one.
+    generation: u32,
 }
 
 impl Scan {
@@ -84,6 +90,8 @@ impl Scan {
             deadline: Instant::now() + registry.timeout(),
             restarts: 0,
             resumed_at: 0,
+            gone_since: None,
+            generation: 0,
         })
     }
 
@@ -108,6 +116,8 @@ impl Scan {
             deadline: Instant::now() + registry.timeout(),
             restarts: 0,
             resumed_at: 0,
+            gone_since: None,
+            generation: 0,
         })
     }
 
@@ -117,10 +127,7 @@ impl Scan {
             match self.step(registry) {
                 Ok(Some(entry)) => return Ok(Some(entry)),
                 Ok(None) => {}
-                Err(RegistryError::Request(_, RequestError::Lost(why))) => {
-                    self.resume(registry, &why)?;
-                }
-                Err(error) => return Err(error),
+                Err(error) => self.go_on_after(registry, error)?,
             }
         }
         Ok(None)
@@ -189,19 +196,24 @@ impl Scan {
             }
             Arrival::Refused(..) => return Ok(None),
         };
-        let contradicted = |why: crate::jetstream::pulls::Contradiction| {
+        let contradicted = |why: Contradiction| {
             RegistryError::Reply(SCANNING, ReplyError::Unreadable(why.to_string()))
         };
         if let Some(token) = token {
             let (status, text) = (message.status(), message.status_text());
-            self.pulls.ended(token, status, &text).map_err(contradicted)?;
-            return Ok(None);
+            return match self.pulls.ended(token, status, &text).map_err(contradicted)? {
+                Ended::Early => Ok(None),
+                Ended::ConsumerGone => {
+                    Err(RegistryError::Request(SCANNING, RequestError::NoResponders))
+                }
+            };
         }
         let Some(delivery) = message.reply().and_then(stored::delivery) else {
             return Ok(None);
         };
         let is_new = self.pulls.delivered(&delivery).map_err(contradicted)?;
         self.deadline = Instant::now() + registry.timeout();
+        self.gone_since = None;
         Ok(is_new.then(|| Entry::of_delivery(registry.bucket(), message, &delivery)))
     }
 
@@ -213,37 +225,57 @@ impl Scan {
         }
     }
 
-    /// Goes on with a fresh session and a fresh consumer after the last session
-    /// ended because of `why`.
-    pub fn resume(&mut self, registry: &mut Registry, why: &str) -> Result<(), RegistryError> {
-        let why = if why.is_empty() { "the connection ended" } else { why };
-        debug!("session lost after revision {}: {why}", self.pulls.last());
-        let limit = registry.timeout();
-        registry.connect(limit)?;
-        self.restart(registry, why)
+    /// Goes on after what can be survived: a lost session, and a consumer that
+    /// went with its member of the cluster. The error is what cannot.
+    pub fn go_on_after(
+        &mut self,
+        registry: &mut Registry,
+        error: RegistryError,
+    ) -> Result<(), RegistryError> {
+        match &error {
+            RegistryError::Request(_, RequestError::Lost(why)) => {
+                debug!("session lost after revision {}: {why}", self.pulls.last());
+                self.count_restart(error)?;
+                let limit = registry.timeout();
+                registry.connect(limit)?;
+                self.restart(registry)
+            }
+            RegistryError::Request(SCANNING, RequestError::NoResponders) => {
+                debug!("the consumer is gone after revision {}", self.pulls.last());
+                let now = Instant::now();
+                if now >= *self.gone_since.get_or_insert(now) + registry.timeout() {
+                    return Err(error);
+                }
+                registry.idle_until(Instant::now() + CONSUMER_PAUSE);
+                self.restart(registry)
+            }
+            _ => Err(error),
+        }
     }
 
-    /// Goes on with a fresh consumer on the registry's session.
-    pub fn restart(&mut self, registry: &mut Registry, why: &str) -> Result<(), RegistryError> {
+    fn count_restart(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let last = self.pulls.last();
         self.restarts = if self.resumed_at == last { self.restarts + 1 } else { 1 };
         self.resumed_at = last;
-        if self.restarts > FRUITLESS_RESTARTS {
-            return Err(RegistryError::Request(SCANNING, RequestError::Lost(why.to_owned())));
-        }
-        self.consumer = consumer_name(registry)?;
+        if self.restarts > FRUITLESS_RESTARTS { Err(error) } else { Ok(()) }
+    }
+
+    /// Goes on with a fresh consumer on the registry's session.
+    pub fn restart(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
+        self.generation += 1;
+        self.consumer = format!("{}-{}", consumer_name(registry)?, self.generation);
         let bucket = registry.bucket();
         // Where the newest of a key has to be told from older ones the server
         // does it, and delivers all of them again.
         let request = if self.reads == Reads::Newest && self.history != 1 {
             requests::create_consumer(bucket, &self.consumer, CONSUMER_KEPT)
         } else {
-            requests::create_reader(bucket, &self.consumer, last + 1, REMOVING_KEPT)
+            let first = self.pulls.last() + 1;
+            requests::create_reader(bucket, &self.consumer, first, REMOVING_KEPT)
         };
         let [answer] = registry.ask_all([(SCANNING, request)]);
         let pending = made(registry, &answer?)?;
         self.pulls.restart(pending);
-        self.deadline = Instant::now() + registry.timeout();
         Ok(())
     }
 }
