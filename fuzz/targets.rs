@@ -266,7 +266,7 @@ fn operations(data: &[u8], size: usize) -> (Vec<String>, bool) {
     for piece in data.chunks(size) {
         parser.buffer().extend_from_slice(piece);
         loop {
-            match parser.next() {
+            match parser.parse() {
                 Ok(Some(operation)) => found.push(format!("{operation:?}")),
                 Ok(None) => break,
                 Err(bad) => {
@@ -332,7 +332,7 @@ pub(crate) fn handshake(data: &[u8]) {
                 _ => {}
             }
             let operation = loop {
-                match parser.next() {
+                match parser.parse() {
                     Ok(Some(operation)) => break operation,
                     Ok(None) => match pieces.next() {
                         Some(piece) => parser.buffer().extend_from_slice(piece),

@@ -6,14 +6,13 @@ use std::process::ExitCode;
 
 use aegis_agent::cli::options::{Invocation, Verb};
 use aegis_agent::cli::{self, Parsed};
+use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::system::{logging, systemd};
-use aegis_agent::commands;
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
-
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();

@@ -155,11 +155,7 @@ impl Registry {
     }
 
     /// Queues a request, which leaves with the next wait.
-    pub fn send(
-        &mut self,
-        doing: &'static str,
-        request: &Request,
-    ) -> Result<Token, RegistryError> {
+    pub fn send(&mut self, doing: &'static str, request: &Request) -> Result<Token, RegistryError> {
         self.on_session(doing, |session| session.send(request))
     }
 
@@ -212,6 +208,15 @@ impl Registry {
         &mut self,
         questions: [(&'static str, Request); N],
     ) -> [Result<Answer, RegistryError>; N] {
+        self.ask_until(questions, |open| open.iter().all(Question::is_answered))
+    }
+
+    /// As `ask_all`, until enough is known.
+    fn ask_until<const N: usize>(
+        &mut self,
+        questions: [(&'static str, Request); N],
+        is_enough: impl Fn(&[Question]) -> bool,
+    ) -> [Result<Answer, RegistryError>; N] {
         let began = Instant::now();
         let deadline = began + self.timeout();
         let mut open = questions.map(|(doing, request)| Question {
@@ -220,7 +225,7 @@ impl Registry {
             tokens: Vec::new(),
             answer: None,
         });
-        let failed = self.exchange(&mut open, deadline).err();
+        let failed = self.exchange(&mut open, &is_enough, deadline).err();
         self.answer_time = began.elapsed();
         open.map(|question| {
             let none = || Err(failed.clone().unwrap_or(RequestError::TimedOut));
@@ -229,22 +234,27 @@ impl Registry {
         })
     }
 
-    /// Asks until every question has its answer; the error is the fate of those
-    /// that have none.
-    fn exchange(&mut self, open: &mut [Question], deadline: Instant) -> Result<(), RequestError> {
+    /// Asks until enough questions have their answer; the error is the fate of
+    /// those that have none.
+    fn exchange(
+        &mut self,
+        open: &mut [Question],
+        is_enough: &dyn Fn(&[Question]) -> bool,
+        deadline: Instant,
+    ) -> Result<(), RequestError> {
         let session = self.session.as_mut().ok_or_else(no_session)?;
         let stopping = session.stop_requested();
         // Where everything takes long, more questions make it longer.
         let again = ASK_AGAIN.max(session.greeting * 2);
-        while open.iter().any(|question| question.answer.is_none()) {
-            for question in open.iter_mut().filter(|question| question.answer.is_none()) {
+        while !is_enough(open) {
+            for question in open.iter_mut().filter(|question| !question.is_answered()) {
                 match session.send(&question.request) {
                     Ok(token) => question.tokens.push(token),
                     Err(error) => question.answer = Some(Err(error)),
                 }
             }
             let until = deadline.min(Instant::now() + again);
-            while open.iter().any(|question| question.answer.is_none()) {
+            while !is_enough(open) {
                 match session.receive(until) {
                     Ok(arrival) => take_answer(open, arrival),
                     Err(RequestError::TimedOut)
@@ -345,10 +355,15 @@ impl Registry {
     /// The bucket, and what stands under a key, in one exchange: each as `info`
     /// and `get` tell it.
     pub fn info_and_entry(&mut self, key: &str) -> (InfoResult, EntryResult) {
-        let [info, entry] = self.ask_all([
+        let questions = [
             (LOOKING, requests::stream_info(&self.bucket)),
             (READING, requests::direct_get(&self.bucket, key)),
-        ]);
+        ];
+        // A server of 2.10 does not answer for the entries of a bucket that does
+        // not exist.
+        let [info, entry] = self.ask_until(questions, |open| {
+            open.iter().all(Question::is_answered) || open[0].is_refused()
+        });
         let info = self.take_info(LOOKING, info);
         let entry = match (&info, entry) {
             // Where there is no bucket nobody answers for its entries.
@@ -449,6 +464,18 @@ struct Question {
     /// Of each time it was asked.
     tokens: Vec<Token>,
     answer: Option<Result<Answer, RequestError>>,
+}
+
+impl Question {
+    fn is_answered(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// Whether what was asked cannot be had.
+    fn is_refused(&self) -> bool {
+        let error = |answer: &Answer| replies::refusal_in(answer.message.data()).is_some();
+        self.answer.as_ref().is_some_and(|answer| answer.as_ref().map_or(true, error))
+    }
 }
 
 /// Gives an arrival to the question that it answers, if there is one.

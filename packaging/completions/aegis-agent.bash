@@ -35,7 +35,7 @@ _aegis-agent() {
 
     case "${cmd}" in
         aegis-agent)
-            opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             cmds="run init check cleanup list"
             case "${prev}" in
                 --nats-url | -s)
@@ -90,6 +90,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -97,7 +101,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_run)
-            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             case "${prev}" in
                 --service)
                     COMPREPLY=()
@@ -199,6 +203,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -206,7 +214,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_init)
-            opts="--help --replicas --marker-ttl --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --replicas --marker-ttl --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             case "${prev}" in
                 --replicas)
                     COMPREPLY=()
@@ -272,6 +280,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -279,7 +291,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_check)
-            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             case "${prev}" in
                 --format)
                     COMPREPLY=()
@@ -341,6 +353,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -348,7 +364,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_cleanup)
-            opts="--help --dry-run --stale-after --only --service --max-removals --unreadable --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --dry-run --stale-after --only --service --max-removals --unreadable --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             case "${prev}" in
                 --stale-after)
                     COMPREPLY=()
@@ -418,6 +434,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -425,7 +445,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_list)
-            opts="--help --all --service --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --verbose -v --version -V"
+            opts="--help --all --service --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
             case "${prev}" in
                 --service)
                     COMPREPLY=()
@@ -484,6 +504,10 @@ _aegis-agent() {
                     return 0
                     ;;
                 --bucket)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --js-domain)
                     COMPREPLY=()
                     return 0
                     ;;

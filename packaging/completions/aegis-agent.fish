@@ -3,7 +3,7 @@ function __fish_aegis-agent_using_command
     set -e cmd[1]
     set -l target_cmd $argv
 
-    set -l known_value_flags 'bucket' 'context' 'creds' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'inbox-prefix' 'instance' 'interval' 'marker-ttl' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'stale-after' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
+    set -l known_value_flags 'bucket' 'context' 'creds' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'stale-after' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
 
     set -l i 1
     set -l cleaned_cmd
@@ -55,6 +55,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l context -r -
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'run' -d 'Registers an instance, keeps its entry alive, and takes it out on SIGTERM.'
@@ -89,6 +90,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l context 
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l help -d 'display usage information'
@@ -108,6 +110,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l context
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l help -d 'display usage information'
@@ -128,6 +131,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l contex
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l help -d 'display usage information'
@@ -151,6 +155,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l cont
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l help -d 'display usage information'
@@ -171,5 +176,6 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l context
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -f -l version -s V -d 'print the version'

@@ -16,14 +16,8 @@ use crate::nats::address::shown_name;
 /// A file larger than this is no context.
 const FILE_LIMIT: u64 = 1 << 20;
 /// Fields that this program cannot honour and must not ignore.
-const UNSUPPORTED: [&str; 6] = [
-    "nsc",
-    "user_jwt",
-    "user_seed",
-    "windows_cert_store",
-    "socks_proxy",
-    "jetstream_api_prefix",
-];
+const UNSUPPORTED: [&str; 6] =
+    ["nsc", "user_jwt", "user_seed", "windows_cert_store", "socks_proxy", "jetstream_api_prefix"];
 /// Schemes by which the CLI fetches a secret from elsewhere (its credential
 /// resolvers, `natscontext/credentials.go`).
 const RESOLVERS: [&str; 5] = ["op", "nsc", "env", "data", "file"];
@@ -251,13 +245,14 @@ mod tests {
     fn what_cannot_be_honoured_is_refused_by_name_and_no_secret_is_shown() {
         for (text, words) in [
             (r#"{"nsc":"nsc://o/a/u"}"#, "nsc is not supported"),
-            (r#"{"tls_first":true}"#, "tls_first is not supported"),
             (r#"{"user_seed":"SUsecret"}"#, "user_seed is not supported"),
             (r#"{"password":"op://vault/secret"}"#, "password refers to op:"),
             (r#"{"token":"env://SECRET"}"#, "token refers to env:"),
             (r#"{"creds":"data:;base64,secret"}"#, "creds refers to data:"),
             (r#"{"nkey":"vault://secret"}"#, "nkey refers to vault:"),
-            (r#"{"jetstream_domain":"hub"}"#, "jetstream_domain is not supported"),
+            (r#"{"jetstream_domain":7}"#, "jetstream_domain must be a string"),
+            (r#"{"tls_first":"yes"}"#, "tls_first must be true or false"),
+            (r#"{"jetstream_api_prefix":"JS"}"#, "jetstream_api_prefix is not supported"),
             (r#"{"password":7}"#, "password must be a string"),
             (r#"{"password":"secret""#, "not a JSON object"),
             ("[]", "not a JSON object"),

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::nats::Settings;
 use crate::health::verdict::HealthOptions;
 use crate::instance::record::{InstanceId, ServiceName, Version};
 use crate::instance::staleness::Reason;
 use crate::jetstream::bucket::{Bucket, Storage};
+use crate::nats::Settings;
 
 /// A verb with all it needs.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use std::time::Duration;
 use super::arguments::TopArgs;
 use super::values::{Given, LONGEST_TIMEOUT, Source, from_context, usage};
 use crate::cli::context::{self, Context};
-use crate::nats::{ServerAddress, Settings};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
-use crate::nats::login::{Login, Secret, Tls};
 use crate::nats::address::{self, UrlLogin};
+use crate::nats::login::{Login, Secret, Tls};
+use crate::nats::{ServerAddress, Settings};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::options::{Format, ListOptions, RunOptions};
 use super::*;
-use crate::health::verdict::Check;
+use crate::health::verdict::HealthCheck;
 
 fn call(args: &str, env: &[(&str, &str)]) -> Result<Parsed, UsageError> {
     let args: Vec<OsString> =
@@ -139,7 +139,7 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
             "list -s nats://u:secret@a,nats://v:secret@b",
             "--nats-url nats://***@a,nats://***@b: the",
         ),
-        ("list -s nats://h:1/path", ": a path or a query behind the port is not supported"),
+        ("list -s nats://h:1/path", ": a path or a query after the port is not supported"),
         ("list -s ,", "--nats-url \",\": names no server"),
         ("run", "--service (or AEGIS_SERVICE) is required"),
         ("run --service Orders", "--service \"Orders\": "),
@@ -284,8 +284,8 @@ fn health_comes_from_options_and_environment_and_is_never_slower_than_the_heart(
     let env = [("AEGIS_HEALTH_EXEC", "/bin/check -q 'a b'"), ("AEGIS_HEALTH_FAILURES", "5")];
     let both = health("--health-tcp [::1]:80", &env).unwrap();
     let words = ["/bin/check", "-q", "a b"].map(str::to_owned).to_vec();
-    let tcp = Check::Tcp { host: "::1".into(), port: 80 };
-    assert_eq!(both.checks, [Check::Exec(words), tcp]);
+    let tcp = HealthCheck::Tcp { host: "::1".into(), port: 80 };
+    assert_eq!(both.checks, [HealthCheck::Exec(words), tcp]);
     assert_eq!((both.timeout, both.failures), (Duration::from_secs(2), 5));
     let fast = "--health-tcp a:1 --interval 500ms";
     assert_eq!(health(fast, &[]).unwrap().timeout, Duration::from_millis(500));

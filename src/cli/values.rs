@@ -8,8 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Failure, Kind};
-use crate::text::duration::{self, ParseError, as_setting};
 use crate::nats::address::shown;
+use crate::text::duration::{self, ParseError, as_setting};
 
 pub(super) const PROGRAM: &str = "aegis-agent";
 

@@ -12,8 +12,8 @@ use crate::health::verdict::{HealthCheck, HealthOptions};
 use crate::instance::record::InstanceId;
 use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
 use crate::jetstream::bucket::Storage;
-use crate::text::duration::{self, as_setting};
 use crate::nats::address::shown;
+use crate::text::duration::{self, as_setting};
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
 /// once (CONTRACT section 4); a day is more than a heartbeat needs.

@@ -16,13 +16,13 @@ use std::rc::Rc;
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
 use crate::cli::options::{CheckOptions, Format};
-use crate::nats::{Connector, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::Bucket;
+use crate::nats::address::shown_name;
+use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::textfile;
-use crate::nats::address::shown_name;
 
 /// Writes the report to `out`, or to the file that was asked for, and returns
 /// the exit code.

@@ -287,7 +287,10 @@ impl Cleanup<'_> {
         // What a session that ends at once leaves open is for the next one.
         match resumed {
             Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut))
-                if fruitless < FRUITLESS_SESSIONS => Ok(()),
+                if fruitless < FRUITLESS_SESSIONS =>
+            {
+                Ok(())
+            }
             Err(error) => Err(self.give_up(error)),
             Ok(()) => Ok(()),
         }

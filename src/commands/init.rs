@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cli::options::InitOptions;
-use crate::nats::{Connector, RequestError, Settings};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::{Bucket, Storage};
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::server_bugs::{BugKind, known_bugs};
+use crate::nats::{Connector, RequestError, Settings};
 use crate::registry::Registry;
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;

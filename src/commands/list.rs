@@ -13,13 +13,13 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::cli::options::ListOptions;
-use crate::nats::{Connector, Settings};
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::{Record, ServiceName};
 use crate::instance::staleness::{self, Reason, Ttl, clock_skew, judge};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
+use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;

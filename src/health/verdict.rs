@@ -169,7 +169,10 @@ mod tests {
             ("[::1]:8080", "::1", 8080),
             ("10.0.0.1:1", "10.0.0.1", 1),
         ] {
-            assert_eq!(HealthCheck::tcp(text), Ok(HealthCheck::Tcp { host: host.to_owned(), port }));
+            assert_eq!(
+                HealthCheck::tcp(text),
+                Ok(HealthCheck::Tcp { host: host.to_owned(), port })
+            );
             assert_eq!(HealthCheck::tcp(text).unwrap().to_string(), text);
         }
         for bad in

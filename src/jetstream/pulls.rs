@@ -60,6 +60,7 @@ pub struct NextPull {
 #[derive(Debug)]
 struct Pull {
     token: Token,
+    batch: usize,
     left: usize,
     served: bool,
 }
@@ -135,7 +136,7 @@ impl Pulls {
             return idle.then_some(NextPull { batch: 1, max_bytes: None });
         }
         let is_half_read = match self.under_way.front() {
-            Some(pull) if self.under_way.len() == 1 => pull.left <= FULL_BATCH / 2,
+            Some(pull) if self.under_way.len() == 1 => pull.left * 2 <= pull.batch,
             _ => false,
         };
         let next = NextPull { batch: FULL_BATCH, max_bytes: Some(PULL_BYTES) };
@@ -145,7 +146,7 @@ impl Pulls {
     /// A pull was sent.
     pub fn sent(&mut self, token: Token, pull: NextPull) {
         self.oversized = false;
-        self.under_way.push_back(Pull { token, left: pull.batch, served: false });
+        self.under_way.push_back(Pull { token, batch: pull.batch, left: pull.batch, served: false });
     }
 
     /// Whether the server was asked for messages that have not come.

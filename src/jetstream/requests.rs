@@ -234,7 +234,5 @@ pub fn pull(bucket: &Bucket, name: &str, batch: usize, max_bytes: Option<usize>)
     if let Some(max_bytes) = max_bytes {
         body["max_bytes"] = json!(max_bytes);
     }
-    api(
-        bucket,
-        &format!("CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
+    api(bucket, &format!("CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
 }

@@ -196,7 +196,7 @@ impl Talk {
     /// Takes what the server said; whether it serves.
     fn hear(&mut self, server: usize, context: &mut Context<'_>) -> Result<bool, Cause> {
         loop {
-            let operation = self.parser.next().map_err(|bad| Cause::NotNats(bad.0))?;
+            let operation = self.parser.parse().map_err(|bad| Cause::NotNats(bad.0))?;
             let Some(operation) = operation else { return Ok(false) };
             self.operations += 1;
             if self.operations > OPERATIONS_LIMIT {

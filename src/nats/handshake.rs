@@ -232,7 +232,8 @@ fn connect(wish: &Wish<'_>, tls: bool, nonce: Option<&str>) -> Result<Vec<u8>, S
         login,
     };
     let mut line = b"CONNECT ".to_vec();
-    let json = serde_json::to_vec(&connect).map_err(|_| SignError("it cannot be written as JSON"))?;
+    let json =
+        serde_json::to_vec(&connect).map_err(|_| SignError("it cannot be written as JSON"))?;
     line.extend_from_slice(&json);
     line.extend_from_slice(b"\r\n");
     Ok(line)
@@ -308,7 +309,7 @@ mod tests {
         let mut parser = Parser::default();
         for piece in bytes.chunks(chunk) {
             parser.buffer().extend_from_slice(piece);
-            while let Some(operation) = parser.next().map_err(|bad| Cause::NotNats(bad.0))? {
+            while let Some(operation) = parser.parse().map_err(|bad| Cause::NotNats(bad.0))? {
                 steps.push(handshake.heard(operation, wish)?);
                 if steps.last() == Some(&Step::Secure) {
                     parser.clear();
@@ -319,7 +320,8 @@ mod tests {
         Ok(steps.into_iter().filter(|step| *step != Step::Wait).collect())
     }
 
-    const GREETING: &str = "INFO {\"server_id\":\"A\",\"version\":\"2.12.8\",\"max_payload\":1048576}";
+    const GREETING: &str =
+        "INFO {\"server_id\":\"A\",\"version\":\"2.12.8\",\"max_payload\":1048576}";
 
     #[test]
     fn a_server_is_greeted_logged_in_to_and_ready_however_its_bytes_are_cut() {
@@ -370,13 +372,28 @@ mod tests {
     #[test]
     fn what_does_not_serve_is_said_why() {
         for (bytes, why) in [
-            ("-ERR 'Authorization Violation'\r\n", "login refused: Authorization Violation: no login was given"),
-            ("INFO {}\r\n-ERR 'Authorization Violation'\r\n", "login refused: Authorization Violation: no login was given"),
-            ("INFO {}\r\n-ERR 'maximum connections exceeded'\r\n", "the server says: maximum connections exceeded"),
+            (
+                "-ERR 'Authorization Violation'\r\n",
+                "login refused: Authorization Violation: no login was given",
+            ),
+            (
+                "INFO {}\r\n-ERR 'Authorization Violation'\r\n",
+                "login refused: Authorization Violation: no login was given",
+            ),
+            (
+                "INFO {}\r\n-ERR 'maximum connections exceeded'\r\n",
+                "the server says: maximum connections exceeded",
+            ),
             ("INFO {\"ldm\":true}\r\n", "the server is shutting down (lame-duck mode)"),
             ("INFO {}\r\nINFO {\"ldm\":true}\r\n", "the server is shutting down (lame-duck mode)"),
-            ("INFO {\"tls_required\":true,\"tls_verify\":true}\r\n", "TLS: the server wants a certificate of ours: give --tlscert and --tlskey"),
-            ("HTTP/1.1 400 Bad Request\r\n", "not a NATS server: it says \"HTTP/1.1 400 Bad Request\""),
+            (
+                "INFO {\"tls_required\":true,\"tls_verify\":true}\r\n",
+                "TLS: the server wants a certificate of ours: give --tlscert and --tlskey",
+            ),
+            (
+                "HTTP/1.1 400 Bad Request\r\n",
+                "not a NATS server: it says \"HTTP/1.1 400 Bad Request\"",
+            ),
             ("INFO [1]\r\n", "not a NATS server: it says \"INFO [1]\""),
             ("PONG\r\n", "not a NATS server: it begins with PONG"),
             ("MSG a 1 0\r\n\r\n", "not a NATS server: it begins with MSG"),

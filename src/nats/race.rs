@@ -327,10 +327,8 @@ impl Race {
         // Whoever stands after it need not wait.
         self.last_begin = None;
         let server = &mut self.servers[attempt.server];
-        let proves_nothing = matches!(
-            cause,
-            Cause::NotTls | Cause::Closed | Cause::NotNats(_) | Cause::Tcp(_)
-        );
+        let proves_nothing =
+            matches!(cause, Cause::NotTls | Cause::Closed | Cause::NotNats(_) | Cause::Tcp(_));
         if attempt.tls_first && proves_nothing {
             if std::mem::take(&mut server.known_tls_first) {
                 // It was so, and is not any more.
@@ -505,7 +503,8 @@ mod tests {
     #[test]
     fn every_address_of_a_name_has_its_turn() {
         for count in [1_u16, 20, 100, 300] {
-            let mut race = Race::new(vec![Entrant { address: None, tls_first: false }], LIMIT, true);
+            let mut race =
+                Race::new(vec![Entrant { address: None, tls_first: false }], LIMIT, true);
             let lookup = begins(&mut race, 0).remove(0);
             assert_eq!(lookup.address, None);
             race.resolved(lookup.id, (1..=count).map(address).collect());

@@ -308,7 +308,7 @@ impl Session {
     /// The next arrival among what was read.
     fn take_arrived(&mut self) -> Result<Option<Arrival>, RequestError> {
         for _ in 0..CHATTER {
-            let operation = match self.parser.next() {
+            let operation = match self.parser.parse() {
                 Ok(Some(operation)) => operation,
                 Ok(None) => return Ok(None),
                 Err(bad) => {
@@ -380,7 +380,9 @@ impl Session {
             return Err(RequestError::Denied(what));
         }
         let of = self.unanswered.iter().position(|(_, subject)| *subject == refusal.subject);
-        Ok(of.and_then(|at| self.unanswered.remove(at)).map(|(token, _)| Arrival::Refused(token, what)))
+        Ok(of
+            .and_then(|at| self.unanswered.remove(at))
+            .map(|(token, _)| Arrival::Refused(token, what)))
     }
 }
 

@@ -13,7 +13,8 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = TcpStream::from(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?);
+    let socket =
+        TcpStream::from(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?);
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),

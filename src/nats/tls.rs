@@ -235,10 +235,9 @@ fn of_alert(alert: AlertDescription, files: &Tls) -> String {
         A::CertificateRevoked => "it has been revoked",
         A::UnknownCA => "it does not know its CA",
         A::DecryptError | A::IllegalParameter => "key and certificate do not belong together",
-        A::UnsupportedCertificate
-        | A::BadCertificate
-        | A::CertificateUnknown
-        | A::AccessDenied => "it does not accept it",
+        A::UnsupportedCertificate | A::BadCertificate | A::CertificateUnknown | A::AccessDenied => {
+            "it does not accept it"
+        }
         A::CertificateRequired => "it wants one (--tlscert with --tlskey)",
         other => return format!("the server ended the handshake: {other:?}"),
     };

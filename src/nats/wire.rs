@@ -135,7 +135,7 @@ impl Parser {
     }
 
     /// The next operation, once all of it has come.
-    pub fn next(&mut self) -> Result<Option<Operation>, Malformed> {
+    pub fn parse(&mut self) -> Result<Option<Operation>, Malformed> {
         if let Some(head) = self.head.take() {
             return self.message(head);
         }
@@ -212,9 +212,8 @@ impl Parser {
             Some(1) => Some(words[3].clone()),
             _ => return Err(malformed()),
         };
-        let number = |word: &Range<usize>| {
-            decimal(&self.buffer[word.clone()]).ok_or_else(malformed)
-        };
+        let number =
+            |word: &Range<usize>| decimal(&self.buffer[word.clone()]).ok_or_else(malformed);
         let total = number(&words[count - 1])?;
         let headers = if has_headers { number(&words[count - 2])? } else { 0 };
         if headers > total {
@@ -492,12 +491,12 @@ mod tests {
     use super::*;
 
     /// Everything that comes of these bytes, given in pieces of `chunk`.
-    fn parse(bytes: &[u8], chunk: usize) -> Result<Vec<Operation>, Malformed> {
+    fn operations(bytes: &[u8], chunk: usize) -> Result<Vec<Operation>, Malformed> {
         let mut parser = Parser::default();
         let mut found = Vec::new();
         for piece in bytes.chunks(chunk) {
             parser.buffer().extend_from_slice(piece);
-            while let Some(operation) = parser.next()? {
+            while let Some(operation) = parser.parse()? {
                 found.push(operation);
             }
         }
@@ -505,7 +504,7 @@ mod tests {
     }
 
     fn message(bytes: &[u8], chunk: usize) -> Incoming {
-        match parse(bytes, chunk).unwrap().remove(0) {
+        match operations(bytes, chunk).unwrap().remove(0) {
             Operation::Message(message) => message,
             other => panic!("{other:?}"),
         }
@@ -517,14 +516,21 @@ mod tests {
 
     #[test]
     fn a_session_reads_the_same_wherever_it_is_cut() {
-        let whole = format!("{:?}", parse(SESSION, SESSION.len()).unwrap());
+        let whole = format!("{:?}", operations(SESSION, SESSION.len()).unwrap());
         for chunk in 1..SESSION.len() {
-            assert_eq!(format!("{:?}", parse(SESSION, chunk).unwrap()), whole, "cut at {chunk}");
+            assert_eq!(
+                format!("{:?}", operations(SESSION, chunk).unwrap()),
+                whole,
+                "cut at {chunk}"
+            );
         }
-        let operations = parse(SESSION, SESSION.len()).unwrap();
+        let operations = operations(SESSION, SESSION.len()).unwrap();
         assert_eq!(operations.len(), 9);
         let Operation::Message(hello) = &operations[3] else { panic!("{operations:?}") };
-        assert_eq!((hello.subject(), hello.reply(), hello.data()), (&b"a.b"[..], None, &b"he\r\nl"[..]));
+        assert_eq!(
+            (hello.subject(), hello.reply(), hello.data()),
+            (&b"a.b"[..], None, &b"he\r\nl"[..])
+        );
         let Operation::Message(empty) = &operations[4] else { panic!("{operations:?}") };
         assert_eq!((empty.reply(), empty.data()), (Some("_INBOX.x.7"), &b""[..]));
         let Operation::Message(headers) = &operations[5] else { panic!("{operations:?}") };
@@ -567,7 +573,7 @@ mod tests {
             b"MSG a 1 1\r\nab\r\n",
         ] {
             for chunk in [1, 3, bytes.len()] {
-                assert!(parse(bytes, chunk).is_err(), "{:?}", String::from_utf8_lossy(bytes));
+                assert!(operations(bytes, chunk).is_err(), "{:?}", String::from_utf8_lossy(bytes));
             }
         }
     }
@@ -576,9 +582,9 @@ mod tests {
     fn a_line_of_64_kib_is_read_and_a_longer_one_ends_it() {
         let info = |length: usize| format!("INFO {}\r\n", "x".repeat(length - 5)).into_bytes();
         for chunk in [1_000, LONGEST_LINE * 2] {
-            assert_eq!(parse(&info(LONGEST_LINE - 1), chunk).unwrap().len(), 1);
-            assert!(parse(&info(LONGEST_LINE + 2), chunk).is_err());
-            assert!(parse(&vec![b'x'; LONGEST_LINE + 1], chunk).is_err());
+            assert_eq!(operations(&info(LONGEST_LINE - 1), chunk).unwrap().len(), 1);
+            assert!(operations(&info(LONGEST_LINE + 2), chunk).is_err());
+            assert!(operations(&vec![b'x'; LONGEST_LINE + 1], chunk).is_err());
         }
     }
 
@@ -586,12 +592,12 @@ mod tests {
     fn no_room_is_made_for_what_was_only_announced() {
         let mut parser = Parser::default();
         parser.buffer().extend_from_slice(b"MSG a 1 67000000\r\nabc");
-        assert!(matches!(parser.next(), Ok(None)));
+        assert!(matches!(parser.parse(), Ok(None)));
         assert!(parser.buffer.capacity() < 1 << 10);
         let mut parser = Parser::default();
         parser.set_max_payload(1 << 20);
         parser.buffer().extend_from_slice(b"MSG a 1 67000000\r\nabc");
-        assert!(parser.next().is_err());
+        assert!(parser.parse().is_err());
     }
 
     #[test]
@@ -600,7 +606,7 @@ mod tests {
         parser.buffer().extend_from_slice(b"MSG a 1 8000000\r\n");
         parser.buffer().resize(8_000_017, b'x');
         parser.buffer().extend_from_slice(b"\r\n");
-        assert!(matches!(parser.next(), Ok(Some(_))));
+        assert!(matches!(parser.parse(), Ok(Some(_))));
         assert!(parser.buffer().capacity() <= KEPT);
     }
 

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
-use crate::nats::RequestError;
 use crate::instance::staleness::{EXPIRY_GRACE, Ttl};
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::{self, Put};
+use crate::nats::RequestError;
 use crate::registry::Registry;
 use crate::registry::failure::RegistryError;
 use crate::system::signals::Signals;
@@ -200,7 +200,8 @@ fn remove(registry: &mut Registry, key: &str, revision: Option<u64>) {
             }
         }
         let marked = registry.request(PROBING, &request).and_then(|reply| {
-            replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(PROBING, error))
+            replies::acknowledged(reply.data())
+                .map_err(|error| RegistryError::Reply(PROBING, error))
         });
         match marked {
             Err(error) if rollup && error.api_code() == Some(ApiError::ROLLUP) => {}

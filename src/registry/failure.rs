@@ -4,10 +4,10 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-use crate::nats::{ConnectError, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{ApiError, ReplyError};
+use crate::nats::{ConnectError, RequestError};
 
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";

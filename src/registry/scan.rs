@@ -22,6 +22,10 @@ use crate::nats::{Arrival, Request, RequestError};
 const FRUITLESS_RESTARTS: u32 = 3;
 /// Between two consumers, where the first one is gone.
 const CONSUMER_PAUSE: Duration = Duration::from_millis(100);
+/// How often another consumer is asked for what a lagging replica may lack, and
+/// after which time the first one: healthy replicas are milliseconds behind.
+const LOOKS_AGAIN: u32 = 2;
+const LAG_PAUSE: Duration = Duration::from_millis(20);
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 /// The same while entries are removed, over a slow link as well.
@@ -53,6 +57,11 @@ pub struct Scan {
     resumed_at: u64,
     /// No consumer has delivered anything since then.
     gone_since: Option<Instant>,
+    /// Where a replicated bucket ended when its leader was asked; 0 for a bucket
+    /// that has no replicas.
+    leader_last: u64,
+    /// How often another consumer was asked for what lies there.
+    looks: u32,
     /// Consumers of this scan before this one.
     generation: u32,
 }
@@ -82,7 +91,9 @@ impl Scan {
         info: &StreamInfo,
     ) -> Result<Scan, RegistryError> {
         let pending = made(registry, answer)?;
+        let is_replicated = info.number("num_replicas") > 1;
         Ok(Scan {
+            leader_last: if is_replicated { info.state.last_seq } else { 0 },
             consumer,
             reads: Reads::Newest,
             history: info.history(),
@@ -91,6 +102,7 @@ impl Scan {
             restarts: 0,
             resumed_at: 0,
             gone_since: None,
+            looks: 0,
             generation: 0,
         })
     }
@@ -109,6 +121,7 @@ impl Scan {
         let [answer] = registry.ask_all([(SCANNING, request)]);
         let pending = made(registry, &answer?)?;
         Ok(Scan {
+            leader_last: 0,
             consumer,
             reads: Reads::Every,
             history: info.history(),
@@ -117,13 +130,14 @@ impl Scan {
             restarts: 0,
             resumed_at: 0,
             gone_since: None,
+            looks: 0,
             generation: 0,
         })
     }
 
     /// The next entry, delete markers included; `None` at the end.
     pub fn next(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
-        while !self.is_finished() {
+        while !self.is_finished() || self.look_again(registry)? {
             match self.step(registry) {
                 Ok(Some(entry)) => return Ok(Some(entry)),
                 Ok(None) => {}
@@ -131,6 +145,20 @@ impl Scan {
             }
         }
         Ok(None)
+    }
+
+    /// Whether there may be more, although the consumer has no more: it reads
+    /// one replica of the bucket, and that one may lag behind the leader, who
+    /// said where the bucket ends. What lies there may have expired as well, so
+    /// another consumer is asked, which is likely on another replica.
+    fn look_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
+        if self.pulls.last() >= self.leader_last || self.looks == LOOKS_AGAIN {
+            return Ok(false);
+        }
+        self.looks += 1;
+        registry.idle_until(Instant::now() + LAG_PAUSE * self.looks);
+        self.restart(registry)?;
+        Ok(true)
     }
 
     fn step(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
@@ -157,8 +185,7 @@ impl Scan {
     /// Asks for more, where that is due.
     pub fn pull(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
         let Some(next) = self.pulls.due() else { return Ok(()) };
-        let request =
-            requests::pull(registry.bucket(), &self.consumer, next.batch, next.max_bytes);
+        let request = requests::pull(registry.bucket(), &self.consumer, next.batch, next.max_bytes);
         match registry.send(SCANNING, &request) {
             Ok(token) => {
                 if !self.pulls.are_under_way() {

@@ -253,7 +253,8 @@ fn records_with_odd_headers_are_judged_like_any_other() {
         let removed = keys(&answer, "removed");
         assert_eq!(removed.len(), 63, "{answer}");
         assert!(bad.iter().all(|key| removed.contains(key)), "{answer}");
-        let of_bad = answer["removed"].as_array().into_iter().flatten().find(|r| r["key"] == bad[0]);
+        let of_bad =
+            answer["removed"].as_array().into_iter().flatten().find(|r| r["key"] == bad[0]);
         let reasons = of_bad.map(|removed| removed["reasons"].clone());
         assert_eq!(reasons, Some(json!(["heartbeat-too-old", "no-ttl", "clock-skew"])));
         for list in ["unreadable", "failed", "spared"] {

@@ -106,7 +106,6 @@ mod tests {
             stored: Stored { at: NOW - time::Duration::seconds(age_secs), ttl },
             deleted: false,
             value: b"{}".to_vec(),
-            poison: None,
         }
     }
 

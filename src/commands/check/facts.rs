@@ -12,16 +12,16 @@ use std::time::Duration;
 use time::{OffsetDateTime, SignedDuration};
 
 use super::census::Census;
-use crate::nats::{ConnectError, RequestError};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness;
 use crate::jetstream::replies::{self, AccountInfo, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
-use crate::registry::{LOOKING, Registry};
+use crate::nats::{ConnectError, RequestError};
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
+use crate::registry::{LOOKING, Registry};
 use crate::system::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";

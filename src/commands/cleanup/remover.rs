@@ -269,7 +269,7 @@ mod tests {
         for _ in 0..1_000 {
             window.answered(Duration::from_millis(10));
         }
-        for _ in 0..1_000 {
+        for _ in 0..2_000 {
             window.answered(Duration::from_secs(3));
         }
         assert_eq!(window.size, 1);

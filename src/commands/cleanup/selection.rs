@@ -213,7 +213,6 @@ mod tests {
                 "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{at}\"}}"
             )
             .into_bytes(),
-            poison: None,
         }
     }
 

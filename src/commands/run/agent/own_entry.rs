@@ -14,12 +14,12 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{Agent, CLOCK_TRUST};
-use crate::nats::RequestError;
 use crate::instance::entry::Entry;
 use crate::instance::record;
 use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
+use crate::nats::RequestError;
 use crate::registry::EntryResult;
 use crate::registry::failure::RegistryError;
 use crate::text::printable::printable;
