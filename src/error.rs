@@ -1,6 +1,6 @@
 //! What can go wrong, sorted by what an operator does next.
 //!
-//! Each variant carries the exit code of CONTRACT section 3. `Display` says
+//! Each variant carries the exit code that README.md lists. `Display` says
 //! this level only, `source()` carries the cause, and `hint()` the next step;
 //! `main` puts the three on stderr.
 

@@ -16,7 +16,7 @@ use crate::nats::address::shown;
 use crate::text::duration::{self, as_setting};
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
-/// once (CONTRACT section 4); a day is more than a heartbeat needs.
+/// once (docs/nats.md); a day is more than a heartbeat needs.
 const LONGEST_TTL: Duration = Duration::from_secs(86_400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_STALE_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);

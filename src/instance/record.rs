@@ -1,4 +1,4 @@
-//! The instance record: its names, its key and its JSON (CONTRACT section 1).
+//! The instance record: its names, its key and its JSON (docs/registry.md).
 //!
 //! Strict in what it writes: seven fields in a fixed order, because other
 //! readers reject an entry with any other. Lenient in what it reads: both
@@ -178,7 +178,7 @@ pub struct Record {
 
 impl Record {
     /// The value to store: compact JSON with exactly the seven fields, in the
-    /// order of CONTRACT section 1.
+    /// order of docs/registry.md.
     pub fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]
@@ -262,7 +262,7 @@ impl fmt::Display for Unreadable {
 
 impl Error for Unreadable {}
 
-/// Reads the value of an instance key as leniently as CONTRACT section 1 says.
+/// Reads the value of an instance key as leniently as docs/registry.md says.
 /// A null field counts as missing, and so does an empty name; of a field given
 /// twice the last counts, and camelCase beats snake_case.
 pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {

@@ -1,4 +1,4 @@
-//! When is an entry stale, and why (CONTRACT section 2).
+//! When is an entry stale, and why (docs/registry.md).
 //!
 //! Takes a record, what the server says about how it was stored, and the
 //! registry's clock; gives every reason that applies. What is done about it,
@@ -25,7 +25,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(35);
 
 /// How long after its TTL an entry may still be there before it is stale.
-/// Healthy servers remove it 4 to 250 ms late (CONTRACT section 4).
+/// Healthy servers remove it 4 to 250 ms late (docs/nats.md).
 pub const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
 /// How far `lastHeartbeat` and the store time may lie apart.

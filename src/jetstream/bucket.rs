@@ -32,7 +32,7 @@ impl Bucket {
         !name.is_empty() && name.len() <= 200 && name.bytes().all(fits)
     }
 
-    /// The bucket of CONTRACT section 1.
+    /// The bucket of docs/registry.md.
     pub fn service_registry() -> Bucket {
         Bucket { name: "service_registry".into(), domain: None }
     }

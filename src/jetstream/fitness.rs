@@ -181,7 +181,7 @@ pub struct Defeat {
 
 /// What the bucket does to entries with this TTL instead of what was asked:
 /// `max_age` ends them first, and where history is not 1 a delete-marker TTL
-/// stretches shorter ones (the server rewrites the header, CONTRACT section 4).
+/// stretches shorter ones (the server rewrites the header: docs/nats.md).
 pub fn ttl_defeats(bucket: &Bucket, info: &StreamInfo, ttl: Duration) -> Vec<Defeat> {
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));

@@ -2,7 +2,7 @@
 //! read by `replies`, which knows the error codes, and by `stored`.
 //!
 //! Subjects, headers and JSON are those of the JetStream API (NATS ADR-1,
-//! ADR-8 and ADR-43); what servers really do with them is CONTRACT section 4.
+//! ADR-8 and ADR-43); what servers really do with them is in docs/nats.md.
 
 use std::time::Duration;
 

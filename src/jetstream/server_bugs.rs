@@ -1,5 +1,5 @@
 //! Server versions with known TTL bugs: symptom, what helps, first version
-//! without it (CONTRACT section 4, each tried on real servers). *Pure*.
+//! without it (docs/nats.md, each tried on real servers). *Pure*.
 //!
 //! Left out on purpose: nats-server #8505 (a crash brings replaced values
 //! back) is open in every version. A warning that no upgrade can end would
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_has_the_bugs_of_the_contract() {
+    fn each_version_has_the_bugs_that_are_known_of_it() {
         use BugKind::{BatchHangs, FlagWithoutEffect, ForgottenByCrash, Starved};
         for (version, expected) in [
             ("2.11.0", &[Starved, ForgottenByCrash][..]),

@@ -103,7 +103,7 @@ impl From<RegistryError> for Failure {
             RegistryError::Request(_, RequestError::Denied(what)) => {
                 Failure::new(Kind::Refused, text).with_hint(format!(
                     "give the user of this program the permission to {what}; \
-                     the README lists what each verb needs"
+                     aegis-agent(8) lists what each verb needs"
                 ))
             }
             RegistryError::Request(_, RequestError::NoResponders) => {

@@ -19,6 +19,7 @@ mod cleanup;
 mod cleanup_lasts;
 mod clocks;
 mod cluster_faults;
+mod documents;
 mod faults;
 mod harness;
 mod harness_works;

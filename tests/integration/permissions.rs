@@ -1,8 +1,9 @@
-//! Least privilege: each verb works under exactly the permissions that the
-//! README lists, and where one is missing it says which, and does not wait.
+//! Least privilege: each verb works under exactly the permissions that
+//! docs/permissions.md lists, and where one is missing it says which, and does
+//! not wait.
 //!
-//! The blocks are read out of the README and put into a server's configuration
-//! as they are.
+//! The blocks are read out of that document and put into a server's
+//! configuration as they are.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ const TTL: &[(&str, &str)] = &[("Nats-TTL", "60s")];
 const AT_ONCE: Duration = secs(2);
 const TIMEOUT: &str = "5s";
 
-/// A verb that comes to its end, and its block in the README.
+/// A verb that comes to its end, and its block in the document.
 struct Verb {
     block: &'static str,
     arguments: &'static [&'static str],
@@ -44,9 +45,9 @@ struct Permission {
     optional: bool,
 }
 
-/// The permissions in the block behind `<!-- permissions: NAME -->`.
+/// The permissions in the block after `<!-- permissions: NAME -->`.
 fn block(name: &str) -> Vec<Permission> {
-    let text = include_str!("../../README.md");
+    let text = include_str!("../../docs/permissions.md");
     let marker = format!("<!-- permissions: {name} -->\n```");
     let (_, rest) = text.split_once(&marker).unwrap_or_else(|| panic!("no block {marker}"));
     let (block, _) = rest.split_once("\n```").expect("the block has an end");

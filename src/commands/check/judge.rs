@@ -21,7 +21,7 @@ use crate::jetstream::replies::{StreamInfo, Used};
 /// A bucket or an account with this share of its room used is nearly full.
 const NEARLY_FULL: f64 = 0.8;
 
-/// The checks, in the order of CONTRACT section 3; `ttl-probe` only where it
+/// The checks, in the order of docs/registry.md; `ttl-probe` only where it
 /// was asked for: an expiry that nobody tried is not "ok", and as `unknown` it
 /// would make every plain check fail.
 pub fn judge(facts: &Facts) -> Vec<Row> {

@@ -1,6 +1,6 @@
 //! The answer of `check` in four formats. *Pure*: checks in, text out.
 //!
-//! Text is for people, JSON is CONTRACT section 3, Nagios is one line with
+//! Text is for people, JSON is that of docs/registry.md, Nagios is one line with
 //! performance data, Prometheus is the text exposition format that the
 //! textfile collector of node_exporter reads.
 

@@ -72,7 +72,7 @@ impl Serialize for Grade {
 /// One check, as the JSON has it; `metrics` is for the monitoring formats.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// One of the names of CONTRACT section 3.
+    /// One of the names that docs/registry.md lists.
     pub name: &'static str,
     /// How it came out.
     pub status: Grade,
@@ -80,7 +80,7 @@ pub struct Row {
     pub message: String,
     /// The command or the setting that mends it, where it is not ok.
     pub hint: Option<String>,
-    /// The fact as a number, a switch or a version: see the README.
+    /// The fact as a number, a switch or a version: see docs/registry.md.
     pub value: Option<Value>,
     /// What monitoring systems draw.
     #[serde(skip)]

@@ -10,7 +10,7 @@ use crate::registry::expiry_test::Probed;
 use crate::text::duration::words;
 use crate::text::printable::clipped;
 
-/// Expiry comes 4 to 250 ms late on a healthy server (CONTRACT section 4);
+/// Expiry comes 4 to 250 ms late on a healthy server (docs/nats.md);
 /// this leaves room for a busy one.
 const LATE_LIMIT: Duration = Duration::from_secs(2);
 
