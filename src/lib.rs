@@ -1,5 +1,6 @@
-//! aegis-agent keeps a service registry in a NATS JetStream key-value bucket
-//! true. The table of contents; arrows point from the verbs downwards.
+//! aegis-agent keeps a service registry in a NATS JetStream key-value bucket up
+//! to date. The table of contents; arrows point from the verbs downwards, and
+//! docs/internals.md has the map.
 
 /// Command line and environment into validated options.
 pub mod cli;

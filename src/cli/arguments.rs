@@ -4,7 +4,7 @@
 
 use argh::FromArgs;
 
-/// Keeps a service registry in a NATS JetStream key-value bucket true.
+/// Keeps a service registry in a NATS JetStream key-value bucket up to date.
 #[derive(FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(

@@ -16,7 +16,7 @@ use super::sorting::{GLOBAL, GLOBAL_SWITCHES, VERBS, options_of};
 use super::values::PROGRAM;
 
 /// The command line as argh knows it, with the options of connection and
-/// bucket behind each verb as well: there, too, they are taken.
+/// bucket after each verb as well: there, too, they are taken.
 fn everywhere() -> CommandInfoWithArgs<'static> {
     let mut top = TopArgs::get_args_info();
     let global = copies(top.flags);
@@ -91,32 +91,49 @@ fn page(section: u8, title: &str, body: &str) -> String {
     )
 }
 
-fn section_1() -> String {
+/// There is one page; this is where those look who expect a user's command.
+const SECTION_1: &str = ".so man8/aegis-agent.8\n";
+
+/// The blocks of docs/permissions.md, which tests put into a server's
+/// configuration: the same subjects, verb by verb.
+fn permissions() -> String {
+    let document = include_str!("../../docs/permissions.md");
+    let mut text = String::new();
+    for verb in VERBS {
+        let marker = format!("<!-- permissions: {verb} -->\n");
+        let Some((_, block)) = document.split_once(&marker) else { continue };
+        let block = block.split("\n}").next().unwrap_or_default();
+        let subjects = block.lines().map(str::trim).filter(|line| line.starts_with('"'));
+        // What can be left out stands in parentheses; the inbox is said once.
+        let subjects = subjects.filter(|line| !line.contains("_INBOX")).map(|line| {
+            let subject = roff(line.split('"').nth(1).unwrap_or_default());
+            if line.contains("# optional:") { format!("({subject})") } else { subject }
+        });
+        let subjects = subjects.collect::<Vec<_>>().join("\n.br\n");
+        text.push_str(&format!(".TP\n.B {verb}\n{subjects}\n"));
+    }
+    assert!(text.matches(".TP").count() > 4, "{text}");
+    text
+}
+
+fn section_8() -> String {
     let top = TopArgs::get_args_info();
     let body = format!(
         r"
 .SH NAME
-aegis\-agent \- see who is alive in a NATS service registry, and whether it works
+aegis\-agent \- keep a service registry in NATS up to date
 .SH SYNOPSIS
-.B aegis\-agent list
+.B aegis\-agent run \-\-service
+.I NAME
 .RI [ options ]
 .br
-.B aegis\-agent check
-.RI [ options ]
-.SH DESCRIPTION
+{synopsis}.SH DESCRIPTION
 A service registry is a bucket of the key\-value store of NATS JetStream, in
 which each running instance of a service has an entry that expires unless it is
 refreshed.
-.B list
-shows the entries,
-.B check
-says whether expiry really works there. The verbs that write
-.RB ( run ,
-.B init
-and
-.BR cleanup )
-are described in
-.BR aegis\-agent (8).
+.B run
+registers one instance, refreshes its entry and takes it out when told to stop.
+The other verbs prepare, check, list and clean the bucket.
 .PP
 Options of the connection and the bucket stand before or after the verb. An
 option beats its environment variable (in parentheses), which beats the context
@@ -124,66 +141,11 @@ of the nats CLI, which beats the default. A duration is written 10s, 500ms, 1m
 or as a number of seconds. The answer goes to standard output, everything else
 to standard error.
 .SH VERBS
-{list}{check}.SH OPTIONS
+{verbs}.SH OPTIONS
 {global}.TP
 \fB\-h\fR, \fB\-\-help\fR
 show what a verb takes
-.SH ENVIRONMENT
-.B NATS_PASSWORD
-and
-.B NATS_TOKEN
-hold secrets themselves; no secret is ever an argument. The other variables
-stand beside their option. One that is empty counts as not set.
-.SH EXIT STATUS
-.TP
-.B list
-0 done, 64 wrong call, 69 NATS or bucket not available, 77 refused, 78 bad file
-or environment
-.TP
-.B check
-0 ok, 1 warning, 2 critical, 3 unknown
-.SH EXAMPLES
-.nf
-aegis\-agent list \-\-all
-aegis\-agent check \-\-format nagios \-s nats://n1.example.org,nats://n2.example.org
-.fi
-.SH SEE ALSO
-.BR aegis\-agent (8)
-",
-        list = verb("list"),
-        check = verb("check"),
-        global = options(top.flags),
-    );
-    page(1, "User Commands", &body)
-}
-
-fn section_8() -> String {
-    let body = format!(
-        r"
-.SH NAME
-aegis\-agent \- keep a service registry in NATS true
-.SH SYNOPSIS
-.B aegis\-agent run \-\-service
-.I NAME
-.RI [ options ]
-.br
-.B aegis\-agent init
-.RI [ options ]
-.br
-.B aegis\-agent cleanup
-.RI [ options ]
-.SH DESCRIPTION
-.B run
-registers one instance of a service, refreshes its entry and takes it out when
-told to stop.
-.B init
-prepares the bucket.
-.B cleanup
-removes entries that nobody keeps alive. The options of the connection and the
-bucket are in
-.BR aegis\-agent (1).
-.SH VERBS
-{run}{init}{cleanup}.SH SYSTEMD
+.SH SYSTEMD
 .B aegis\-agent@orders\-api.service
 speaks for
 .BR orders\-api.service :
@@ -221,14 +183,30 @@ systemd it runs in the sandbox of the agent.
 .SH METRICS
 The file of
 .B \-\-metrics\-file
-is replaced whole when the state changes, and otherwise once an interval.
+is Prometheus text, replaced whole when the state changes, and otherwise once an
+interval. Labels: service, instance_id, bucket.
+{metrics}.PP
+.B check \-\-format prometheus
+writes what it found, for the textfile collector of node_exporter.
 .SH SIGNALS
 .TP
 \fBSIGTERM\fR, \fBSIGINT\fR
-take the entry out and exit 0
+run: take the entry out and exit 0; cleanup: finish what is under way and exit 75
 .TP
 .B SIGHUP
-read settings and files anew, and beat at once
+run: read settings and files anew, and beat at once
+.SH ENVIRONMENT
+.B NATS_PASSWORD
+and
+.B NATS_TOKEN
+hold secrets themselves; no secret is ever an argument. The other variables
+stand beside their option. One that is empty counts as not set. In the files of
+systemd,
+.BR AEGIS_OPTIONS ,
+.B AEGIS_CLEANUP_OPTIONS
+and
+.B AEGIS_CHECK_OPTIONS
+hold options that have no variable.
 .SH FILES
 .TP
 .I /etc/aegis\-agent/agent.env
@@ -239,28 +217,79 @@ settings of one agent, which win over those
 .TP
 .I /run/aegis\-agent/SERVICE/metrics.prom
 its metrics
+.TP
+.I ~/.config/nats/context/NAME.json
+a context of the nats CLI
+.TP
+.I /usr/share/doc/aegis\-agent
+README, documents and examples
+.SH PERMISSIONS
+What each verb has to publish to; what stands in parentheses can be left out.
+Each subscribes to its inbox, _INBOX.> or that of
+.BR \-\-inbox\-prefix .
+The documents say what is missing without the optional ones.
+.nh
+{permissions}.hy
 .SH EXIT STATUS
 0 done, 64 wrong call, 69 NATS or bucket not available, 75 done in part (run it
 again), 77 refused, 78 bad file or environment.
 .B run
 exits 64 or 78 for what a restart cannot cure, never because NATS is away, and 0
 after SIGTERM or SIGINT.
+.PP
+.BR check :
+0 ok, 1 warning, 2 critical, 3 unknown.
+.SH EXAMPLES
+.nf
+aegis\-agent init
+aegis\-agent run \-\-service orders\-api \-\-service\-version 1.4.2
+aegis\-agent list \-\-all
+aegis\-agent check \-\-format nagios \-s nats://n1.example.org,nats://n2.example.org
+aegis\-agent cleanup \-\-dry\-run
+.fi
 .SH SEE ALSO
-.BR aegis\-agent (1),
 .BR systemd.service (5)
 ",
-        run = verb("run"),
-        init = verb("init"),
-        cleanup = verb("cleanup"),
+        synopsis = synopsis(&top),
+        verbs = VERBS.map(verb).concat(),
+        global = options(top.flags),
+        metrics = metrics(),
+        permissions = permissions(),
     );
     page(8, "System Administration", &body)
+}
+
+/// A line for each verb but `run`, which stands first.
+fn synopsis(top: &CommandInfoWithArgs<'_>) -> String {
+    let verbs = top.commands.iter().map(|verb| verb.name).filter(|name| *name != "run");
+    let lines = verbs.map(|name| format!(".B aegis\\-agent {name}\n.RI [ options ]\n.br\n"));
+    lines.collect::<String>().trim_end_matches(".br\n").to_owned()
+}
+
+/// The metrics of an agent; a test of the documents compares their names with
+/// those of a real file.
+const METRICS: [(&str, &str); 10] = [
+    ("registered", "whether the entry is in the registry"),
+    ("heartbeats_sent_total", "heartbeats sent, registrations included"),
+    ("heartbeats_failed_total", "those that were not acknowledged"),
+    ("outages_total", "times that the registry was out of reach or refused"),
+    ("conflicts_total", "heartbeats refused because somebody else had written the entry"),
+    ("last_ack_age_seconds", "time since the last acknowledgement, when this was written"),
+    ("ack_seconds", "time that the last acknowledgement took"),
+    ("healthy", "whether the service passes its health check, where it has one"),
+    ("clock_offset_seconds", "how far this host's clock is ahead of the registry's"),
+    ("build_info", "1; the agent's version is in the label version"),
+];
+
+fn metrics() -> String {
+    METRICS.map(|(name, what)| format!(".TP\n.B aegis_agent_{name}\n{what}\n")).concat()
 }
 
 /// Each shipped file with what it has to hold.
 fn shipped() -> [(&'static str, String); 5] {
     let all = everywhere();
     [
-        ("man/aegis-agent.1", section_1()),
+        ("man/aegis-agent.1", SECTION_1.to_owned()),
         ("man/aegis-agent.8", section_8()),
         ("completions/aegis-agent.bash", Bash::generate(PROGRAM, &all)),
         ("completions/_aegis-agent", Zsh::generate(PROGRAM, &all)),

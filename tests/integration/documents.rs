@@ -346,3 +346,15 @@ fn names(json: &str) -> Vec<&str> {
     let ends = json.match_indices("\":").map(|(end, _)| end);
     ends.map(|end| &json[json[..end].rfind('"').map_or(0, |start| start + 1)..end]).collect()
 }
+
+#[test]
+fn the_manual_page_names_the_metrics_that_are_written() {
+    let metrics = |text: &str| -> BTreeSet<String> {
+        let ends = |c: char| !(c.is_ascii_lowercase() || c == '_');
+        let found = text.split("aegis_agent_").skip(1);
+        found.map(|rest| rest.split(ends).next().unwrap_or_default().to_owned()).collect()
+    };
+    let (page, document) = (read("packaging/man/aegis-agent.8"), read("docs/systemd.md"));
+    assert!(metrics(&document).len() > 8, "{:?}", metrics(&document));
+    assert_eq!(metrics(&page), metrics(&document));
+}

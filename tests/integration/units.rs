@@ -224,6 +224,12 @@ fn every_file_that_the_packages_name_is_there() {
         .collect();
     missing.sort_unstable();
     assert_eq!(missing, ["systemd/aegis-agent.service", "systemd/aegis-agent@.service"]);
+    let documents = std::fs::read_dir(repository().join("docs")).expect("docs/").flatten();
+    let documents = documents.map(|file| format!("docs/{}", file.file_name().to_string_lossy()));
+    for document in documents.chain(["README.md", "CHANGELOG.md"].map(str::to_owned)) {
+        let target = format!("usr/share/doc/aegis-agent/{document}");
+        assert!(deb.contains(&(document.clone(), target)), "{document} is not in the .deb");
+    }
 }
 
 #[test]
