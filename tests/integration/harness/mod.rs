@@ -7,9 +7,12 @@
 pub mod agent;
 pub mod cluster;
 pub mod fault;
+pub mod info;
+pub mod monitor;
 pub mod network;
 pub mod proxy;
 pub mod registry;
+pub mod scene;
 pub mod server;
 pub mod syscalls;
 pub mod time;
