@@ -1,12 +1,25 @@
-//! Longer INFO lines: a proxy in front of a real server that puts as many
+//! INFO lines: what a server greets with, and longer ones, by a proxy in front of a real server that puts as many
 //! addresses of cluster members into its greeting as a large host has. The rest
 //! of what the server says stays as it is.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
 use super::proxy::Proxy;
+use super::secs;
+
+/// What the server on this port greets a client with, TLS or not.
+pub fn greeting(port: u16) -> Result<Value, String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(secs(2))).map_err(|e| e.to_string())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).map_err(|e| e.to_string())?;
+    let info = line.strip_prefix("INFO ").ok_or_else(|| format!("greets with {line:?}"))?;
+    serde_json::from_str(info).map_err(|e| e.to_string())
+}
 
 /// A proxy to this server, whose greeting has about `length` bytes.
 pub fn with_greeting_of(length: usize, target: u16) -> Proxy {

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod fault;
+pub mod front;
 pub mod info;
 pub mod monitor;
 pub mod network;

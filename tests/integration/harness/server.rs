@@ -99,6 +99,10 @@ impl Server {
         self.child.as_ref().expect("the server runs").id()
     }
 
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
