@@ -33,6 +33,7 @@ mod metrics;
 mod network_faults;
 mod outages;
 mod permissions;
+mod poison;
 mod run;
 mod seen_by_server;
 mod slow_links;
