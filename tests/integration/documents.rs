@@ -234,7 +234,8 @@ fn calls(text: &str) -> Vec<(Option<&str>, &str)> {
             let verb = words.iter().copied().find(|word| VERBS.contains(word));
             let options = words.iter().filter(|word| word.starts_with("--") && word.len() > 2);
             found.extend(
-                options.map(|option| (verb, option.split(['=', ',', '.']).next().unwrap())),
+                options
+                    .map(|option| (verb, option.split(['=', ',', '.']).next().unwrap_or(option))),
             );
         }
     }

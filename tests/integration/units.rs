@@ -206,7 +206,7 @@ fn every_file_that_the_packages_name_is_there() {
         let lines = text.lines().filter(|line| line.contains("\", "));
         let words = lines.map(|line| line.split('"').skip(1).step_by(2).collect::<Vec<_>>());
         words
-            .filter(|words| words.len() >= 3 && words[0].contains('/'))
+            .filter(|words| words.len() >= 3 && words[1].contains('/'))
             .map(|words| (words[0].to_owned(), words[1].trim_start_matches('/').to_owned()))
             .collect()
     };
@@ -216,14 +216,15 @@ fn every_file_that_the_packages_name_is_there() {
         let built = source.starts_with("target/");
         assert!(built || repository().join(source).is_file(), "{source} is not there");
     }
-    // The same files in both; the .deb gets those units through its helper.
+    // The same files in both; the .deb gets those units through its helper, and
+    // names its licence in the copyright file that cargo-deb makes.
     let mut missing: Vec<&str> = rpm
         .iter()
         .map(|(source, _)| source.as_str())
         .filter(|source| !deb.iter().any(|(other, _)| other == source))
         .collect();
     missing.sort_unstable();
-    assert_eq!(missing, ["systemd/aegis-agent.service", "systemd/aegis-agent@.service"]);
+    assert_eq!(missing, ["LICENSE", "systemd/aegis-agent.service", "systemd/aegis-agent@.service"]);
     let documents = std::fs::read_dir(repository().join("docs")).expect("docs/").flatten();
     let documents = documents.map(|file| format!("docs/{}", file.file_name().to_string_lossy()));
     for document in documents.chain(["README.md", "CHANGELOG.md"].map(str::to_owned)) {

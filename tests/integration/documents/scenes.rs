@@ -17,8 +17,10 @@ const TTL: &[(&str, &str)] = &[("Nats-TTL", "30s")];
 /// Where documents have their configuration; here it is a directory of the test's.
 const ETC: &str = "/etc/aegis-agent/";
 
-/// One entry for each scene: what stands in the document, and who plays it.
-const SCENES: [(&str, fn(&str) -> String); 22] = [
+/// The name of a scene, and who plays the commands of a block in it.
+type Scene = (&'static str, fn(&str) -> String);
+
+const SCENES: [Scene; 22] = [
     ("list", |block| living().types(block)),
     ("first use", |block| Stage::empty().types(block)),
     ("run", |block| Stage::bucket().runs(block, |_, _| ())),
