@@ -24,6 +24,7 @@ mod harness_works;
 mod health;
 mod hostile;
 mod init;
+mod interop;
 mod list;
 mod logins;
 mod metrics;

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cluster;
 pub mod fault;
 pub mod network;
+pub mod peers;
 pub mod proxy;
 pub mod registry;
 pub mod server;
