@@ -28,6 +28,7 @@ mod health;
 mod hostile;
 mod info_lines;
 mod init;
+mod interop;
 mod list;
 mod logins;
 mod metrics;
