@@ -359,3 +359,29 @@ fn the_manual_page_names_the_metrics_that_are_written() {
     assert!(metrics(&document).len() > 8, "{:?}", metrics(&document));
     assert_eq!(metrics(&page), metrics(&document));
 }
+
+/// The limits in docs/performance.md are those of budget.rs, in its order.
+#[test]
+fn the_limits_that_are_shown_are_those_that_are_held() {
+    let budget = include_str!("budget.rs");
+    let mut held: Vec<String> = Vec::new();
+    for name in [
+        "THREADS",
+        "DESCRIPTORS",
+        "RESIDENT_KIB",
+        "ANONYMOUS_KIB",
+        "SYSCALLS_PER_BEAT",
+        "SWITCHES_PER_BEAT",
+        "BINARY_BYTES",
+    ] {
+        let line = budget.lines().find(|line| line.starts_with(&format!("const {name}: ")));
+        let value = line.and_then(|line| line.split_once("= ")).expect("a limit of budget.rs").1;
+        held.push(value.trim_end_matches(';').replace('_', ","));
+    }
+    let text = read("docs/performance.md");
+    let table = text.split("| what | at most |\n").nth(1).expect("the table of limits");
+    let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let shown: Vec<&str> = rows.map(|row| row.trim_end_matches(" |")).collect();
+    let shown: Vec<&str> = shown.iter().filter_map(|row| row.rsplit("| ").next()).collect();
+    assert_eq!(shown, held);
+}

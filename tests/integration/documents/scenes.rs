@@ -20,7 +20,7 @@ const ETC: &str = "/etc/aegis-agent/";
 /// The name of a scene, and who plays the commands of a block in it.
 type Scene = (&'static str, fn(&str) -> String);
 
-const SCENES: [Scene; 22] = [
+const SCENES: [Scene; 24] = [
     ("list", |block| living().types(block)),
     ("first use", |block| Stage::empty().types(block)),
     ("run", |block| Stage::bucket().runs(block, |_, _| ())),
@@ -30,6 +30,8 @@ const SCENES: [Scene; 22] = [
     ("metrics", metrics),
     ("health", health),
     ("outage", outage),
+    ("init", |block| old_bucket().types(block)),
+    ("init on 2.11.4", |block| without_flag_on("2.11.4").types(block)),
     ("no server", no_server),
     ("no bucket", |block| Stage::empty().types(block)),
     ("no flag", no_flag),
@@ -253,8 +255,20 @@ fn clock() -> Stage {
 }
 
 fn without_flag() -> Stage {
-    let stage = Stage::empty();
+    without_flag_on("2.12.8")
+}
+
+fn without_flag_on(version: &'static str) -> Stage {
+    let stage = Stage::on(version);
     stage.registry().create(&json!({ "allow_msg_ttl": false }));
+    stage
+}
+
+/// A bucket from before per-message TTL, with history.
+fn old_bucket() -> Stage {
+    let stage = Stage::empty();
+    let old = json!({ "allow_msg_ttl": false, "max_msgs_per_subject": 10 });
+    Registry::named(&stage.server.url(), "old").create(&old);
     stage
 }
 
