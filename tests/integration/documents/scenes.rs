@@ -311,7 +311,7 @@ fn not_permitted(block: &str) -> String {
 }
 
 fn duplicate(block: &str) -> String {
-    let stage = Stage::bucket().env("AEGIS_INTERVAL", "1s");
+    let stage = Stage::bucket();
     let mut agent = stage.agent(block);
     agent.wait_for_line("registered orders-api/host-1", secs(10));
     let _other = stage.agent(block);
@@ -320,18 +320,25 @@ fn duplicate(block: &str) -> String {
     let list = aegis(&["list"]).arg("-s").arg(&stage.server.url()).run().exits(0);
     assert_eq!(list.stdout.matches("orders-api").count(), 1, "one entry: {list:?}");
     let lines = format!("{}\n{}{line}\n", block.lines().next().unwrap_or_default(), log(&agent)[0]);
-    stage.shown(&lines).replace("heartbeat every 1s", "heartbeat every 10s")
+    stage.shown(&lines)
 }
 
-/// The registry goes away and comes back.
+/// The registry goes away and comes back. JetStream may take a moment longer
+/// than the server, which is a cause of its own; one is enough to show.
 fn outage(block: &str) -> String {
-    Stage::bucket().runs(block, |stage, agent| {
+    let said = Stage::bucket().runs(block, |stage, agent| {
         stage.server.kill();
         agent.wait_for_line("lost orders-api/host-1", secs(10));
         agent.wait_for_line("connection refused", secs(10));
         stage.server.start_again();
         agent.wait_for_line("restored orders-api/host-1", secs(10));
-    })
+    });
+    let mut causes = 0;
+    let lines = said.lines().filter(|line| {
+        causes += u32::from(line.contains("still without registry"));
+        causes < 2 || !line.contains("still without registry")
+    });
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// The service is not there, and then it is.
