@@ -11,6 +11,7 @@
 )]
 
 mod budget;
+mod chatter;
 mod check;
 mod check_answers;
 mod check_probe;

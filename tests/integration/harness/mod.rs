@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cluster;
 pub mod fault;
 pub mod front;
+pub mod hostile;
 pub mod info;
 pub mod monitor;
 pub mod network;
