@@ -10,6 +10,7 @@ pub mod fault;
 pub mod front;
 pub mod hostile;
 pub mod info;
+pub mod leaf;
 pub mod monitor;
 pub mod network;
 pub mod proxy;
