@@ -17,8 +17,8 @@ const KEY: &str = "service-instances__orders-api__host-1";
 const RESIDENT_KIB: u64 = 4_300;
 /// Of that, not backed by a file.
 const ANONYMOUS_KIB: u64 = 512;
-/// The loop, the crate's reader and its flusher.
-const THREADS: u64 = 3;
+/// The loop.
+const THREADS: u64 = 1;
 /// Standard streams, the connection twice, the pipe of the signals with one end
 /// for each of them.
 const DESCRIPTORS: usize = 12;
@@ -77,7 +77,7 @@ fn an_agent_keeps_to_its_memory_threads_and_descriptors() {
     beaten(&mut registry, WARM_UP + BEATS);
     let usage = agent.usage();
     eprintln!("budget: {usage:?}");
-    assert!(usage.threads <= THREADS, "{usage:?}");
+    assert_eq!(usage.threads, THREADS, "{usage:?}");
     assert!(usage.descriptors <= DESCRIPTORS, "{usage:?}");
     if is_optimised() {
         assert!(usage.anonymous_kib <= ANONYMOUS_KIB, "{usage:?}");

@@ -402,7 +402,6 @@ fn a_context_that_cannot_be_used_is_named_with_what_is_wrong_with_it() {
         ("op", json!({ "password": "op://vault/item/s3cr3t", "user": "a" })),
         ("env", json!({ "token": "env://T0K3N_t0k3n" })),
         ("nsc", json!({ "nsc": "nsc://o/a/u" })),
-        ("domain", json!({ "jetstream_domain": "hub" })),
         ("two", json!({ "user": "a", "password": "s3cr3t", "token": "t0k3n" })),
         ("url", json!({ "url": "nats://u:s3cr3t@host:port" })),
         ("gone", json!({ "creds": "/nowhere/a.creds" })),
@@ -412,12 +411,11 @@ fn a_context_that_cannot_be_used_is_named_with_what_is_wrong_with_it() {
         ("op", "password refers to op:"),
         ("env", "token refers to env:"),
         ("nsc", "nsc is not supported"),
-        ("domain", "jetstream_domain is not supported"),
         ("two", "only one kind of login"),
         ("url", "url of the context"),
         ("gone", "/nowhere/a.creds: no such file"),
         ("list", "not a JSON object"),
-        ("absent", "contexts that exist: domain, env, gone"),
+        ("absent", "contexts that exist: env, gone"),
         ("../x", "must be the plain name"),
     ] {
         refused(with_context(&config, name, "list").run(), 78, &[words]);

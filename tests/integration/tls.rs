@@ -204,38 +204,6 @@ fn a_port_that_speaks_no_tls_is_said() {
     refused(list, 69, &["TLS: ", "does not speak TLS"]);
 }
 
-/// Said within a time that leaves no doubt about who waits for whom.
-#[test]
-fn handshake_first_is_said_in_words() {
-    let server = {
-        let extra = format!(
-            "tls {{ cert_file: \"{}\", key_file: \"{}\", handshake_first: true }}\n",
-            pem("server-ec"),
-            pem("server-ec-key")
-        );
-        let mut server = Server::absent(Setup { extra, ..Setup::default() });
-        server.launch();
-        server
-    };
-    crate::harness::eventually(secs(20), "the server is ready", || {
-        let log = server.log();
-        if log.contains("Server is ready") { Ok(()) } else { Err(log) }
-    });
-    let output = with_ca(verb("list", &tls_url(&server))).run();
-    assert!(output.took < secs(3), "{output:?}");
-    refused(output, 69, &["handshake_first", "not supported", "hint: "]);
-    let mut agent = with_ca(verb("run", &tls_url(&server))).spawn();
-    agent.wait_for_line("handshake_first", secs(5));
-    nothing_happens_for(secs(2));
-    assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
-}
-
-#[test]
-fn a_delayed_handshake_first_works() {
-    let server = server_with("server-ec", "handshake_first: \"300ms\"", "");
-    works(&|v| with_ca(verb(v, &tls_url(&server))));
-}
-
 // A running agent.
 
 #[test]
