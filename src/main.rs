@@ -9,7 +9,8 @@ use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
-use aegis_agent::system::{logging, systemd};
+use aegis_agent::system::logging::{self, Style};
+use aegis_agent::system::systemd;
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
@@ -23,22 +24,27 @@ fn main() -> ExitCode {
             match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
-                    logging::start(false, in_journal(), false);
+                    logging::start(Style { journal: in_journal(), ..Style::default() });
                     exit(&failure, false)
                 }
             }
         }
         Ok(Parsed::Run(invocation)) => {
             let check = matches!(invocation.verb, Verb::Check(_));
-            let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
-            logging::start(invocation.verbose, in_journal(), times);
+            let stays = matches!(invocation.verb, Verb::Run(_));
+            logging::start(Style {
+                verbose: invocation.verbose,
+                journal: in_journal(),
+                times: stays && !is_terminal(),
+                stays,
+            });
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
                 Err(failure) => exit(&failure, check),
             }
         }
         Err(error) => {
-            logging::start(false, in_journal(), false);
+            logging::start(Style { journal: in_journal(), ..Style::default() });
             let Some((options, bucket)) = error.check.map(|check| *check) else {
                 return exit(&error.failure, error.verb_is_check);
             };

@@ -3,6 +3,7 @@
 //! Knows nothing of NATS or of the registry.
 
 pub mod logging;
+pub mod outlet;
 pub mod signals;
 pub mod systemd;
 pub mod textfile;

@@ -33,6 +33,7 @@ mod outages;
 mod permissions;
 mod run;
 mod soak;
+mod stuck;
 mod systemd;
 mod tls;
 mod twins;

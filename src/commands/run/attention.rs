@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::health::runner::Runner;
 use crate::nats::{Interest, Waiter};
+use crate::system::logging;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
 
@@ -51,6 +52,7 @@ impl Waiter for Attention {
             runner.attend(Instant::now());
         }
         self.manager.glance();
+        logging::catch_up();
     }
 
     fn stop_requested(&self) -> bool {
