@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of NATS or of the registry.
 
+pub mod children;
 pub mod logging;
 pub mod outlet;
 pub mod signals;

@@ -14,7 +14,7 @@ use super::attention::Attention;
 use super::status::{Labels, Standing};
 use crate::error::plain;
 use crate::health::runner::{CheckResult, Runner};
-use crate::health::verdict::{HealthOptions, Verdict};
+use crate::health::verdict::{HealthCheck, HealthOptions, Verdict};
 use crate::system::textfile;
 
 /// What stands around one agent.
@@ -55,6 +55,10 @@ impl Host {
         metrics: Option<&PathBuf>,
         interval: Duration,
     ) {
+        let programs = health.iter().flat_map(|health| &health.checks);
+        if programs.into_iter().any(|check| matches!(check, HealthCheck::Exec(_))) {
+            self.attention.watch_over_programs();
+        }
         if self.health.as_ref().map(|health| &health.options) != health {
             *self.attention.runner() = health.cloned().map(Runner::new);
             self.health = health.map(|options| Health {
