@@ -10,13 +10,16 @@ use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::system::logging::{self, Style};
-use aegis_agent::system::systemd;
+use aegis_agent::system::{systemd, textwriter};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = textwriter::write_if_asked(&args) {
+        return code;
+    }
     let env = |name: &str| std::env::var_os(name);
     match cli::parse(&args, &env, &host_name) {
         Ok(Parsed::Print(text)) => {

@@ -8,3 +8,4 @@ pub mod outlet;
 pub mod signals;
 pub mod systemd;
 pub mod textfile;
+pub mod textwriter;

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -14,7 +15,9 @@ use serde_json::json;
 use crate::harness::agent::{Invocation, aegis};
 use crate::harness::registry::{Registry, Watch};
 use crate::harness::server::Server;
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, secs, send_signal};
+use crate::harness::{
+    eventually, free_port, millis, nothing_happens_for, scratch, secs, send_signal,
+};
 
 const KEY: &str = "service-instances__orders-api__host-1";
 
@@ -202,4 +205,87 @@ fn terminal() -> (File, File) {
     unlockpt(&main).expect("unlocked");
     let side = ioctl_tiocgptpeer(&main, flags).expect("its other end");
     (main.into(), side.into())
+}
+
+/// A file system of our own that can be frozen: whoever writes to it then hangs
+/// in the kernel, and no signal ends that.
+struct Disk(PathBuf);
+
+/// A frozen disk. It has to go before whoever waits for the end of a process
+/// that hangs there.
+struct Frozen<'a>(&'a Disk);
+
+impl Disk {
+    /// `None`, said aloud, where that is not permitted.
+    fn mounted() -> Option<Disk> {
+        let place = scratch("disk");
+        let (image, directory) = (place.join("image"), place.join("mounted"));
+        std::fs::create_dir(&directory).expect("a directory");
+        let script = "truncate -s 8M \"$1\" && mkfs.ext4 -q \"$1\" && mount -o loop \"$1\" \"$2\"";
+        let output = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([&image, &directory])
+            .output()
+            .expect("sh runs");
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            eprintln!("SKIPPED: no file system can be frozen here: {}", why.trim());
+            return None;
+        }
+        Some(Disk(directory))
+    }
+
+    fn freeze(&self) -> Frozen<'_> {
+        let status = Command::new("fsfreeze").arg("--freeze").arg(&self.0).status();
+        assert!(status.expect("fsfreeze runs").success(), "fsfreeze --freeze");
+        Frozen(self)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0.0).status();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_frozen_file_system_under_the_metrics_stops_no_beat() {
+    let (server, watch, mut registry) = scene();
+    let Some(disk) = Disk::mounted() else { return };
+    let file = disk.0.join("a.prom");
+    let mut agent = agent(&server).arg(&format!("--metrics-file={}", file.display())).spawn();
+    let sent = |within: Duration, least: u64| {
+        eventually(within, "the metrics go on", || {
+            let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+            let line = text.lines().find(|l| l.starts_with("aegis_agent_heartbeats_sent_total"));
+            let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            if count >= Some(least) { Ok(count.unwrap_or(0)) } else { Err(text) }
+        })
+    };
+    let before = sent(secs(5), 2);
+    let frozen = disk.freeze();
+    let seen = watch.seen().len();
+    watch.wait_for(seen + 8, secs(10));
+    let line = agent.wait_for_line("cannot write the metrics file", secs(5));
+    assert!(line.text.ends_with("its file system does not answer"), "{}", line.text);
+    drop(frozen);
+    sent(secs(5), before + 8);
+    for pair in watch.seen().windows(2) {
+        let apart = pair[1].stored - pair[0].stored;
+        assert!(apart < millis(1_500), "{apart} between two heartbeats");
+    }
+    assert_eq!(agent.lines_with("metrics file").len(), 1, "{}", agent.stderr());
+
+    // A stop while it hangs.
+    let _frozen = disk.freeze();
+    nothing_happens_for(secs(1));
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    assert!(registry.last(KEY).is_none_or(|entry| entry.is_marker()), "deregistered");
 }
