@@ -1,4 +1,5 @@
-//! The host that the program runs on: signals, systemd, the log, small files.
+//! The host that the program runs on: signals, children, systemd, the log,
+//! small files.
 //!
 //! Knows nothing of NATS or of the registry.
 

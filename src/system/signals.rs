@@ -126,6 +126,7 @@ fn failed(error: io::Error) -> Failure {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use std::io::Write;
     use std::time::Duration;
