@@ -42,6 +42,7 @@ mod run;
 mod seen_by_server;
 mod slow_links;
 mod soak;
+mod stuck;
 mod systemd;
 mod threads;
 mod tls;
