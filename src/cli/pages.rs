@@ -178,8 +178,9 @@ and
 run before each heartbeat, both where both are given, and delay none. A command is split into words
 as a shell would, but no shell runs it. It is well if it exits 0 in time; late,
 it is killed with its process group. Its output is thrown away, and of the
-environment it sees PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and TZ. Under
-systemd it runs in the sandbox of the agent.
+environment it sees PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and TZ, and
+HEALTH_CHECK_OF with the number of the agent. What it leaves running is killed.
+Under systemd it runs in the sandbox of the agent.
 .SH METRICS
 The file of
 .B \-\-metrics\-file

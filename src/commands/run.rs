@@ -104,6 +104,7 @@ pub fn run(
     host.stopping(&agent.standing);
     agent.stop();
     agent.stopped(&mut host, start.elapsed());
+    attention.sweep_all();
     Ok(())
 }
 
