@@ -9,6 +9,7 @@ use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
+use aegis_agent::nats::failure::NO_CONNECTION;
 use aegis_agent::system::{logging, systemd};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
@@ -32,9 +33,10 @@ fn main() -> ExitCode {
             let check = matches!(invocation.verb, Verb::Check(_));
             let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
             logging::start(invocation.verbose, in_journal(), times);
+            let unconnected = invocation.unconnected.clone();
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
-                Err(failure) => exit(&failure, check),
+                Err(failure) => exit(&failure.with_note(NO_CONNECTION, unconnected), check),
             }
         }
         Err(error) => {
@@ -66,7 +68,7 @@ fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
 }
 
 fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
-    let Invocation { settings, bucket, verb, verbose } = invocation;
+    let Invocation { settings, bucket, verb, verbose, unconnected } = invocation;
     let loud = verbose || io::stdout().is_terminal();
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
@@ -77,7 +79,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
         Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
         Verb::Check(options) => {
-            let code = commands::check::run(&options, settings, bucket, &mut out)?;
+            let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;
             return Ok(ExitCode::from(code));
         }
         Verb::Cleanup(options) => {
