@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of NATS or of the registry.
 
+pub mod clock_changes;
 pub mod logging;
 pub mod signals;
 pub mod systemd;
