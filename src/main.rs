@@ -9,6 +9,7 @@ use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
+use aegis_agent::nats::failure::NO_CONNECTION;
 use aegis_agent::system::logging::{self, Style};
 use aegis_agent::system::{systemd, textwriter};
 
@@ -41,9 +42,10 @@ fn main() -> ExitCode {
                 times: stays && !is_terminal(),
                 stays,
             });
+            let unconnected = invocation.unconnected.clone();
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
-                Err(failure) => exit(&failure, check),
+                Err(failure) => exit(&failure.with_note(NO_CONNECTION, unconnected), check),
             }
         }
         Err(error) => {
@@ -75,7 +77,7 @@ fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
 }
 
 fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
-    let Invocation { settings, bucket, verb, verbose } = invocation;
+    let Invocation { settings, bucket, verb, verbose, unconnected } = invocation;
     let loud = verbose || io::stdout().is_terminal();
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
@@ -86,7 +88,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
         Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
         Verb::Check(options) => {
-            let code = commands::check::run(&options, settings, bucket, &mut out)?;
+            let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;
             return Ok(ExitCode::from(code));
         }
         Verb::Cleanup(options) => {

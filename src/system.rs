@@ -4,6 +4,7 @@
 //! Knows nothing of NATS or of the registry.
 
 pub mod children;
+pub mod clock_changes;
 pub mod logging;
 pub mod outlet;
 pub mod signals;

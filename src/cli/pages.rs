@@ -136,9 +136,14 @@ registers one instance, refreshes its entry and takes it out when told to stop.
 The other verbs prepare, check, list and clean the bucket.
 .PP
 Options of the connection and the bucket stand before or after the verb. An
-option beats its environment variable (in parentheses), which beats the context
-of the nats CLI, which beats the default. A duration is written 10s, 500ms, 1m
-or as a number of seconds. The answer goes to standard output, everything else
+option beats its environment variable (in parentheses), which beats the named
+context of the nats CLI, which beats the same variable in the file of
+.BR \-\-env\-file ,
+which beats the default.
+.B \-\-server
+is another word for
+.BR \-\-nats\-url .
+A duration is written 10s, 500ms, 1m or as a number of seconds. The answer goes to standard output, everything else
 to standard error.
 .SH VERBS
 {verbs}.SH OPTIONS
@@ -158,7 +163,7 @@ systemctl enable \-\-now aegis\-agent@orders\-api.service
 .B aegis\-agent.service
 speaks for a service that is no unit of this host.
 .B aegis\-agent\-cleanup.timer
-cleans every five minutes,
+cleans every five minutes, and leaves every entry alone that beats,
 .B aegis\-agent\-check.timer
 writes /run/aegis\-agent\-check/aegis\-agent.prom every minute. Nothing is enabled
 by the package.
@@ -201,17 +206,21 @@ run: read settings and files anew, and beat at once
 and
 .B NATS_TOKEN
 hold secrets themselves; no secret is ever an argument. The other variables
-stand beside their option. One that is empty counts as not set. In the files of
-systemd,
+stand beside their option. One that is empty counts as not set. Those of switches
+are true, yes or 1; false, no or 0.
 .BR AEGIS_OPTIONS ,
 .B AEGIS_CLEANUP_OPTIONS
 and
 .B AEGIS_CHECK_OPTIONS
-hold options that have no variable.
+hold options as such, for the units.
 .SH FILES
 .TP
 .I /etc/aegis\-agent/agent.env
-settings of every agent of the host, of cleanup and of check
+settings of the host: of every agent, of cleanup, of check, and of every call by
+hand
+.TP
+.I /etc/aegis\-agent/nats/context/NAME.json
+the context that NATS_CONTEXT=NAME in it names
 .TP
 .I /etc/aegis\-agent/SERVICE.env
 settings of one agent, which win over those

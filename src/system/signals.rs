@@ -1,8 +1,8 @@
 //! Signals, and the wait that they end: the only place where the program
 //! sleeps.
 //!
-//! SIGTERM and SIGINT set a flag that stays; SIGHUP is counted until taken;
-//! the end of a child ends the wait as well.
+//! SIGTERM and SIGINT set a flag that stays; SIGHUP and SIGCONT are counted
+//! until taken; the end of a child ends the wait as well.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
 use crate::error::{Failure, Kind};
@@ -23,6 +23,7 @@ pub struct Signals {
     stop: Arc<AtomicBool>,
     hangup: Arc<AtomicBool>,
     child: Arc<AtomicBool>,
+    resumed: Arc<AtomicBool>,
     reader: UnixStream,
 }
 
@@ -32,27 +33,29 @@ impl Signals {
         Signals::register(&[SIGTERM, SIGINT]).map_err(failed)
     }
 
-    /// Takes over SIGHUP and SIGCHLD, too: for a verb that stays.
+    /// Takes over SIGHUP, SIGCHLD and SIGCONT, too: for a verb that stays.
     pub fn take_all() -> Result<Signals, Failure> {
-        Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]).map_err(failed)
+        Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGCONT]).map_err(failed)
     }
 
     fn register(signals: &[i32]) -> io::Result<Signals> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        let (stop, hangup, child) = (Arc::default(), Arc::default(), Arc::default());
+        let (stop, hangup) = (Arc::default(), Arc::default());
+        let (child, resumed) = (Arc::default(), Arc::default());
         for signal in signals {
             // The flag first: whoever is woken finds it set.
             match *signal {
                 SIGTERM | SIGINT => drop(flag::register(*signal, Arc::clone(&stop))?),
                 SIGHUP => drop(flag::register(*signal, Arc::clone(&hangup))?),
                 SIGCHLD => drop(flag::register(*signal, Arc::clone(&child))?),
+                SIGCONT => drop(flag::register(*signal, Arc::clone(&resumed))?),
                 _ => {}
             }
             pipe::register(*signal, writer.try_clone()?)?;
         }
-        Ok(Signals { stop, hangup, child, reader })
+        Ok(Signals { stop, hangup, child, resumed, reader })
     }
 
     /// Whether SIGTERM or SIGINT has come.
@@ -68,6 +71,13 @@ impl Signals {
     /// Whether a child has ended since this was last asked.
     pub fn take_child_ended(&self) -> bool {
         self.child.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether the process was stopped and goes on (SIGCONT) since this was last
+    /// asked. A wait that is under way goes on with what was left of its time
+    /// when it was stopped, however long ago that is.
+    pub fn take_resumed(&self) -> bool {
+        self.resumed.swap(false, Ordering::SeqCst)
     }
 
     /// What a wait has to look at to be ended by a signal.

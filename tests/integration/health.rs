@@ -94,6 +94,7 @@ fn a_change_is_published_at_once_and_not_with_the_next_heartbeat() {
     let (server, watch, _) = scene();
     let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=10m"])
         .arg("--interval=3m")
+        .env("AEGIS_STALE_AFTER", "10m")
         .arg("--health-exec=false")
         .arg("--health-failures=1")
         .arg(&format!("-s={}", server.url()))

@@ -1,5 +1,5 @@
 //! What a running agent attends to while it waits for something else: signals,
-//! health checks, and systemd's watchdog. All of it in the one `poll`.
+//! health checks, a sleep of the host, and systemd's watchdog. All of it in the one `poll`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -13,6 +13,7 @@ use rustix::process::Pid;
 use crate::health::runner::{self, Runner};
 use crate::nats::{Interest, Waiter};
 use crate::system::children::{Children, hide_memory};
+use crate::system::clock_changes::ClockChanges;
 use crate::system::logging;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
@@ -22,10 +23,11 @@ const LAST_SWEEP: Duration = Duration::from_millis(500);
 
 /// Everything that can end or interrupt a wait of the agent.
 pub struct Attention {
-    /// SIGTERM, SIGINT, SIGHUP and SIGCHLD.
+    /// SIGTERM, SIGINT, SIGHUP, SIGCHLD and SIGCONT.
     pub signals: Signals,
     /// systemd.
     pub manager: Manager,
+    changes: Option<ClockChanges>,
     runner: RefCell<Option<Runner>>,
     children: Children,
     /// The process that writes the metrics, which is not for us to reap.
@@ -38,8 +40,9 @@ impl Attention {
         let children = Children::look(runner::mark());
         // What had ended before SIGCHLD was ours.
         children.sweep(&[], false);
+        let changes = ClockChanges::watch();
         let (runner, writer) = (RefCell::new(None), Cell::new(None));
-        Attention { signals, manager, runner, children, writer }
+        Attention { signals, manager, changes, runner, children, writer }
     }
 
     /// Checks are about to run programs: what they leave behind comes to us,
@@ -89,6 +92,7 @@ impl Waiter for Attention {
             let runner = self.runner.borrow();
             let checks = runner.as_ref();
             let mut own = vec![self.signals.interest()];
+            own.extend(self.changes.as_ref().map(ClockChanges::interest));
             own.extend(checks.and_then(Runner::interest));
             let others = [checks.and_then(Runner::wake_at), self.manager.wake_at()];
             let until = others.into_iter().flatten().chain(until).min();
@@ -96,6 +100,11 @@ impl Waiter for Attention {
         };
         if woken[0] {
             self.signals.take_wake_up();
+        }
+        if let Some(changes) = &self.changes
+            && woken[1]
+        {
+            changes.take();
         }
         if let Some(runner) = self.runner.borrow_mut().as_mut() {
             runner.attend(Instant::now());
