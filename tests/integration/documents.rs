@@ -385,3 +385,17 @@ fn the_limits_that_are_shown_are_those_that_are_held() {
     let shown: Vec<&str> = shown.iter().filter_map(|row| row.rsplit("| ").next()).collect();
     assert_eq!(shown, held);
 }
+
+#[test]
+fn every_room_is_on_the_map() {
+    let map = read("docs/internals.md");
+    let rooms = read("src/lib.rs");
+    let rooms: Vec<&str> = rooms.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
+    assert!(rooms.len() > 9, "{rooms:?}");
+    for room in rooms.iter().map(|room| room.trim_end_matches(';')) {
+        let row = map.lines().any(|line| {
+            line.starts_with(&format!("| `{room}` ")) || line.starts_with(&format!("| `{room}/` "))
+        });
+        assert!(row, "{room} is not on the map in docs/internals.md");
+    }
+}
