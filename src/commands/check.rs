@@ -23,13 +23,16 @@ use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::textfile;
+use crate::text::printable::printable;
 
 /// Writes the report to `out`, or to the file that was asked for, and returns
-/// the exit code.
+/// the exit code. `unconnected` is what may be the reason where no connection
+/// comes about.
 pub fn run(
     options: &CheckOptions,
     settings: Settings,
     bucket: Bucket,
+    unconnected: Option<String>,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     // SIGTERM and SIGINT must not leave the probe's entry in the bucket.
@@ -38,7 +41,10 @@ pub fn run(
     if let Some(signals) = &signals {
         connector = connector.with_waiter(signals.clone());
     }
-    let facts = collect(Registry::new(connector, bucket), signals.as_deref());
+    let mut facts = collect(Registry::new(connector, bucket), signals.as_deref());
+    if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
+        gap.hint = Some(gap.hint.take().map_or(note.clone(), |hint| format!("{hint}; {note}")));
+    }
     answer(options, &facts, out)
 }
 
@@ -58,7 +64,11 @@ pub fn run_without(
 }
 
 fn answer(options: &CheckOptions, facts: &Facts, out: &mut dyn Write) -> Result<u8, Failure> {
-    let checks = judge::judge(facts);
+    let mut checks = judge::judge(facts);
+    if let (Some(connection), false) = (checks.first_mut(), options.origins.is_empty()) {
+        let origins = printable(&options.origins.join(", "));
+        connection.message.push_str(&format!("; settings from {origins}"));
+    }
     let text = render(options.format, &facts.bucket, &checks);
     match &options.output {
         Some(path) => textfile::replace_on_disk(path, &text).map_err(|error| {

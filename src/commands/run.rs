@@ -99,6 +99,7 @@ pub fn run(
     agent.stop();
     let now = agent.now();
     agent.stopped(&mut host, now);
+    attention.sweep_all();
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use crate::nats::{Interest, Waiter};
 pub struct Signals {
     stop: Arc<AtomicBool>,
     hangup: Arc<AtomicBool>,
+    child: Arc<AtomicBool>,
     resumed: Arc<AtomicBool>,
     reader: UnixStream,
 }
@@ -41,18 +42,20 @@ impl Signals {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        let (stop, hangup, resumed) = (Arc::default(), Arc::default(), Arc::default());
+        let (stop, hangup) = (Arc::default(), Arc::default());
+        let (child, resumed) = (Arc::default(), Arc::default());
         for signal in signals {
             // The flag first: whoever is woken finds it set.
             match *signal {
                 SIGTERM | SIGINT => drop(flag::register(*signal, Arc::clone(&stop))?),
                 SIGHUP => drop(flag::register(*signal, Arc::clone(&hangup))?),
+                SIGCHLD => drop(flag::register(*signal, Arc::clone(&child))?),
                 SIGCONT => drop(flag::register(*signal, Arc::clone(&resumed))?),
                 _ => {}
             }
             pipe::register(*signal, writer.try_clone()?)?;
         }
-        Ok(Signals { stop, hangup, resumed, reader })
+        Ok(Signals { stop, hangup, child, resumed, reader })
     }
 
     /// Whether SIGTERM or SIGINT has come.
@@ -63,6 +66,11 @@ impl Signals {
     /// Whether SIGHUP has come since this was last asked.
     pub fn take_hangup(&self) -> bool {
         self.hangup.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a child has ended since this was last asked.
+    pub fn take_child_ended(&self) -> bool {
+        self.child.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the process was stopped and goes on (SIGCONT) since this was last
@@ -125,4 +133,60 @@ pub fn wait_beside(
 
 fn failed(error: io::Error) -> Failure {
     Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_the_wait_and_is_taken_once() {
+        let signals = Signals::take_all().unwrap();
+        for (signal, taken) in [
+            (Signal::HUP, Signals::take_hangup as fn(&Signals) -> bool),
+            (Signal::CHILD, Signals::take_child_ended),
+        ] {
+            // Other tests have children that end.
+            taken(&signals);
+            kill_process(getpid(), signal).unwrap();
+            let began = Instant::now();
+            let mut seen = false;
+            while !seen && began.elapsed() < Duration::from_secs(10) {
+                signals.wait_until(began + Duration::from_secs(10));
+                seen = taken(&signals);
+            }
+            assert!(seen && began.elapsed() < Duration::from_secs(5), "{signal:?}");
+        }
+        assert!(!signals.take_hangup());
+    }
+
+    #[test]
+    fn a_request_to_stop_stays() {
+        let signals = Signals::take().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        signals.wait_until(Instant::now() + Duration::from_secs(10));
+        for _ in 0..2 {
+            assert!(signals.stopped() && signals.stop_requested());
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_told_apart() {
+        let (ready, mut other) = UnixStream::pair().unwrap();
+        let (silent, _open) = UnixStream::pair().unwrap();
+        other.write_all(b"x").unwrap();
+        let mut theirs = [silent.as_fd(), ready.as_fd()].map(|fd| Interest::reading(fd, false));
+        let own = vec![Interest::reading(silent.as_fd(), false)];
+        let woken = wait_beside(&mut theirs, own, Some(Instant::now()));
+        assert_eq!(woken, [false]);
+        assert_eq!([theirs[0].ready, theirs[1].ready], [false, true]);
+        let own = vec![Interest::reading(ready.as_fd(), false)];
+        assert_eq!(wait_beside(&mut [], own, None), [true]);
+    }
 }

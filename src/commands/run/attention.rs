@@ -4,14 +4,22 @@
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::cell::{RefCell, RefMut};
-use std::time::Instant;
+use std::cell::{Cell, RefCell, RefMut};
+use std::time::{Duration, Instant};
 
-use crate::health::runner::Runner;
+use log::warn;
+use rustix::process::Pid;
+
+use crate::health::runner::{self, Runner};
 use crate::nats::{Interest, Waiter};
+use crate::system::children::{Children, hide_memory};
 use crate::system::clock_changes::ClockChanges;
+use crate::system::logging;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
+
+/// What checks left behind has so long to be gone, in the end.
+const LAST_SWEEP: Duration = Duration::from_millis(500);
 
 /// Everything that can end or interrupt a wait of the agent.
 pub struct Attention {
@@ -21,13 +29,55 @@ pub struct Attention {
     pub manager: Manager,
     changes: Option<ClockChanges>,
     runner: RefCell<Option<Runner>>,
+    children: Children,
+    /// The process that writes the metrics, which is not for us to reap.
+    writer: Cell<Option<Pid>>,
 }
 
 impl Attention {
     /// Without health checks yet.
     pub fn new(signals: Signals, manager: Manager) -> Attention {
+        let children = Children::look(runner::mark());
+        // What had ended before SIGCHLD was ours.
+        children.sweep(&[], false);
         let changes = ClockChanges::watch();
-        Attention { signals, manager, changes, runner: RefCell::new(None) }
+        let (runner, writer) = (RefCell::new(None), Cell::new(None));
+        Attention { signals, manager, changes, runner, children, writer }
+    }
+
+    /// Checks are about to run programs: what they leave behind comes to us,
+    /// and they must not read the secrets that we hold.
+    pub fn watch_over_programs(&self) {
+        for (what, result) in [
+            ("end all that health checks leave behind", self.children.adopt()),
+            ("hide its secrets from health checks", hide_memory()),
+        ] {
+            if let Err(error) = result {
+                warn!("this agent cannot {what}: {error}");
+            }
+        }
+    }
+
+    /// Who writes the metrics now.
+    pub fn set_writer(&self, writer: Option<Pid>) {
+        self.writer.set(writer);
+    }
+
+    /// Ends and reaps what checks have left behind. How many were alive.
+    fn sweep(&self) -> usize {
+        let runner = self.runner.borrow();
+        let runner = runner.as_ref();
+        let mut own = runner.map(Runner::processes).unwrap_or_default();
+        own.extend(self.writer.get());
+        self.children.sweep(&own, !runner.is_some_and(Runner::runs_a_program))
+    }
+
+    /// The same for the last time, with a little patience.
+    pub fn sweep_all(&self) {
+        let until = Instant::now() + LAST_SWEEP;
+        while self.sweep() > 0 && Instant::now() < until {
+            self.signals.wait_until(until.min(Instant::now() + Duration::from_millis(10)));
+        }
     }
 
     /// Runs the service's health checks, where it has any.
@@ -51,15 +101,19 @@ impl Waiter for Attention {
         if woken[0] {
             self.signals.take_wake_up();
         }
-        if woken[1]
-            && let Some(changes) = &self.changes
+        if let Some(changes) = &self.changes
+            && woken[1]
         {
             changes.take();
         }
         if let Some(runner) = self.runner.borrow_mut().as_mut() {
             runner.attend(Instant::now());
         }
+        if self.signals.take_child_ended() {
+            self.sweep();
+        }
         self.manager.glance();
+        logging::catch_up();
     }
 
     fn stop_requested(&self) -> bool {

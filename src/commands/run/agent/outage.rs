@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::Agent;
 use crate::error::Failure;
+use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
 
 /// Causes of one outage that are said; more are a server that never says the
@@ -28,7 +29,8 @@ impl Agent {
     /// Says each cause of an outage once.
     pub(super) fn lost(&mut self, error: RegistryError) {
         self.standing.lost(&error.why(), OffsetDateTime::now_utc());
-        let failure = Failure::from(error);
+        let note = self.options.unconnected.clone();
+        let failure = Failure::from(error).with_note(NO_CONNECTION, note);
         let cause = failure.chain();
         let name = self.name();
         let (first, outage) = match &mut self.outage {
