@@ -14,7 +14,7 @@ use crate::error::{Failure, Kind, plain};
 use crate::nats::address::shown_name;
 
 /// Where the packages put it.
-pub const ENV_FILE: &str = "/etc/aegis-agent/agent.env";
+pub(super) const ENV_FILE: &str = "/etc/aegis-agent/agent.env";
 /// A file larger than this holds no settings.
 const FILE_LIMIT: u64 = 1 << 20;
 
@@ -26,6 +26,11 @@ pub(super) struct HostFile {
 }
 
 impl HostFile {
+    /// As if there were none.
+    pub(super) fn none(path: &Path) -> HostFile {
+        HostFile { path: path.to_owned(), variables: BTreeMap::new(), unreadable: None }
+    }
+
     /// The file of `--env-file`, which has to be readable; else the one at
     /// `default`, where there is one that can be read.
     pub(super) fn read(given: Option<&str>, default: &Path) -> Result<HostFile, Failure> {
@@ -33,7 +38,7 @@ impl HostFile {
         let shown = shown_name(&path.display().to_string());
         let bad =
             |why: &str| Failure::new(Kind::Config, format!("environment file {shown}: {why}"));
-        let mut file = HostFile { path, variables: BTreeMap::new(), unreadable: None };
+        let mut file = HostFile::none(&path);
         match bytes_of(&file.path) {
             Ok(bytes) if bytes.len() as u64 > FILE_LIMIT => return Err(bad("larger than 1 MiB")),
             Ok(bytes) => match String::from_utf8(bytes) {
@@ -45,8 +50,8 @@ impl HostFile {
             }
             Err(error) if is_absent(&error) => {}
             Err(error) => {
-                file.unreadable =
-                    Some(format!("{shown} exists and cannot be read: {}", plain(&error)))
+                let why = plain(&error);
+                file.unreadable = Some(format!("{shown} exists and cannot be read: {why}"));
             }
         }
         Ok(file)
