@@ -10,13 +10,17 @@ use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
 use aegis_agent::nats::failure::NO_CONNECTION;
-use aegis_agent::system::{logging, systemd};
+use aegis_agent::system::logging::{self, Style};
+use aegis_agent::system::{systemd, textwriter};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = textwriter::write_if_asked(&args) {
+        return code;
+    }
     let env = |name: &str| std::env::var_os(name);
     match cli::parse(&args, &env, &host_name) {
         Ok(Parsed::Print(text)) => {
@@ -24,15 +28,20 @@ fn main() -> ExitCode {
             match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
-                    logging::start(false, in_journal(), false);
+                    logging::start(Style { journal: in_journal(), ..Style::default() });
                     exit(&failure, false)
                 }
             }
         }
         Ok(Parsed::Run(invocation)) => {
             let check = matches!(invocation.verb, Verb::Check(_));
-            let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
-            logging::start(invocation.verbose, in_journal(), times);
+            let stays = matches!(invocation.verb, Verb::Run(_));
+            logging::start(Style {
+                verbose: invocation.verbose,
+                journal: in_journal(),
+                times: stays && !is_terminal(),
+                stays,
+            });
             let unconnected = invocation.unconnected.clone();
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
@@ -40,7 +49,7 @@ fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            logging::start(false, in_journal(), false);
+            logging::start(Style { journal: in_journal(), ..Style::default() });
             let Some((options, bucket)) = error.check.map(|check| *check) else {
                 return exit(&error.failure, error.verb_is_check);
             };

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Kind, plain};
+use crate::files;
 use crate::nats::address::shown_name;
 
-/// A file larger than this is no context.
-const FILE_LIMIT: u64 = 1 << 20;
 /// A longer name is none that was selected.
 const SELECTED_LIMIT: u64 = 256;
 /// Fields that this program cannot honour and must not ignore.
@@ -79,11 +78,7 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
         );
         Failure::new(Kind::Config, what)
     };
-    let size = fs::metadata(&path).map(|file| file.len());
-    if size.is_ok_and(|size| size > FILE_LIMIT) {
-        return Err(bad("larger than 1 MiB"));
-    }
-    let text = fs::read_to_string(&path).map_err(|error| {
+    let text = files::read_text(&path).map_err(|error| {
         let failure = bad(&plain(&error));
         match error.kind() {
             std::io::ErrorKind::NotFound => failure.with_hint(known(&directory)),

@@ -104,6 +104,7 @@ mod tests {
             revision: 1,
             stored: Stored { at: NOW - time::Duration::seconds(age_secs), ttl },
             deleted: false,
+            expired: false,
             value: b"{}".to_vec(),
         }
     }

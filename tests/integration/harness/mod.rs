@@ -5,12 +5,20 @@
 //! and agents it still holds.
 
 pub mod agent;
+pub mod clock;
 pub mod cluster;
 pub mod fault;
+pub mod front;
+pub mod hostile;
+pub mod info;
+pub mod leaf;
+pub mod monitor;
 pub mod network;
 pub mod nkey;
+pub mod peers;
 pub mod proxy;
 pub mod registry;
+pub mod scene;
 pub mod server;
 pub mod syscalls;
 pub mod time;

@@ -42,7 +42,7 @@ impl Agent {
             return;
         }
         let hint = failure.hint().map_or(String::new(), |hint| format!("; hint: {hint}"));
-        match (first, self.ever_registered) {
+        match (first, self.keeper.was_registered()) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {
                 warn!("cannot register {name}: {cause}; trying again until it works{hint}");
