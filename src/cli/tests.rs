@@ -269,6 +269,11 @@ fn a_bad_setting_leaves_check_knowing_how_to_answer() {
     let (_, bucket) =
         call("check", &[("AEGIS_BUCKET", "a b")]).unwrap_err().check.map(|check| *check).unwrap();
     assert_eq!(bucket.as_str(), "service_registry");
+    let error = call("check --json --env-file /nowhere/x", &env).unwrap_err();
+    assert!(error.failure.chain().starts_with("environment file /nowhere/x: "));
+    let (options, bucket) = error.check.map(|check| *check).unwrap();
+    assert_eq!((options.format, bucket.as_str()), (Format::Json, "b"));
+    assert!(call("list --json --env-file /nowhere/x", &env).unwrap_err().check.is_none());
     // Bad usage, and the other verbs.
     assert!(call("check --timeout soon", &[]).unwrap_err().check.is_none());
     assert!(call("list", &env).unwrap_err().check.is_none());
