@@ -2,6 +2,7 @@
 //! under which its keys are stored (NATS ADR-8). *Pure*.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A bucket, by its name: `A-Z a-z 0-9 - _`, at least one of them; and the
 /// JetStream domain in which it is, if that is not the one of the server that
@@ -104,6 +105,52 @@ pub enum Storage {
     Memory,
 }
 
+/// How long the server's own delete markers stay in a bucket that we make: a
+/// watcher that was cut off for less learns of a crash from them.
+pub const MARKER_TTL: Duration = Duration::from_secs(60);
+/// Copies of a bucket that is made in a cluster: one server may be lost.
+const REPLICAS_IN_CLUSTER: u8 = 3;
+
+/// What a new bucket gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewBucket {
+    /// Copies.
+    pub replicas: u8,
+    /// Where its messages are kept.
+    pub storage: Storage,
+    /// How long the server's own delete markers stay; `None` for no markers.
+    pub marker_ttl: Option<Duration>,
+}
+
+impl NewBucket {
+    /// What a bucket gets where nobody asked for anything else. `cluster` is
+    /// the name of the connected server's cluster. The JetStream of another
+    /// domain may be in a cluster all the same: there the larger number is
+    /// tried first, and a refusal tells (see [`NewBucket::after_refusal`]).
+    pub fn standard(bucket: &Bucket, cluster: Option<&str>) -> NewBucket {
+        let is_clustered = cluster.is_some_and(|name| !name.is_empty());
+        let many = is_clustered || bucket.domain().is_some();
+        NewBucket {
+            replicas: if many { REPLICAS_IN_CLUSTER } else { 1 },
+            storage: Storage::File,
+            marker_ttl: Some(MARKER_TTL),
+        }
+    }
+
+    /// What to ask for next, where the server refused this number of replicas:
+    /// one fewer where the cluster has not that many members with room (10005),
+    /// one alone where there is no cluster (10074). `None` for other refusals,
+    /// and where there is nothing left to try.
+    pub fn after_refusal(&self, err_code: u32) -> Option<NewBucket> {
+        let replicas = match err_code {
+            10005 => self.replicas.saturating_sub(1),
+            10074 => 1,
+            _ => return None,
+        };
+        ((1..self.replicas).contains(&replicas)).then_some(NewBucket { replicas, ..*self })
+    }
+}
+
 /// Whether a key may be put into a subject or a filter: `[-/_=.a-zA-Z0-9]+`
 /// (ADR-8), no dot at either end and no two in a row. A key `*` or `>` can be
 /// *stored*, and as a filter it would take other keys with it.
@@ -126,6 +173,29 @@ mod tests {
         assert_eq!(hub.put_subject("a"), "$JS.hub.API.$KV.service_registry.a");
         assert_eq!(hub.subject("a"), "$KV.service_registry.a");
         assert!(Bucket::is_domain("hub-1") && !Bucket::is_domain("a.b") && !Bucket::is_domain("*"));
+    }
+
+    #[test]
+    fn a_new_bucket_has_three_replicas_in_a_cluster_and_one_elsewhere() {
+        let here = Bucket::service_registry();
+        let replicas = |bucket: &Bucket, cluster| NewBucket::standard(bucket, cluster).replicas;
+        assert_eq!(replicas(&here, None), 1);
+        assert_eq!(replicas(&here, Some("")), 1);
+        assert_eq!(replicas(&here, Some("east")), 3);
+        assert_eq!(replicas(&here.clone().in_domain(Some("hub".into())), None), 3);
+        assert_eq!(NewBucket::standard(&here, None).marker_ttl, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_cluster_that_is_too_small_is_asked_for_fewer_replicas() {
+        let three = NewBucket::standard(&Bucket::service_registry(), Some("east"));
+        let two = three.after_refusal(10005).expect("two");
+        let one = two.after_refusal(10005).expect("one");
+        assert_eq!((two.replicas, one.replicas), (2, 1));
+        assert_eq!(one.after_refusal(10005), None);
+        assert_eq!(three.after_refusal(10074), Some(one));
+        assert_eq!(one.after_refusal(10074), None);
+        assert_eq!(three.after_refusal(10058), None);
     }
 
     #[test]

@@ -146,7 +146,12 @@ impl Pulls {
     /// A pull was sent.
     pub fn sent(&mut self, token: Token, pull: NextPull) {
         self.oversized = false;
-        self.under_way.push_back(Pull { token, batch: pull.batch, left: pull.batch, served: false });
+        self.under_way.push_back(Pull {
+            token,
+            batch: pull.batch,
+            left: pull.batch,
+            served: false,
+        });
     }
 
     /// Whether the server was asked for messages that have not come.
