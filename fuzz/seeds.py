@@ -90,7 +90,7 @@ def ask_all(version, client):
         if data:
             write("reply", f"{name}-{version}", data)
 
-    write("info", version, client.info)
+    write("handshake", version, b"\x07" + client.info)
     write("version", version, json.loads(client.info[5:])["version"])
     stream, all_keys = "KV_service_registry", "$KV.service_registry.>"
     reply("no-stream", f"$JS.API.STREAM.INFO.{stream}")
@@ -155,7 +155,8 @@ def by_hand():
         "greeting": "INFO {}\r\n", "error": "-ERR 'maximum connections exceeded'\r\n",
         "http": "HTTP/1.1 400 Bad Request\r\n\r\n", "tls": "\x15\x03\x01\x00\x02\x02\x28",
     }.items():
-        write("info", name, text.encode("latin-1"))
+        # The first byte is the size of the pieces in which the rest is read.
+        write("handshake", name, b"\x07" + text.encode("latin-1"))
     for name, text in {
         "refusal": "Permissions Violation for Publish to \"$JS.API.CONSUMER.CREATE.KV_a.aegis-x.$KV.a.>\"",
         "subscribe": "Permissions Violation for Subscription to \"_INBOX.x.*\"",

@@ -1,8 +1,8 @@
 #![no_main]
-//! See `info` in `targets.rs`.
+//! See `handshake` in `targets.rs`.
 
 #[allow(dead_code)]
 #[path = "../targets.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::info(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::handshake(data));

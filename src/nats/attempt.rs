@@ -142,9 +142,12 @@ impl Talk {
     ) -> Result<Box<Talk>, Cause> {
         let wish = Wish { tls_first, ..context.wish.clone() };
         let (handshake, step) = Handshake::begin(&wish);
+        let mut parser = Parser::default();
+        // No message is due before we are let in.
+        parser.set_max_payload(0);
         let mut talk = Box::new(Talk {
             stream,
-            parser: Parser::default(),
+            parser,
             handshake,
             out: Vec::new(),
             stage: Stage::Silent,

@@ -55,6 +55,16 @@ pub enum Arrival {
     Refused(Token, String),
 }
 
+/// What became of some of the bytes that have come.
+enum Read {
+    /// Something for the owner.
+    Arrival(Arrival),
+    /// Nothing yet, and there is more to look at.
+    More,
+    /// Nothing, and all has been looked at.
+    All,
+}
+
 /// What a session is opened with.
 pub(super) struct Opened {
     pub(super) address: ServerAddress,
@@ -181,7 +191,8 @@ impl Session {
         let mut deadline = deadline;
         let mut stopping = self.stop_requested();
         loop {
-            if let Some(arrival) = self.take_arrived()? {
+            let read = self.take_read()?;
+            if let Read::Arrival(arrival) = read {
                 return Ok(arrival);
             }
             let now = Instant::now();
@@ -191,6 +202,9 @@ impl Session {
             if !stopping && self.stop_requested() {
                 stopping = true;
                 deadline = deadline.min(now + self.stop_limit);
+            }
+            if matches!(read, Read::More) {
+                continue;
             }
             if self.has_ended() {
                 return Err(self.lost());
@@ -242,14 +256,25 @@ impl Session {
     /// Answers that nobody waits for any more are dropped. May end early.
     pub fn idle_until(&mut self, until: Instant) {
         self.flush();
-        self.wait(until);
-        for _ in 0..CHATTER {
-            match self.take_arrived() {
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
-            }
+        // What was left over goes before a wait.
+        if !self.drop_read() {
+            self.wait(until);
+            self.drop_read();
         }
         self.flush();
+    }
+
+    /// Reads some of what has come and drops the answers in it; whether there
+    /// may be more.
+    fn drop_read(&mut self) -> bool {
+        for _ in 0..CHATTER {
+            match self.take_read() {
+                Ok(Read::Arrival(_)) => {}
+                Ok(Read::More) => return true,
+                Ok(Read::All) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Why the session ended: the server's last words, if any.
@@ -305,25 +330,25 @@ impl Session {
         self.ended.get_or_insert(words);
     }
 
-    /// The next arrival among what was read.
-    fn take_arrived(&mut self) -> Result<Option<Arrival>, RequestError> {
+    /// The next arrival among what has come.
+    fn take_read(&mut self) -> Result<Read, RequestError> {
         for _ in 0..CHATTER {
             let operation = match self.parser.parse() {
                 Ok(Some(operation)) => operation,
-                Ok(None) => return Ok(None),
+                Ok(None) => return Ok(Read::All),
                 Err(bad) => {
                     self.ended = Some(format!("what the server sends cannot be read: {bad}"));
                     return Err(self.lost());
                 }
             };
             match operation {
-                Operation::Message(message) => return Ok(Some(self.arrived(message))),
+                Operation::Message(message) => return Ok(Read::Arrival(self.arrived(message))),
                 Operation::Ping => self.out.extend_from_slice(wire::PONG),
                 Operation::Pong | Operation::Ok => {}
                 Operation::Info(json) => self.informed(&json),
                 Operation::Error(words) => {
                     if let Some(arrival) = self.refused(words)? {
-                        return Ok(Some(arrival));
+                        return Ok(Read::Arrival(arrival));
                     }
                 }
             }
@@ -332,14 +357,14 @@ impl Session {
                 self.flush();
             }
         }
-        Ok(None)
+        Ok(Read::More)
     }
 
     fn arrived(&mut self, message: Incoming) -> Arrival {
         let token = self.token(message.subject());
         if let Some(token) = token {
-            // Most answers come in the order of their requests.
-            if let Some(at) = self.unanswered.iter().position(|(sent, _)| *sent == token) {
+            // They were numbered in this order.
+            if let Ok(at) = self.unanswered.binary_search_by_key(&token, |(sent, _)| *sent) {
                 self.unanswered.remove(at);
             }
         }

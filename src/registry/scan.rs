@@ -23,9 +23,9 @@ const FRUITLESS_RESTARTS: u32 = 3;
 /// Between two consumers, where the first one is gone.
 const CONSUMER_PAUSE: Duration = Duration::from_millis(100);
 /// How often another consumer is asked for what a lagging replica may lack, and
-/// after which time the first one: healthy replicas are milliseconds behind.
-const LOOKS_AGAIN: u32 = 2;
-const LAG_PAUSE: Duration = Duration::from_millis(20);
+/// after which time: healthy replicas lag by some milliseconds.
+const LOOKS_AGAIN: u32 = 1;
+const LAG_PAUSE: Duration = Duration::from_millis(30);
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 /// The same while entries are removed, over a slow link as well.
@@ -137,26 +137,32 @@ impl Scan {
 
     /// The next entry, delete markers included; `None` at the end.
     pub fn next(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
-        while !self.is_finished() || self.look_again(registry)? {
+        loop {
+            if self.is_finished() {
+                if self.looks_again(registry)? {
+                    continue;
+                }
+                return Ok(None);
+            }
             match self.step(registry) {
                 Ok(Some(entry)) => return Ok(Some(entry)),
                 Ok(None) => {}
                 Err(error) => self.go_on_after(registry, error)?,
             }
         }
-        Ok(None)
     }
 
-    /// Whether there may be more, although the consumer has no more: it reads
+    /// Asks once more, and tells so, where there may be more although the
+    /// consumer has no more: it reads
     /// one replica of the bucket, and that one may lag behind the leader, who
     /// said where the bucket ends. What lies there may have expired as well, so
     /// another consumer is asked, which is likely on another replica.
-    fn look_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
+    fn looks_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
         if self.pulls.last() >= self.leader_last || self.looks == LOOKS_AGAIN {
             return Ok(false);
         }
         self.looks += 1;
-        registry.idle_until(Instant::now() + LAG_PAUSE * self.looks);
+        registry.idle_until(Instant::now() + LAG_PAUSE);
         self.restart(registry)?;
         Ok(true)
     }
@@ -290,6 +296,9 @@ impl Scan {
     /// Goes on with a fresh consumer on the registry's session.
     pub fn restart(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
         self.generation += 1;
+        // Not waited for: where it fails the server forgets it by itself.
+        let request = requests::delete_consumer(registry.bucket(), &self.consumer);
+        registry.send(SCANNING, &request).ok();
         self.consumer = format!("{}-{}", consumer_name(registry)?, self.generation);
         let bucket = registry.bucket();
         // Where the newest of a key has to be told from older ones the server
@@ -297,8 +306,8 @@ impl Scan {
         let request = if self.reads == Reads::Newest && self.history != 1 {
             requests::create_consumer(bucket, &self.consumer, CONSUMER_KEPT)
         } else {
-            let first = self.pulls.last() + 1;
-            requests::create_reader(bucket, &self.consumer, first, REMOVING_KEPT)
+            let kept = if self.reads == Reads::Every { REMOVING_KEPT } else { CONSUMER_KEPT };
+            requests::create_reader(bucket, &self.consumer, self.pulls.last() + 1, kept)
         };
         let [answer] = registry.ask_all([(SCANNING, request)]);
         let pending = made(registry, &answer?)?;

@@ -65,6 +65,9 @@ done
 leaf server-expired ec serverAuth "$LOCAL" "${PAST[@]}"
 leaf client-expired ec clientAuth "DNS:agent" "${PAST[@]}"
 leaf server-elsewhere ec serverAuth "DNS:elsewhere.example" "${CENTURY[@]}"
+# For the name alone, as most public ones are: a member of a cluster that is
+# known by its address only has to be verified under the name of the list.
+leaf server-name ec serverAuth "DNS:localhost" "${CENTURY[@]}"
 # The same keys in the older wrappings, and under a passphrase.
 openssl rsa -in client-rsa-key.pem -traditional -out client-rsa-key-pkcs1.pem 2>/dev/null
 openssl ec -in client-ec-key.pem -out client-ec-key-sec1.pem 2>/dev/null

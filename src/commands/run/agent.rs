@@ -31,6 +31,7 @@ use crate::nats::{ConnectError, Session, Settings};
 use crate::registry::Registry;
 use crate::registry::failure::{CREATING, RegistryError};
 use crate::text::duration::{as_setting, words};
+use crate::text::printable::printable;
 
 use outage::Outage;
 use own_entry::{Own, Twin};
@@ -367,6 +368,16 @@ impl Agent {
                 as_setting(self.options.ttl),
                 as_setting(self.options.interval)
             ),
+        }
+        if !self.ever_registered
+            && let (Some(domain), None) = (&session.server.domain, self.registry.bucket().domain())
+        {
+            info!(
+                "{}: the registry is the one in the JetStream domain {} of this server; \
+                 --js-domain (AEGIS_JS_DOMAIN) names another",
+                self.name(),
+                printable(domain)
+            );
         }
         self.ever_registered = true;
         if let Some(clock) = self.registry.clock() {

@@ -47,6 +47,8 @@ pub struct Output {
     pub took: Duration,
     /// The most memory it had resident, as seen by looking every millisecond.
     pub peak_kib: u64,
+    /// The most threads that it had, seen in the same way.
+    pub peak_threads: u64,
 }
 
 impl Invocation {
@@ -126,10 +128,11 @@ impl Invocation {
     /// Runs it to its end.
     pub fn run(&self) -> Output {
         let mut agent = self.spawn();
-        let mut peak_kib = 0;
+        let (mut peak_kib, mut peak_threads) = (0, 0);
         let start = agent.started;
         let status = loop {
-            peak_kib = peak_kib.max(agent.status_kib("VmHWM").unwrap_or(0));
+            peak_kib = peak_kib.max(agent.own_status("VmHWM").unwrap_or(0));
+            peak_threads = peak_threads.max(agent.own_status("Threads").unwrap_or(0));
             if let Some(status) = agent.child.try_wait().expect("waits for its own child") {
                 break status;
             }
@@ -140,7 +143,7 @@ impl Invocation {
         };
         let took = start.elapsed();
         let stdout = agent.finish_output();
-        Output { code: code(status), stdout, stderr: agent.stderr(), took, peak_kib }
+        Output { code: code(status), stdout, stderr: agent.stderr(), took, peak_kib, peak_threads }
     }
 }
 
@@ -296,9 +299,21 @@ impl Agent {
         format!("threads {names:?}, descriptors {links:?}")
     }
 
-    /// A number of its memory. Nothing before it has become our program: until
+    /// The most threads that it has while `time` passes, looked at every
+    /// millisecond.
+    pub fn most_threads_for(&self, time: Duration) -> u64 {
+        let end = Instant::now() + time;
+        let mut most = 0;
+        while Instant::now() < end {
+            most = most.max(self.own_status("Threads").unwrap_or(0));
+            std::thread::sleep(millis(1));
+        }
+        most
+    }
+
+    /// A number of its status. Nothing before it has become our program: until
     /// then it shares the memory of the tests.
-    fn status_kib(&self, name: &str) -> Option<u64> {
+    fn own_status(&self, name: &str) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         if !status.starts_with("Name:\taegis-agent\n") {
             return None;

@@ -7,10 +7,14 @@
 pub mod agent;
 pub mod cluster;
 pub mod fault;
+pub mod front;
+pub mod info;
+pub mod monitor;
 pub mod network;
 pub mod nkey;
 pub mod proxy;
 pub mod registry;
+pub mod scene;
 pub mod server;
 pub mod syscalls;
 pub mod time;

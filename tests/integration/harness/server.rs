@@ -21,6 +21,8 @@ pub struct Server {
     directory: PathBuf,
     child: Option<Child>,
     frozen: bool,
+    /// It waits for the client's TLS handshake before it says anything.
+    silent: bool,
 }
 
 /// What a server is to be, beyond the defaults.
@@ -28,6 +30,8 @@ pub struct Setup<'a> {
     /// A pinned version; empty for what the finder finds.
     pub version: &'a str,
     pub jetstream: bool,
+    /// The JetStream domain; empty for none.
+    pub domain: &'a str,
     /// Configuration text, appended: users, accounts, TLS, a cluster.
     pub extra: String,
     /// Where it listens: all of 127.0.0.1 unless a test has a network of its own.
@@ -36,7 +40,8 @@ pub struct Setup<'a> {
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Setup { version: "", jetstream: true, extra: String::new(), host: "127.0.0.1" }
+        let extra = String::new();
+        Setup { version: "", jetstream: true, domain: "", extra, host: "127.0.0.1" }
     }
 }
 
@@ -66,14 +71,20 @@ impl Server {
         let mut config = format!("listen: \"{}:{port}\"\n", setup.host);
         if setup.jetstream {
             let store = directory.join("store");
+            let domain = match setup.domain {
+                "" => String::new(),
+                domain => format!("domain: {domain}, "),
+            };
             config += &format!(
-                "jetstream {{ store_dir: \"{}\", max_memory_store: 256MB, max_file_store: 1GB }}\n",
+                "jetstream {{ {domain}store_dir: \"{}\", max_memory_store: 256MB, max_file_store: 1GB }}\n",
                 store.display()
             );
         }
         config += &setup.extra;
         std::fs::write(directory.join("server.conf"), config).expect("writes the configuration");
-        Server { version: setup.version.to_owned(), port, directory, child: None, frozen: false }
+        let silent = setup.extra.contains("handshake_first: true");
+        let version = setup.version.to_owned();
+        Server { version, port, directory, child: None, frozen: false, silent }
     }
 
     pub fn port(&self) -> u16 {
@@ -86,6 +97,10 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     pub fn log(&self) -> String {
@@ -134,7 +149,7 @@ impl Server {
             {
                 return Err("no line \"Server is ready\" yet".to_owned());
             }
-            info_line(self.port)
+            if self.silent { Ok(()) } else { info_line(self.port) }
         });
     }
 

@@ -1,0 +1,8 @@
+#![no_main]
+//! See `wire` in `targets.rs`.
+
+#[allow(dead_code)]
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::wire(data));
