@@ -57,7 +57,7 @@ pub fn run(
     let style = Style { json: options.json, dry_run: options.dry_run };
     let report = Report::new(console, style, Instant::now());
     let mut registry = Registry::connected(connector, bucket.clone())?;
-    let Some(info) = registry.info()? else {
+    let Some(info) = registry.info_anywhere()? else {
         return Err(RegistryError::Unfit(Unfit::NoBucket(bucket)).into());
     };
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
@@ -208,7 +208,8 @@ impl Cleanup<'_> {
             if ready.len() < READY_LIMIT {
                 scan.pull(&mut self.registry)?;
             }
-            let deadline = scan.deadline().into_iter().chain(self.remover.deadline()).min();
+            let deadline =
+                scan.deadline(&self.registry).into_iter().chain(self.remover.deadline()).min();
             let deadline = deadline.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
@@ -224,6 +225,12 @@ impl Cleanup<'_> {
                     } else {
                         self.removed(arrival)?;
                     }
+                }
+                Err(error @ RegistryError::Request(_, RequestError::TimedOut))
+                    if scan.may_replace_consumer(&self.registry) =>
+                {
+                    self.drain()?;
+                    scan.go_on_after(&mut self.registry, error)?;
                 }
                 Err(error) => {
                     fruitless += 1;

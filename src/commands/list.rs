@@ -52,7 +52,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     let connector = Connector::new(settings);
     let mut registry = Registry::connected(connector, bucket)?;
-    let info = registry.info()?;
+    let info = registry.info_anywhere()?;
     let Some(info) = info else {
         let unfit = Unfit::NoBucket(registry.bucket().clone());
         return Err(RegistryError::Unfit(unfit).into());

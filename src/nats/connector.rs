@@ -97,6 +97,11 @@ impl Connector {
         self.settings.timeout
     }
 
+    /// How many servers there are to choose from.
+    pub fn choices(&self) -> usize {
+        self.servers().len()
+    }
+
     /// Waits until `until`; may end early.
     pub fn idle_until(&self, until: Instant) {
         self.waiter.wait(&mut [], Some(until));

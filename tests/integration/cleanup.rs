@@ -410,9 +410,9 @@ fn racing_proxy(server: &Server, registry: Registry, key: String) -> Proxy {
     let racer = Mutex::new(Some(registry));
     proxy.rewrite(move |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        // The name of that scan's consumer ends so.
+        // The name of that scan's consumer has it.
         if text.contains(&key)
-            && text.contains("-r.1.")
+            && text.contains("-r-")
             && let Some(mut registry) = racer.lock().expect("no panic while it was held").take()
         {
             registry.put(&key, TTL, &fresh("host-5"));

@@ -43,3 +43,4 @@ mod tls_cluster;
 mod twins;
 mod units;
 mod usage;
+mod wounded;

@@ -21,7 +21,7 @@ use crate::nats::{ConnectError, RequestError};
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
-use crate::registry::{LOOKING, Registry};
+use crate::registry::{Ask, LOOKING, Registry};
 use crate::system::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";
@@ -133,9 +133,9 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
             return facts;
         }
     };
-    let [account, stream, scan] = registry.ask_all([
-        (ACCOUNT, requests::account_info(&facts.bucket)),
-        (LOOKING, requests::stream_info(&facts.bucket)),
+    let [account, stream, scan] = registry.ask_anywhere(&[
+        (ACCOUNT, Ask::Same(requests::account_info(&facts.bucket))),
+        (LOOKING, Ask::Same(requests::stream_info(&facts.bucket))),
         (SCANNING, scan),
     ]);
     facts.account = account.map_err(gap).and_then(|answer| {
