@@ -6,6 +6,7 @@
 //! line says wrong 64. Nothing is read here but the context file.
 
 mod arguments;
+pub mod call;
 pub mod context;
 pub mod options;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
+use aegis_agent::cli::call::Call;
 use aegis_agent::cli::options::{Invocation, Verb};
 use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
@@ -32,9 +33,10 @@ fn main() -> ExitCode {
             let check = matches!(invocation.verb, Verb::Check(_));
             let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
             logging::start(invocation.verbose, in_journal(), times);
+            let call = Call::of(&invocation.settings, &invocation.bucket);
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
-                Err(failure) => exit(&failure, check),
+                Err(failure) => exit(&failure.map_hint(|hint| call.complete(hint)), check),
             }
         }
         Err(error) => {

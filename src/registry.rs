@@ -18,7 +18,7 @@ use log::debug;
 use time::OffsetDateTime;
 
 use self::clock::{RegistryClock, boot_clock};
-use self::failure::RegistryError;
+use self::failure::{DEREGISTERING, RegistryError, WRITING};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
@@ -506,7 +506,7 @@ impl Registry {
 
     /// As `put`; waits no longer than `limit` for the acknowledgement.
     pub fn put_within(&mut self, put: Put<'_>, limit: Duration) -> Result<u64, RegistryError> {
-        const DOING: &str = "writing the entry";
+        const DOING: &str = WRITING;
         let request = requests::put(&self.bucket, put);
         let deadline = Instant::now() + limit.min(self.timeout());
         let reply = self.on_session(DOING, |session| session.request(&request, deadline))?;
@@ -516,7 +516,7 @@ impl Registry {
     /// Puts a delete marker over exactly `revision`: a purge marker, which
     /// leaves nothing under it, where the bucket permits.
     pub fn deregister(&mut self, key: &str, revision: u64) -> Result<(), RegistryError> {
-        const DOING: &str = "deregistering";
+        const DOING: &str = DEREGISTERING;
         for rollup in [true, false] {
             let request = requests::deregister(&self.bucket, key, revision, rollup);
             let reply = self.request(DOING, &request)?;

@@ -144,16 +144,23 @@ pub(super) struct RunArgs {
     subcommand,
     name = "init",
     help_triggers("-h", "--help"),
-    note = "Touches nothing else in a bucket that exists. Running it again does no harm.
+    note = "In a bucket that exists it changes what was asked for by an option, and
+nothing else. Running it again does no harm.
 The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct InitArgs {
-    /// copies of a new bucket, 1 to 5 (default 1)
+    /// copies of the bucket, 1 to 5 (of a new one: 3 in a cluster, else 1)
     #[argh(option, arg_name = "n")]
     pub(super) replicas: Option<String>,
-    /// life of the server's delete markers in a new bucket (default none)
+    /// life of the server's delete markers, or none (of a new bucket: 60s)
     #[argh(option, arg_name = "duration")]
     pub(super) marker_ttl: Option<String>,
+    /// keep one revision of a key, and drop the older ones: 1
+    #[argh(option, arg_name = "n")]
+    pub(super) history: Option<String>,
+    /// let nothing end an entry but its own TTL: none
+    #[argh(option, arg_name = "duration")]
+    pub(super) max_age: Option<String>,
     /// file or memory, for a new bucket (default file)
     #[argh(option, arg_name = "kind")]
     pub(super) storage: Option<String>,

@@ -24,7 +24,8 @@ pub(super) fn connection(
     source: &Source<'_>,
     top: &TopArgs,
 ) -> Result<(Settings, Bucket), Failure> {
-    let context = match source.given(&top.context, "--context", "NATS_CONTEXT")? {
+    let named = source.given(&top.context, "--context", "NATS_CONTEXT")?;
+    let context = match &named {
         Some(given) => context::load(&given.text, source.env)?,
         None => Context::default(),
     };
@@ -51,6 +52,7 @@ pub(super) fn connection(
         timeout,
         name: String::new(),
         tls_first: context.tls_first,
+        context: named.map(|given| given.text),
     };
     Ok((settings, bucket))
 }

@@ -203,11 +203,32 @@ pub(super) fn init(args: &InitArgs) -> Result<InitOptions, Failure> {
             _ => Err("must be file or memory"),
         })
     });
+    let marker_ttl = marker_ttl.map(|given| {
+        given.read(|text| match text {
+            "none" => Ok(None),
+            text => read_ttl(text).map(Some).map_err(|rule| format!("{rule}, or none")),
+        })
+    });
+    only_value(&args.history, "--history", "1")?;
+    only_value(&args.max_age, "--max-age", "none")?;
     Ok(InitOptions {
-        replicas: replicas.transpose()?.unwrap_or(1),
-        marker_ttl: marker_ttl.map(|given| given.read(read_ttl)).transpose()?,
-        storage: storage.transpose()?.unwrap_or(Storage::File),
+        replicas: replicas.transpose()?,
+        marker_ttl: marker_ttl.transpose()?,
+        storage: storage.transpose()?,
+        lower_history: args.history.is_some(),
+        drop_max_age: args.max_age.is_some(),
     })
+}
+
+/// A setting that has one good value: others are made with the nats CLI.
+fn only_value(value: &Option<String>, name: &'static str, good: &str) -> Result<(), Failure> {
+    let given = option(value, name).map(|given| {
+        given.read(|text| match text == good {
+            true => Ok(()),
+            false => Err(format!("must be {good}: nothing else is good for a registry")),
+        })
+    });
+    given.transpose().map(|_| ())
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<CheckOptions, Failure> {

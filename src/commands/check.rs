@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
+use crate::cli::call::Call;
 use crate::cli::options::{CheckOptions, Format};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::Bucket;
@@ -23,6 +24,7 @@ use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::textfile;
+use crate::text::printable::printable;
 
 /// Writes the report to `out`, or to the file that was asked for, and returns
 /// the exit code.
@@ -34,12 +36,14 @@ pub fn run(
 ) -> Result<u8, Failure> {
     // SIGTERM and SIGINT must not leave the probe's entry in the bucket.
     let signals = if options.probe { Some(Rc::new(Signals::take()?)) } else { None };
+    let call = Call::of(&settings, &bucket);
+    let logins = facts::logins(&settings);
     let mut connector = Connector::new(settings);
     if let Some(signals) = &signals {
         connector = connector.with_waiter(signals.clone());
     }
     let facts = collect(Registry::new(connector, bucket), signals.as_deref());
-    answer(options, &facts, out)
+    answer(options, &Facts { logins, ..facts }, &call, out)
 }
 
 /// The same for a call whose settings are bad: nothing was tried, and why is a
@@ -54,11 +58,19 @@ pub fn run_without(
     let mut facts = nothing_known(bucket, options.probe);
     facts.connection =
         Err(Gap { kind: GapKind::Denied, message: failure.chain(), hint: Some(hint.to_owned()) });
-    answer(options, &facts, out)
+    answer(options, &facts, &Call::default(), out)
 }
 
-fn answer(options: &CheckOptions, facts: &Facts, out: &mut dyn Write) -> Result<u8, Failure> {
-    let checks = judge::judge(facts);
+fn answer(
+    options: &CheckOptions,
+    facts: &Facts,
+    call: &Call,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
+    let mut checks = judge::judge(facts);
+    for hint in checks.iter_mut().filter_map(|check| check.hint.as_mut()) {
+        *hint = printable(&call.complete(hint));
+    }
     let text = render(options.format, &facts.bucket, &checks);
     match &options.output {
         Some(path) => textfile::replace_on_disk(path, &text).map_err(|error| {

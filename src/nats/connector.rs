@@ -47,6 +47,9 @@ pub struct Settings {
     /// TLS comes before the server's first word (`handshake_first`). Where this
     /// is not said it is found out, which takes a second.
     pub tls_first: bool,
+    /// The context of the `nats` CLI that was named, for commands that go where
+    /// this call went.
+    pub context: Option<String>,
 }
 
 impl Settings {

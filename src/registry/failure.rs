@@ -12,6 +12,11 @@ use crate::nats::{ConnectError, RequestError};
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";
 
+/// What is being done while a heartbeat is written.
+pub const WRITING: &str = "writing the entry";
+/// What is being done while the own entry is taken out.
+pub const DEREGISTERING: &str = "deregistering";
+
 /// Why an exchange with the registry failed.
 #[derive(Debug)]
 pub enum RegistryError {
@@ -88,23 +93,29 @@ impl From<RegistryError> for Failure {
                 let text =
                     format!("the bucket does not exist, and this user is not permitted to {what}");
                 Failure::new(Kind::Refused, text).with_hint(format!(
-                    "have it made by a user who may (aegis-agent init), or give this user the \
-                         permission to {what}"
+                    "give this user the permission to {what}, or let a user who has it make the bucket \
+                     once, by: aegis-agent init"
                 ))
             }
             RegistryError::Request(_, RequestError::Denied(what))
                 if what.starts_with("subscribe") =>
             {
                 Failure::new(Kind::Refused, text).with_hint(format!(
-                    "replies arrive there: --inbox-prefix (AEGIS_INBOX_PREFIX) must be one that \
+                    "replies arrive there: --inbox-prefix must be one that \
                      this user may subscribe to, or permit it to {what}"
                 ))
             }
             RegistryError::Request(_, RequestError::Denied(what)) => {
-                Failure::new(Kind::Refused, text).with_hint(format!(
-                    "give the user of this program the permission to {what}; \
-                     the README lists what each verb needs"
-                ))
+                Failure::new(Kind::Refused, text)
+                    .with_hint(format!("give the user of this program the permission to {what}"))
+            }
+            // Nobody takes messages for the bucket's subjects any more.
+            RegistryError::Request(WRITING | DEREGISTERING, RequestError::NoResponders) => {
+                Failure::new(
+                    Kind::Unavailable,
+                    format!("{text}: the bucket is gone, or no server leads it"),
+                )
+                .with_hint("aegis-agent check")
             }
             RegistryError::Request(_, RequestError::NoResponders) => {
                 Failure::new(Kind::Unavailable, text).with_hint(
@@ -113,7 +124,7 @@ impl From<RegistryError> for Failure {
             }
             RegistryError::Request(_, RequestError::TimedOut) => {
                 Failure::new(Kind::Unavailable, text)
-                    .with_hint("the server may be slow or frozen (see --timeout)")
+                    .with_hint("the server may be slow or frozen: a longer --timeout gives it time")
             }
             RegistryError::Request(..) => Failure::new(Kind::Unavailable, text),
             RegistryError::Reply(_, ReplyError::Api(api)) => {

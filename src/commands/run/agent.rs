@@ -320,7 +320,7 @@ impl Agent {
     /// Warns where the bucket takes our TTL and does not keep to it, once.
     fn say_defeats(&mut self, info: &StreamInfo) {
         let bucket = self.registry.bucket();
-        let defeats = fitness::ttl_defeats(bucket, info, self.options.ttl);
+        let defeats = fitness::ttl_defeats(info, self.options.ttl);
         for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
             warn!("bucket {bucket}: {}; hint: {}", defeat.message, defeat.hint);
         }
