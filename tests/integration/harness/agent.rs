@@ -1,5 +1,5 @@
-//! The built binary: started with a clean environment, its output captured
-//! with times, ended in `Drop`.
+//! The built binary, or another program beside it: started with a clean
+//! environment, its output captured with times, ended in `Drop`.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -17,9 +17,10 @@ pub fn binary() -> String {
     std::env::var("AEGIS_BINARY").unwrap_or(built)
 }
 
-/// How the binary is to be run.
+/// How a program is to be run.
 #[derive(Clone)]
 pub struct Invocation {
+    program: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     wrapper: Vec<String>,
@@ -29,7 +30,13 @@ pub struct Invocation {
 /// The binary with these arguments, and nothing in its environment but PATH
 /// and a HOME that does not exist.
 pub fn aegis<A: AsRef<str>>(arguments: &[A]) -> Invocation {
+    program(&binary(), arguments)
+}
+
+/// As `aegis`, for another program.
+pub fn program<A: AsRef<str>>(path: &str, arguments: &[A]) -> Invocation {
     Invocation {
+        program: path.to_owned(),
         arguments: arguments.iter().map(|a| a.as_ref().to_owned()).collect(),
         environment: Vec::new(),
         wrapper: Vec::new(),
@@ -75,8 +82,8 @@ impl Invocation {
     }
 
     pub fn command(&self) -> Command {
-        let mut words = self.wrapper.iter().cloned().chain([binary()]);
-        let mut command = Command::new(words.next().expect("the binary at least"));
+        let mut words = self.wrapper.iter().chain([&self.program]);
+        let mut command = Command::new(words.next().expect("the program at least"));
         command
             .args(words)
             .args(&self.arguments)
@@ -92,7 +99,7 @@ impl Invocation {
 
     pub fn spawn(&self) -> Agent {
         let started = Instant::now();
-        let mut child = self.command().spawn().expect("the binary starts");
+        let mut child = self.command().spawn().expect("the program starts");
         let errors: Arc<Mutex<Vec<Line>>> = Arc::default();
         let stderr = {
             let (errors, pipe) = (errors.clone(), child.stderr.take().expect("piped"));
@@ -115,7 +122,9 @@ impl Invocation {
                 bytes
             })
         };
+        let name = self.program.rsplit('/').next().unwrap_or_default();
         Agent {
+            name: name.to_owned(),
             arguments: self.arguments.join(" "),
             started,
             child,
@@ -127,23 +136,7 @@ impl Invocation {
 
     /// Runs it to its end.
     pub fn run(&self) -> Output {
-        let mut agent = self.spawn();
-        let (mut peak_kib, mut peak_threads) = (0, 0);
-        let start = agent.started;
-        let status = loop {
-            peak_kib = peak_kib.max(agent.own_status("VmHWM").unwrap_or(0));
-            peak_threads = peak_threads.max(agent.own_status("Threads").unwrap_or(0));
-            if let Some(status) = agent.child.try_wait().expect("waits for its own child") {
-                break status;
-            }
-            if start.elapsed() > self.within {
-                panic!("`{}` does not end within {:?}", agent.arguments, self.within);
-            }
-            std::thread::sleep(millis(1));
-        };
-        let took = start.elapsed();
-        let stdout = agent.finish_output();
-        Output { code: code(status), stdout, stderr: agent.stderr(), took, peak_kib, peak_threads }
+        self.spawn().wait_output(self.within)
     }
 }
 
@@ -172,6 +165,7 @@ pub struct Line {
 
 /// The binary, running.
 pub struct Agent {
+    name: String,
     arguments: String,
     pub started: Instant,
     child: Child,
@@ -255,6 +249,25 @@ impl Agent {
         code(status)
     }
 
+    /// Waits for its end and takes what it printed.
+    pub fn wait_output(&mut self, within: Duration) -> Output {
+        let (mut peak_kib, mut peak_threads) = (0, 0);
+        let status = loop {
+            peak_kib = peak_kib.max(self.own_status("VmHWM").unwrap_or(0));
+            peak_threads = peak_threads.max(self.own_status("Threads").unwrap_or(0));
+            if let Some(status) = self.child.try_wait().expect("waits for its own child") {
+                break status;
+            }
+            if self.started.elapsed() > within {
+                panic!("`{} {}` does not end within {within:?}", self.name, self.arguments);
+            }
+            std::thread::sleep(millis(1));
+        };
+        let took = self.started.elapsed();
+        let stdout = self.finish_output();
+        Output { code: code(status), stdout, stderr: self.stderr(), took, peak_kib, peak_threads }
+    }
+
     pub fn usage(&self) -> Usage {
         let read = |file: &str| {
             std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap_or_default()
@@ -315,7 +328,9 @@ impl Agent {
     /// then it shares the memory of the tests.
     fn own_status(&self, name: &str) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
-        if !status.starts_with("Name:\taegis-agent\n") {
+        // Linux keeps 15 bytes of a program's name.
+        let own = &self.name[..self.name.len().min(15)];
+        if !status.starts_with(&format!("Name:\t{own}\n")) {
             return None;
         }
         field(&status, name)
@@ -347,7 +362,7 @@ impl Drop for Agent {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let stdout = self.finish_output();
-            eprintln!("--- aegis-agent {}\n", self.arguments);
+            eprintln!("--- {} {}\n", self.name, self.arguments);
             for line in self.lines() {
                 eprintln!("{:>8.3} s {}", (line.at - self.started).as_secs_f64(), line.text);
             }

@@ -12,6 +12,7 @@ pub mod info;
 pub mod monitor;
 pub mod network;
 pub mod nkey;
+pub mod peers;
 pub mod proxy;
 pub mod registry;
 pub mod scene;
