@@ -42,6 +42,11 @@ fn main() -> ExitCode {
         Err(error) => {
             logging::start(false, in_journal(), false);
             let Some((options, bucket)) = error.check.map(|check| *check) else {
+                if error.verb_is_check && asks_for_nagios(&args) {
+                    // Monitoring reads the first line of stdout and nothing else.
+                    let line = commands::check::report::nagios_usage(&error.failure.chain());
+                    let _ = io::stdout().write_all(line.as_bytes());
+                }
                 return exit(&error.failure, error.verb_is_check);
             };
             let mut out = BufWriter::new(io::stdout().lock());
@@ -51,6 +56,13 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Whether the arguments, wrong as they are, ask for a plug-in's answer.
+fn asks_for_nagios(args: &[OsString]) -> bool {
+    let pairs = args.iter().zip(args.iter().skip(1));
+    args.iter().any(|arg| arg == "--format=nagios")
+        || pairs.into_iter().any(|(name, value)| name == "--format" && value == "nagios")
 }
 
 /// The same call again, with the files and the environment of now.

@@ -18,7 +18,7 @@ use log::debug;
 use time::OffsetDateTime;
 
 use self::clock::{RegistryClock, boot_clock};
-use self::failure::{DEREGISTERING, RegistryError, WRITING};
+use self::failure::{DEREGISTERING, RegistryError, TooLarge, WRITING};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
@@ -26,7 +26,8 @@ use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests::{self, Put};
 use crate::jetstream::stored;
 use crate::nats::{
-    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Token, answered,
+    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
+    answered,
 };
 
 /// A question that was not answered by then is asked again: a direct get goes
@@ -91,6 +92,11 @@ impl Registry {
     /// The bucket.
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
+    }
+
+    /// How NATS is reached.
+    pub fn settings(&self) -> &Settings {
+        self.connector.settings()
     }
 
     /// Bounds each exchange.
@@ -509,8 +515,14 @@ impl Registry {
         const DOING: &str = WRITING;
         let request = requests::put(&self.bucket, put);
         let deadline = Instant::now() + limit.min(self.timeout());
-        let reply = self.on_session(DOING, |session| session.request(&request, deadline))?;
-        replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(DOING, error))
+        let reply = self.on_session(DOING, |session| session.request(&request, deadline));
+        let stored = reply.and_then(|reply| {
+            replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(DOING, error))
+        });
+        stored.map_err(|error| match TooLarge::of(&error, &request.payload) {
+            Some(large) => RegistryError::TooLarge(large),
+            None => error,
+        })
     }
 
     /// Puts a delete marker over exactly `revision`: a purge marker, which

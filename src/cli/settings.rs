@@ -163,12 +163,11 @@ fn login(
 
     let mut given = Vec::new();
     if let Some(name) = env_user {
-        let Some(password) = env_password else {
-            let what = "NATS_USER needs NATS_PASSWORD or --password-file";
-            return Err(Failure::new(Kind::Config, what));
-        };
-        let password = Secret::Text(password);
-        given.push(("NATS_USER", Login::User { name, password }));
+        // Alone it is a token, as the nats CLI has it.
+        given.push(match env_password.clone() {
+            Some(password) => ("NATS_USER", Login::User { name, password: Secret::Text(password) }),
+            None => ("NATS_USER", Login::Token(Secret::Text(name))),
+        });
     }
     let creds = text("NATS_CREDS")?.map(|path| ("NATS_CREDS", Login::Creds(path.into())));
     let nkey = text("NATS_NKEY")?.map(|path| ("NATS_NKEY", Login::Nkey(path.into())));
@@ -194,6 +193,10 @@ fn login(
     }
 
     Ok(match url {
+        None if env_password.is_some() => {
+            let what = "NATS_PASSWORD needs NATS_USER (or --user)";
+            return Err(Failure::new(Kind::Config, what));
+        }
         None => Login::None,
         Some(UrlLogin::Token(token)) => Login::Token(Secret::Text(token)),
         Some(UrlLogin::User(name, password)) => {

@@ -337,8 +337,7 @@ impl Cleanup<'_> {
             Choice::Remove(target) => Some(target),
             Choice::Unreadable(unreadable, unread) => {
                 if first {
-                    let stuck = matches!(unread, Unread::Stuck);
-                    self.report.unreadable(&unreadable, stuck.then_some(self.registry.bucket()));
+                    self.report.unreadable(&unreadable, matches!(unread, Unread::Stuck));
                 }
                 match unread {
                     Unread::Remove(target) => Some(target),
@@ -366,7 +365,7 @@ impl Cleanup<'_> {
 
     /// The exit code, and what stands on stderr.
     fn outcome(&self, end: Result<(), End>, over: Option<(u64, Counts)>) -> Result<(), Failure> {
-        let Counts { removed, failed, .. } = self.report.counts;
+        let Counts { removed, failed, stuck, .. } = self.report.counts;
         let partly = !self.dry_run && removed + failed > 0;
         match end {
             Err(End::Failed(failure)) if partly && failure.kind() == Kind::Unavailable => {
@@ -384,6 +383,13 @@ impl Cleanup<'_> {
                     let message = format!("{failed} entries could not be removed");
                     Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN))
                 }
+                None if stuck > 0 && !self.dry_run => {
+                    let message = format!(
+                        "unreadable entries that could not be removed: {stuck}; their keys cannot be \
+                         named safely"
+                    );
+                    Err(Failure::new(Kind::Incomplete, message))
+                }
                 None => Ok(()),
             },
         }
@@ -398,7 +404,7 @@ fn over_the_limit(most: u64, found: &Counts) -> Failure {
         found.reasons()
     );
     Failure::new(Kind::Incomplete, message).with_hint(
-        "is the registry's clock right, and are the services really gone? \
-         --dry-run shows them; a larger --max-removals lets them go",
+        "is the registry's clock right, and are the services really gone? a larger --max-removals \
+         lets them go; without it they are shown by: aegis-agent cleanup --dry-run",
     )
 }

@@ -25,7 +25,7 @@ use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::Scan;
 use crate::text::duration::words;
-use crate::text::printable::printable;
+use crate::text::printable::{printable, printable_json};
 use crate::text::table::Table;
 use crate::text::time::format_time;
 
@@ -132,8 +132,16 @@ impl Summary {
 
 /// Where the answer goes, and in which form.
 enum View<'a> {
-    Json { out: &'a mut dyn Write, first: bool },
-    Table { out: &'a mut dyn Write, all: bool, table: Table },
+    /// Sorted as the table is.
+    Json {
+        out: &'a mut dyn Write,
+        found: Vec<((String, String, u64), String)>,
+    },
+    Table {
+        out: &'a mut dyn Write,
+        all: bool,
+        table: Table,
+    },
 }
 
 #[derive(Serialize)]
@@ -171,16 +179,18 @@ impl<'a> View<'a> {
             out,
             "{{\"schema\":1,\"bucket\":\"{bucket}\",\"serverTime\":\"{now}\",\"instances\":["
         ))?;
-        Ok(View::Json { out, first: true })
+        Ok(View::Json { out, found: Vec::new() })
     }
 
     fn add(&mut self, shown: &Shown) -> Result<(), Failure> {
         match self {
-            View::Json { out, first } => {
-                let comma = if *first { "" } else { "," };
-                *first = false;
+            View::Json { found, .. } => {
                 let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
-                written(json.and_then(|json| write!(out, "{comma}{json}")))
+                written(json.map(|json| {
+                    let record = &shown.record;
+                    let names = (record.service_name.clone(), record.instance_id.clone());
+                    found.push(((names.0, names.1, shown.entry.revision), printable_json(&json)));
+                }))
             }
             View::Table { all, table, .. } => {
                 table.push(shown.as_row(*all));
@@ -196,10 +206,16 @@ impl<'a> View<'a> {
         service: Option<&ServiceName>,
     ) -> Result<(), Failure> {
         match self {
-            View::Json { out, .. } => {
+            View::Json { out, mut found } => {
+                found.sort();
+                for (place, (_, json)) in found.iter().enumerate() {
+                    let comma = if place == 0 { "" } else { "," };
+                    written(write!(out, "{comma}{json}"))?;
+                }
                 let unreadable =
                     serde_json::to_string(&summary.unreadable).map_err(io::Error::from);
                 written(unreadable.and_then(|unreadable| {
+                    let unreadable = printable_json(&unreadable);
                     writeln!(
                         out,
                         "],\"hidden\":{{\"stale\":{},\"unreadable\":{}}},\"unreadable\":{unreadable}}}",

@@ -100,6 +100,11 @@ impl Connector {
         self.settings.timeout
     }
 
+    /// What it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// How many servers there are to choose from.
     pub fn choices(&self) -> usize {
         self.servers().len()

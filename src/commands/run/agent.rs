@@ -19,6 +19,7 @@ use super::schedule::{Outcome, Patience};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use super::{Anew, list};
+use crate::cli::call::Call;
 use crate::cli::options::{Invocation, RunOptions, Verb};
 use crate::error::{Failure, Kind};
 use crate::instance::record::{Record, Status, instance_key};
@@ -322,7 +323,8 @@ impl Agent {
         let bucket = self.registry.bucket();
         let defeats = fitness::ttl_defeats(info, self.options.ttl);
         for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
-            warn!("bucket {bucket}: {}; hint: {}", defeat.message, defeat.hint);
+            let call = Call::of(self.registry.settings(), bucket);
+            warn!("bucket {bucket}: {}; hint: {}", defeat.message, call.complete(&defeat.hint));
         }
         self.defeats = defeats;
     }

@@ -54,23 +54,23 @@ pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
     );
     let share = |used: Option<Used>| used.and_then(|used| used.share()).unwrap_or(0.0_f64);
     let mut check = if share(by_bytes).max(share(by_count)) >= NEARLY_FULL {
-        let (what, option) = if share(by_bytes) >= share(by_count) {
-            (by_bytes.map(room), format!("--max-bytes={}", by_bytes.map_or(0, |u| u.limit * 2)))
-        } else {
-            let used = by_count.map(|u| format!("{} of {} entries used", u.used, u.limit));
-            (used, format!("--max-msgs={}", by_count.map_or(0, |u| u.limit * 2)))
+        let by_bytes = by_bytes.filter(|used| used.share() >= by_count.and_then(|u| u.share()));
+        let what = match (by_bytes, by_count) {
+            (Some(used), _) => room(used),
+            (None, count) => {
+                count.map_or(String::new(), |u| format!("{} of {} entries used", u.used, u.limit))
+            }
         };
         message = format!(
             "bucket {} is nearly full: {}; {}",
             facts.bucket,
-            what.unwrap_or_default(),
+            what,
             match info.word("discard") {
                 "old" => "when it is, the oldest entries go, alive or not",
                 _ => "when it is, even a refresh is refused and every live service expires",
             }
         );
-        Row::new(NAME, Grade::Warning, message)
-            .hint(format!("nats stream edit {} {option} --force", facts.bucket.stream()))
+        Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
     } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
         let message =
             format!("{message}; it stands and falls with one server of the cluster {cluster}");
@@ -234,6 +234,21 @@ pub(super) fn legacy_entries(census: &Result<Census, Gap>) -> Row {
             )
             .alarms("0"),
         )
+}
+
+/// The `nats` CLI 0.5.1 edits a stream of a bucket on a terminal only, and a
+/// bucket that has per-message TTL only where it has delete markers, too (10052).
+fn more_room(bucket: &Bucket, info: &StreamInfo, bytes: Option<Used>) -> String {
+    let Some(used) = bytes else {
+        return format!("raise max_msgs of the stream {}, or set it to -1", bucket.stream());
+    };
+    if info.number("subject_delete_marker_ttl") > 0 {
+        return format!("nats kv edit {bucket} --max-bucket-size={}", used.limit.saturating_mul(2));
+    }
+    format!(
+        "the nats CLI edits buckets with delete markers only, so first: {LOWER_HISTORY} \
+         --marker-ttl 60s"
+    )
 }
 
 /// Not having them is a choice: a bucket of an older registry has none.

@@ -253,7 +253,7 @@ fn a_full_bucket_that_discards_the_old_says_what_it_does() {
     let check = found(&facts, "bucket");
     assert_eq!(check.status, Grade::Warning);
     assert!(check.message.contains("8 of 10 entries used; when it is, the oldest entries go"));
-    assert_eq!(check.hint.as_deref(), Some("nats stream edit KV_b --max-msgs=20 --force"));
+    assert_eq!(check.hint.as_deref(), Some("raise max_msgs of the stream KV_b, or set it to -1"));
 }
 
 #[test]
