@@ -1,13 +1,16 @@
 //! Command line and environment into validated options.
 //!
 //! An option beats the environment, which beats the context, which beats the
-//! default. Each message names the option or the variable, the value and the
-//! rule; what a file or the environment says wrong exits 78, what the command
-//! line says wrong 64. Nothing is read here but the context file.
+//! host's file, which beats the default. Each message names the option, the
+//! variable or the file, the value and the rule; what a file or the environment
+//! says wrong exits 78, what the command line says wrong 64. Nothing is read
+//! here but the context file and the host's.
 
 mod arguments;
 pub mod call;
 pub mod context;
+pub mod env_file;
+mod host_file;
 pub mod options;
 #[cfg(test)]
 mod pages;
@@ -19,12 +22,16 @@ mod values;
 mod verbs;
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use argh::FromArgs;
 
 use self::arguments::{TopArgs, VerbArgs};
+pub use self::host_file::ENV_FILE;
+use self::host_file::HostFile;
 use self::options::{CheckOptions, Invocation, Verb};
-use self::sorting::{Sorted, find_verb, sort};
+use self::settings::Connection;
+use self::sorting::{Sorted, add_missing, find_verb, sort};
 use self::values::{PROGRAM, Source, usage};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
@@ -58,72 +65,137 @@ pub fn parse(
     env: &dyn Fn(&str) -> Option<OsString>,
     host_name: &dyn Fn() -> Option<String>,
 ) -> Result<Parsed, UsageError> {
+    parse_with(args, env, host_name, Path::new(ENV_FILE))
+}
+
+/// The same with another place for the host's file, where `--env-file` names
+/// none.
+fn parse_with(
+    args: &[OsString],
+    env: &dyn Fn(&str) -> Option<OsString>,
+    host_name: &dyn Fn() -> Option<String>,
+    env_file: &Path,
+) -> Result<Parsed, UsageError> {
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let verb_is_check = find_verb(&lossy) == Some("check");
-    let mut check = None;
-    parse_call(args, lossy, env, host_name, &mut check).map_err(|failure| UsageError {
-        check: check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
+    let mut call = Call { env, host_name, env_file, check: None };
+    call.parse(args, lossy).map_err(|failure| UsageError {
+        check: call.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
         failure,
         verb_is_check,
     })
 }
 
-fn parse_call(
-    args: &[OsString],
-    lossy: Vec<String>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    host_name: &dyn Fn() -> Option<String>,
-    check: &mut Option<(CheckOptions, Bucket)>,
-) -> Result<Parsed, Failure> {
-    if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
-        return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));
-    }
-    let (verb_name, global, own) = match sort(&lossy)? {
-        Sorted::Version => {
-            return Ok(Parsed::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
+/// What a call is read with.
+struct Call<'a> {
+    env: &'a dyn Fn(&str) -> Option<OsString>,
+    host_name: &'a dyn Fn() -> Option<String>,
+    env_file: &'a Path,
+    /// What was asked of `check`, as soon as it is known.
+    check: Option<(CheckOptions, Bucket)>,
+}
+
+impl Call<'_> {
+    fn parse(&mut self, args: &[OsString], lossy: Vec<String>) -> Result<Parsed, Failure> {
+        if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
+            return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));
         }
-        Sorted::Help(verb) => return Ok(Parsed::Print(help(verb))),
-        Sorted::Call { verb, global, own } => (verb, global, own),
-    };
-    let words: Vec<&str> = global.iter().map(String::as_str).chain([verb_name]).collect();
-    let words: Vec<&str> = words.into_iter().chain(own.iter().map(String::as_str)).collect();
-    let top = TopArgs::from_args(&[PROGRAM], &words)
-        .map_err(|exit| usage(address::shown(&exit.output.trim().replace('\n', " "))))?;
-    let source = Source { env };
-    let mut verb = match &top.verb {
-        VerbArgs::Run(args) => Verb::Run(verbs::run(&source, args, host_name)?),
-        VerbArgs::Init(args) => Verb::Init(verbs::init(args)?),
-        VerbArgs::Check(args) => Verb::Check(verbs::check(args)?),
-        VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(args)?),
-        VerbArgs::List(args) => Verb::List(verbs::list(args)?),
-    };
-    let (mut settings, bucket) = match settings::connection(&source, &top) {
-        Ok(both) => both,
-        Err(failure) => {
-            if let Verb::Check(options) = verb {
-                let bucket = settings::bucket(&source, &top);
-                *check = Some((options, bucket.unwrap_or_else(|_| Bucket::service_registry())));
+        let (verb_name, mut global, mut own) = match sort(&lossy)? {
+            Sorted::Version => {
+                return Ok(Parsed::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
             }
-            return Err(failure);
+            Sorted::Help(verb) => return Ok(Parsed::Print(help(verb))),
+            Sorted::Call { verb, global, own } => (verb, global, own),
+        };
+        let env_file = global.iter().position(|word| word == "--env-file");
+        let env_file = env_file.and_then(|at| global.get(at + 1));
+        let host = HostFile::read(env_file.map(String::as_str), self.env_file)?;
+        let source = Source::new(self.env, &host);
+        if verb_name == "cleanup" {
+            add_cleanup_options(&source, &mut global, &mut own)?;
         }
-    };
-    settings.name = match &verb {
-        Verb::Run(options) => format!("{PROGRAM} {}/{}", options.service, options.instance),
-        _ => format!("{PROGRAM} {verb_name}"),
-    };
-    if let Verb::Run(options) = &mut verb
-        && top
-            .nats_url
-            .as_deref()
-            .is_some_and(|url| url.split(',').any(|one| address::redact(one) != one))
-    {
-        options.warnings.push(
-            "the login in --nats-url can be read by every user of this host (ps): put the URL into \
-             NATS_URL, or use --creds, --user with --password-file, or --token-file"
-                .into(),
-        );
+        let words: Vec<&str> = global.iter().map(String::as_str).chain([verb_name]).collect();
+        let words: Vec<&str> = words.into_iter().chain(own.iter().map(String::as_str)).collect();
+        let top = TopArgs::from_args(&[PROGRAM], &words)
+            .map_err(|exit| usage(address::shown(&exit.output.trim().replace('\n', " "))))?;
+        self.read(&source, &top, verb_name)
     }
-    Ok(Parsed::Run(Box::new(Invocation { settings, bucket, verbose: top.verbose, verb })))
+
+    fn read(
+        &mut self,
+        source: &Source<'_>,
+        top: &TopArgs,
+        verb_name: &str,
+    ) -> Result<Parsed, Failure> {
+        let mut verb = match &top.verb {
+            VerbArgs::Run(args) => Verb::Run(verbs::run(source, args, self.host_name)?),
+            VerbArgs::Init(args) => Verb::Init(verbs::init(source, args)?),
+            VerbArgs::Check(args) => Verb::Check(verbs::check(source, args)?),
+            VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(source, args)?),
+            VerbArgs::List(args) => Verb::List(verbs::list(source, args)?),
+        };
+        let connection = settings::connection(source, top, verb_name);
+        let Connection { mut settings, bucket, unconnected } = match connection {
+            Ok(connection) => connection,
+            Err(failure) => {
+                if let Verb::Check(options) = verb {
+                    let bucket = settings::bucket(source, top);
+                    let bucket = bucket.unwrap_or_else(|_| Bucket::service_registry());
+                    self.check = Some((options, bucket));
+                }
+                return Err(failure);
+            }
+        };
+        settings.name = match &verb {
+            Verb::Run(options) => format!("{PROGRAM} {}/{}", options.service, options.instance),
+            _ => format!("{PROGRAM} {verb_name}"),
+        };
+        if let Verb::Run(options) = &mut verb {
+            options.unconnected = unconnected.clone();
+        }
+        if let Verb::Run(options) = &mut verb
+            && top
+                .nats_url
+                .as_deref()
+                .is_some_and(|url| url.split(',').any(|one| address::redact(one) != one))
+        {
+            options.warnings.push(
+                "the login in --nats-url can be read by every user of this host (ps): put the URL into \
+                 NATS_URL, or use --creds, --user with --password-file, or --token-file"
+                    .into(),
+            );
+        }
+        if let Verb::Check(options) = &mut verb {
+            options.origins = source.origins();
+        }
+        let verbose = top.verbose;
+        Ok(Parsed::Run(Box::new(Invocation { settings, bucket, verbose, unconnected, verb })))
+    }
+}
+
+/// `AEGIS_CLEANUP_OPTIONS` of the environment or the host's file: options for
+/// those that were not given. The unit has them on its command line already;
+/// the cron line of earlier versions ran them through a shell, and hosts rely
+/// on a brake that they hold.
+fn add_cleanup_options(
+    source: &Source<'_>,
+    global: &mut Vec<String>,
+    own: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let Some(given) = source.variable("AEGIS_CLEANUP_OPTIONS")? else {
+        return Ok(());
+    };
+    let bad = |why: &str| Failure::new(given.kind, format!("{}: {why}", given.name));
+    let words = shlex::split(&given.text).ok_or_else(|| bad("has a quote without its end"))?;
+    let words: Vec<String> = ["cleanup".to_owned()].into_iter().chain(words).collect();
+    match sort(&words).map_err(|failure| bad(&failure.chain()))? {
+        Sorted::Call { global: more, own: more_own, .. } => {
+            add_missing(global, more);
+            add_missing(own, more_own);
+            Ok(())
+        }
+        _ => Err(bad("must be options of cleanup")),
+    }
 }
 
 fn help(verb: Option<&'static str>) -> String {

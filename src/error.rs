@@ -46,6 +46,17 @@ impl Failure {
         self
     }
 
+    /// Adds a note to the hint of a failure whose message begins with `of`.
+    pub fn with_note(mut self, of: &str, note: Option<String>) -> Failure {
+        if let Some(note) = note.filter(|_| self.message.starts_with(of)) {
+            self.hint = Some(match self.hint.take() {
+                Some(hint) => format!("{hint}; {note}"),
+                None => note,
+            });
+        }
+        self
+    }
+
     /// Adds the cause, shown behind the message.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
         self.source = Some(source.into());

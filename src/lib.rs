@@ -7,6 +7,8 @@ pub mod cli;
 pub mod commands;
 /// What can go wrong, with exit codes and hints.
 pub mod error;
+/// Small files, read without waiting for long.
+pub mod files;
 /// Is the service that we speak for well?
 pub mod health;
 /// An instance: its record, its entry in the bucket, and when it is stale.

@@ -10,13 +10,18 @@ use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
 use aegis_agent::commands::cleanup::report::Console;
 use aegis_agent::error::{Failure, Kind, written};
-use aegis_agent::system::{logging, systemd};
+use aegis_agent::nats::failure::NO_CONNECTION;
+use aegis_agent::system::logging::{self, Style};
+use aegis_agent::system::{systemd, textwriter};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = textwriter::write_if_asked(&args) {
+        return code;
+    }
     let env = |name: &str| std::env::var_os(name);
     match cli::parse(&args, &env, &host_name) {
         Ok(Parsed::Print(text)) => {
@@ -24,23 +29,32 @@ fn main() -> ExitCode {
             match written(out.write_all(text.as_bytes()).and_then(|()| out.flush())) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(failure) => {
-                    logging::start(false, in_journal(), false);
+                    logging::start(Style { journal: in_journal(), ..Style::default() });
                     exit(&failure, false)
                 }
             }
         }
         Ok(Parsed::Run(invocation)) => {
             let check = matches!(invocation.verb, Verb::Check(_));
-            let times = matches!(invocation.verb, Verb::Run(_)) && !is_terminal();
-            logging::start(invocation.verbose, in_journal(), times);
+            let stays = matches!(invocation.verb, Verb::Run(_));
+            logging::start(Style {
+                verbose: invocation.verbose,
+                journal: in_journal(),
+                times: stays && !is_terminal(),
+                stays,
+            });
+            let unconnected = invocation.unconnected.clone();
             let call = Call::of(&invocation.settings, &invocation.bucket);
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
-                Err(failure) => exit(&failure.map_hint(|hint| call.complete(hint)), check),
+                Err(failure) => {
+                    let failure = failure.map_hint(|hint| call.complete(hint));
+                    exit(&failure.with_note(NO_CONNECTION, unconnected), check)
+                }
             }
         }
         Err(error) => {
-            logging::start(false, in_journal(), false);
+            logging::start(Style { journal: in_journal(), ..Style::default() });
             let Some((options, bucket)) = error.check.map(|check| *check) else {
                 if error.verb_is_check && asks_for_nagios(&args) {
                     // Monitoring reads the first line of stdout and nothing else.
@@ -80,7 +94,7 @@ fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
 }
 
 fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
-    let Invocation { settings, bucket, verb, verbose } = invocation;
+    let Invocation { settings, bucket, verb, verbose, unconnected } = invocation;
     let loud = verbose || io::stdout().is_terminal();
     let mut out = BufWriter::new(io::stdout().lock());
     match verb {
@@ -91,7 +105,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
         Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
         Verb::Check(options) => {
-            let code = commands::check::run(&options, settings, bucket, &mut out)?;
+            let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;
             return Ok(ExitCode::from(code));
         }
         Verb::Cleanup(options) => {

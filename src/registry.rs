@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod expiry_test;
 pub mod failure;
+mod own_key;
 pub mod scan;
 
 use std::time::{Duration, Instant};
@@ -18,12 +19,14 @@ use log::debug;
 use time::OffsetDateTime;
 
 use self::clock::{RegistryClock, boot_clock};
-use self::failure::{DEREGISTERING, RegistryError, TooLarge, WRITING};
+use self::failure::RegistryError;
+use self::own_key::Asides;
+pub use self::own_key::{Aside, Told};
 use crate::instance::entry::Entry;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
-use crate::jetstream::requests::{self, Put};
+use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
     Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
@@ -59,6 +62,7 @@ pub struct Registry {
     turns: u32,
     /// No exchange goes on after this.
     end: Option<Instant>,
+    asides: Asides,
 }
 
 impl Registry {
@@ -72,6 +76,7 @@ impl Registry {
             answer_time: Duration::ZERO,
             turns: 0,
             end: None,
+            asides: Asides::default(),
         }
     }
 
@@ -87,6 +92,29 @@ impl Registry {
     pub fn replace_connector(&mut self, connector: Connector) {
         self.session = None;
         self.connector = connector;
+    }
+
+    /// Moves to a fresh session of another connector, within `limit`, and
+    /// returns what there was, for [`Registry::take_back`]. Where none comes
+    /// about everything stays as it was.
+    pub fn change_connector(
+        &mut self,
+        mut connector: Connector,
+        limit: Duration,
+    ) -> Result<Former, RegistryError> {
+        let session = connector.open(limit).map_err(RegistryError::Connect)?;
+        self.asides.forget();
+        Ok(Former {
+            session: self.session.replace(session),
+            connector: std::mem::replace(&mut self.connector, connector),
+        })
+    }
+
+    /// Goes back to the connector and the session of before.
+    pub fn take_back(&mut self, former: Former) {
+        self.session = former.session;
+        self.connector = former.connector;
+        self.asides.forget();
     }
 
     /// The bucket.
@@ -108,6 +136,16 @@ impl Registry {
         }
     }
 
+    /// Does something that ends within `limit`, as a whole.
+    pub fn within<T>(&mut self, limit: Duration, act: impl FnOnce(&mut Registry) -> T) -> T {
+        let before = self.end;
+        let end = Instant::now() + limit;
+        self.end = Some(before.map_or(end, |before| before.min(end)));
+        let done = act(self);
+        self.end = before;
+        done
+    }
+
     /// Bounds all exchanges from now on together.
     pub fn end_within(&mut self, limit: Duration) {
         self.end = Some(Instant::now() + limit);
@@ -116,6 +154,7 @@ impl Registry {
     /// Replaces the session by a fresh one, within `limit`.
     pub fn connect(&mut self, limit: Duration) -> Result<(), RegistryError> {
         self.session = None;
+        self.asides.forget();
         let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
         debug!(
             "connected to {} ({}, nats-server {})",
@@ -129,6 +168,7 @@ impl Registry {
     /// none comes about.
     pub fn move_on(&mut self, limit: Duration) -> Result<(), RegistryError> {
         let session = self.connector.open(limit).map_err(RegistryError::Connect)?;
+        self.asides.forget();
         self.session = Some(session);
         Ok(())
     }
@@ -167,7 +207,11 @@ impl Registry {
     /// early.
     pub fn idle_until(&mut self, until: Instant) {
         match self.session.as_mut().filter(|session| !session.has_ended()) {
-            Some(session) => session.idle_until(until),
+            Some(session) => {
+                for arrival in session.idle_until(until) {
+                    self.take_aside(arrival);
+                }
+            }
             None => self.connector.idle_until(until),
         }
     }
@@ -423,8 +467,12 @@ impl Registry {
     /// clock stood at `arrived`.
     fn set_clock(&mut self, ts: Option<OffsetDateTime>, arrived: Duration) {
         if let Some(ts) = ts {
-            self.clock = Some(RegistryClock::told(ts, arrived, self.answer_time));
+            self.tell_clock(RegistryClock::told(ts, arrived, self.answer_time));
         }
+    }
+
+    fn tell_clock(&mut self, told: RegistryClock) {
+        self.clock = Some(self.clock.map_or(told, |known| known.or_newer(told)));
     }
 
     /// The bucket, existing and fit to write heartbeats to.
@@ -442,6 +490,11 @@ impl Registry {
         };
         fitness::judge_bucket(&self.bucket, &info, connected).map_err(RegistryError::Unfit)?;
         Ok(info)
+    }
+
+    /// Notes whether the bucket has replicas, which may lag.
+    pub fn note_replicas(&mut self, info: &StreamInfo) {
+        self.asides.set_replicated(info.number("num_replicas") > 1);
     }
 
     /// The bucket, and what stands under a key, in one exchange: each as `info`
@@ -491,6 +544,19 @@ impl Registry {
         Err(RegistryError::Reply(READING, ReplyError::Unreadable(status)))
     }
 
+    /// As `get`, from the leader, where it may be asked and the bucket has
+    /// replicas: a direct get is answered by any of them, and that one may lag.
+    pub fn get_for_decision(&mut self, key: &str) -> EntryResult {
+        if self.asides.asks_leader() {
+            let request = requests::get_last(&self.bucket, key);
+            match self.get_message(READING, &request) {
+                Err(error) if error.denied().is_some() => self.asides.leader_refused(),
+                result => return result,
+            }
+        }
+        self.get(key)
+    }
+
     /// One stored message by `STREAM.MSG.GET`; `None` where there is none.
     pub fn get_message(
         &mut self,
@@ -504,48 +570,18 @@ impl Registry {
             Err(error) => Err(RegistryError::Reply(doing, error)),
         }
     }
-
-    /// Stores a value that expires, and returns its revision.
-    pub fn put(&mut self, put: Put<'_>) -> Result<u64, RegistryError> {
-        self.put_within(put, self.timeout())
-    }
-
-    /// As `put`; waits no longer than `limit` for the acknowledgement.
-    pub fn put_within(&mut self, put: Put<'_>, limit: Duration) -> Result<u64, RegistryError> {
-        const DOING: &str = WRITING;
-        let request = requests::put(&self.bucket, put);
-        let deadline = Instant::now() + limit.min(self.timeout());
-        let reply = self.on_session(DOING, |session| session.request(&request, deadline));
-        let stored = reply.and_then(|reply| {
-            replies::acknowledged(reply.data()).map_err(|error| RegistryError::Reply(DOING, error))
-        });
-        stored.map_err(|error| match TooLarge::of(&error, &request.payload) {
-            Some(large) => RegistryError::TooLarge(large),
-            None => error,
-        })
-    }
-
-    /// Puts a delete marker over exactly `revision`: a purge marker, which
-    /// leaves nothing under it, where the bucket permits.
-    pub fn deregister(&mut self, key: &str, revision: u64) -> Result<(), RegistryError> {
-        const DOING: &str = DEREGISTERING;
-        for rollup in [true, false] {
-            let request = requests::deregister(&self.bucket, key, revision, rollup);
-            let reply = self.request(DOING, &request)?;
-            match replies::acknowledged(reply.data()) {
-                Ok(_) => return Ok(()),
-                Err(ReplyError::Api(error)) if rollup && error.err_code == ApiError::ROLLUP => {}
-                Err(error) => return Err(RegistryError::Reply(DOING, error)),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The bucket's configuration and state; `None` where there is no bucket.
 pub type InfoResult = Result<Option<StreamInfo>, RegistryError>;
 /// The newest revision of a key; `None` where there is none.
 pub type EntryResult = Result<Option<Entry>, RegistryError>;
+
+/// What a registry spoke through before it moved.
+pub struct Former {
+    session: Option<Session>,
+    connector: Connector,
+}
 
 /// What is asked.
 pub enum Ask {

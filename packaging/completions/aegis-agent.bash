@@ -35,7 +35,7 @@ _aegis-agent() {
 
     case "${cmd}" in
         aegis-agent)
-            opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             cmds="run init check cleanup list"
             case "${prev}" in
                 --nats-url | -s)
@@ -94,6 +94,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -101,7 +105,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_run)
-            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --service)
                     COMPREPLY=()
@@ -207,6 +211,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -214,13 +222,21 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_init)
-            opts="--help --replicas --marker-ttl --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --replicas --marker-ttl --history --max-age --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --replicas)
                     COMPREPLY=()
                     return 0
                     ;;
                 --marker-ttl)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --history)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --max-age)
                     COMPREPLY=()
                     return 0
                     ;;
@@ -284,6 +300,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -291,7 +311,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_check)
-            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --format)
                     COMPREPLY=()
@@ -357,6 +377,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -364,7 +388,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_cleanup)
-            opts="--help --dry-run --stale-after --only --service --max-removals --unreadable --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --dry-run --stale-after --only --service --max-removals --unreadable --spare-beating --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --stale-after)
                     COMPREPLY=()
@@ -438,6 +462,10 @@ _aegis-agent() {
                     COMPREPLY=()
                     return 0
                     ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
                     return 0
@@ -445,7 +473,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_list)
-            opts="--help --all --service --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --verbose -v --version -V"
+            opts="--help --all --service --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --service)
                     COMPREPLY=()
@@ -508,6 +536,10 @@ _aegis-agent() {
                     return 0
                     ;;
                 --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --env-file)
                     COMPREPLY=()
                     return 0
                     ;;

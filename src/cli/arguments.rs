@@ -10,8 +10,9 @@ use argh::FromArgs;
 #[argh(
     help_triggers("-h", "--help"),
     note = "Options stand before or after the verb. An option beats its environment
-variable, which beats the context, which beats the default. A DURATION is 10s,
-500ms, 1m or a number of seconds.
+variable, which beats the context, which beats the same variable in the host's
+file (--env-file), which beats the default. Variables of switches are true, yes
+or 1; false, no or 0. A DURATION is 10s, 500ms, 1m or a number of seconds.
 
 Exit codes: 0 done; 64 usage; 69 NATS or bucket not available; 75 done in
 part, run again; 77 refused; 78 bad file or environment. check: 0 ok,
@@ -60,6 +61,10 @@ pub(super) struct TopArgs {
     /// where the bucket's JetStream is: its domain (AEGIS_JS_DOMAIN)
     #[argh(option, arg_name = "name")]
     pub(super) js_domain: Option<String>,
+    /// settings of this host, in the syntax of systemd's EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)
+    #[argh(option, arg_name = "file")]
+    #[allow(dead_code, reason = "read before argh: it may hold AEGIS_CLEANUP_OPTIONS")]
+    pub(super) env_file: Option<String>,
     /// log more
     #[argh(switch, short = 'v')]
     pub(super) verbose: bool,
@@ -108,16 +113,16 @@ pub(super) struct RunArgs {
     /// life of an entry, whole seconds (AEGIS_TTL; default 30s)
     #[argh(option, arg_name = "duration")]
     pub(super) ttl: Option<String>,
-    /// longest time between heartbeats (AEGIS_INTERVAL; default a third of the TTL)
+    /// longest time between heartbeats (AEGIS_INTERVAL; default a third of the TTL, at most 10s)
     #[argh(option, arg_name = "duration")]
     pub(super) interval: Option<String>,
-    /// register as STANDBY instead of ACTIVE
+    /// register as STANDBY instead of ACTIVE (AEGIS_STANDBY)
     #[argh(switch)]
     pub(super) standby: bool,
     /// sticky active group (AEGIS_GROUP)
     #[argh(option, arg_name = "name")]
     pub(super) group: Option<String>,
-    /// metadata beside host and pid; repeatable
+    /// metadata beside host and pid; repeatable (AEGIS_META, words as in a shell)
     #[argh(option, arg_name = "key=value")]
     pub(super) meta: Vec<String>,
     /// the service is well while this exits 0; no shell (AEGIS_HEALTH_EXEC)
@@ -149,19 +154,19 @@ nothing else. Running it again does no harm.
 The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct InitArgs {
-    /// copies of the bucket, 1 to 5 (of a new one: 3 in a cluster, else 1)
+    /// copies, 1 to 5 (AEGIS_REPLICAS; of a new bucket: 3 in a cluster, else 1)
     #[argh(option, arg_name = "n")]
     pub(super) replicas: Option<String>,
-    /// life of the server's delete markers, or none (of a new bucket: 60s)
+    /// life of the server's delete markers, or none (AEGIS_MARKER_TTL; of a new bucket: 60s)
     #[argh(option, arg_name = "duration")]
     pub(super) marker_ttl: Option<String>,
-    /// keep one revision of a key, and drop the older ones: 1
+    /// keep one revision of a key, and drop the older ones: 1 (AEGIS_HISTORY)
     #[argh(option, arg_name = "n")]
     pub(super) history: Option<String>,
-    /// let nothing end an entry but its own TTL: none
+    /// let nothing end an entry but its own TTL: none (AEGIS_MAX_AGE)
     #[argh(option, arg_name = "duration")]
     pub(super) max_age: Option<String>,
-    /// file or memory, for a new bucket (default file)
+    /// file or memory, for a new bucket (AEGIS_STORAGE; default file)
     #[argh(option, arg_name = "kind")]
     pub(super) storage: Option<String>,
 }
@@ -177,53 +182,59 @@ pub(super) struct InitArgs {
 is written. The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct CheckArgs {
-    /// store an entry of its own with a TTL of 1 s and wait for it to go
+    /// store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)
     #[argh(switch)]
     pub(super) probe: bool,
-    /// text, json, nagios or prometheus (default text)
+    /// text, json, nagios or prometheus (AEGIS_FORMAT; default text)
     #[argh(option, arg_name = "format")]
     pub(super) format: Option<String>,
-    /// short for --format json
+    /// short for --format json (AEGIS_JSON)
     #[argh(switch)]
     pub(super) json: bool,
-    /// write to this file, whole or not at all (with --format prometheus)
+    /// write to this file, whole or not at all, with --format prometheus (AEGIS_OUTPUT)
     #[argh(option, arg_name = "file")]
     pub(super) output: Option<String>,
 }
 
-/// Removes stale entries, and never one that was refreshed meanwhile.
+/// Removes entries that nobody keeps alive, and never one that was refreshed
+/// meanwhile.
 #[derive(FromArgs)]
 #[cfg_attr(test, derive(argh::ArgsInfo))]
 #[argh(
     subcommand,
     name = "cleanup",
     help_triggers("-h", "--help"),
-    note = "Reasons: heartbeat-too-old, status-unhealthy, status-shutdown, no-ttl, expired.
+    note = "An entry is removable while it is stale (heartbeat-too-old, expired: readers
+hide it) or for another reason (status-unhealthy, status-shutdown, no-ttl).
 Silent where nothing was removed and nothing is wrong (-v says so). An entry
 that is refreshed while this runs stays. Exit code 75: not everything could be
-removed, or --max-removals was met; running it again goes on.
+removed, or --max-removals was met; running it again goes on. With
+--spare-beating an entry whose TTL is over gets the time of one more heartbeat.
 The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct CleanupArgs {
-    /// say what would be removed, remove nothing
+    /// say what would be removed, remove nothing (AEGIS_DRY_RUN)
     #[argh(switch)]
     pub(super) dry_run: bool,
-    /// age from which a heartbeat is too old (default 35s)
+    /// age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)
     #[argh(option, arg_name = "duration")]
     pub(super) stale_after: Option<String>,
-    /// only entries that are stale for this reason; repeatable
+    /// only entries that are removable for this reason; repeatable (AEGIS_ONLY, words)
     #[argh(option, arg_name = "reason")]
     pub(super) only: Vec<String>,
-    /// only this service
+    /// only this service (AEGIS_SERVICE)
     #[argh(option, arg_name = "name")]
     pub(super) service: Option<String>,
-    /// remove nothing and exit 75 if more would go
+    /// remove nothing and exit 75 if more would go (AEGIS_MAX_REMOVALS)
     #[argh(option, arg_name = "n")]
     pub(super) max_removals: Option<String>,
-    /// remove instance entries that cannot be read, too
+    /// remove instance entries that cannot be read, too (AEGIS_UNREADABLE)
     #[argh(switch)]
     pub(super) unreadable: bool,
-    /// answer in JSON
+    /// leave every entry alone whose own TTL is still running (AEGIS_SPARE_BEATING)
+    #[argh(switch)]
+    pub(super) spare_beating: bool,
+    /// answer in JSON (AEGIS_JSON)
     #[argh(switch)]
     pub(super) json: bool,
 }
@@ -238,16 +249,16 @@ pub(super) struct CleanupArgs {
     note = "The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct ListArgs {
-    /// stale ones, too, with the reasons
+    /// stale ones, too, with all reasons (AEGIS_ALL)
     #[argh(switch)]
     pub(super) all: bool,
-    /// only this service
+    /// only this service (AEGIS_SERVICE)
     #[argh(option, arg_name = "name")]
     pub(super) service: Option<String>,
-    /// age from which a heartbeat is too old (default 35s)
+    /// age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)
     #[argh(option, arg_name = "duration")]
     pub(super) stale_after: Option<String>,
-    /// answer in JSON
+    /// answer in JSON (AEGIS_JSON)
     #[argh(switch)]
     pub(super) json: bool,
 }

@@ -6,15 +6,17 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Kind, plain};
+use crate::files;
 use crate::nats::address::shown_name;
 
-/// A file larger than this is no context.
-const FILE_LIMIT: u64 = 1 << 20;
+/// A longer name is none that was selected.
+const SELECTED_LIMIT: u64 = 256;
 /// Fields that this program cannot honour and must not ignore.
 const UNSUPPORTED: [&str; 6] =
     ["nsc", "user_jwt", "user_seed", "windows_cert_store", "socks_proxy", "jetstream_api_prefix"];
@@ -54,26 +56,20 @@ pub struct Context {
 /// Reads the context of that name.
 pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Context, Failure> {
     let shown = shown_name(name);
-    let plain_name = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
-    if !plain_name {
+    if !is_plain(name) {
         return Err(Failure::new(
             Kind::Config,
             format!("context {shown:?}: must be the plain name of a context file"),
         ));
     }
-    let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    let home = set("HOME").map(PathBuf::from);
-    let config = match (set("XDG_CONFIG_HOME"), &home) {
-        (Some(config), _) => PathBuf::from(config),
-        (None, Some(home)) => home.join(".config"),
-        (None, None) => {
-            return Err(Failure::new(
-                Kind::Config,
-                format!("context {shown}: neither XDG_CONFIG_HOME nor HOME is set"),
-            ));
-        }
+    let home = home(env);
+    let Some(config) = config(env) else {
+        return Err(Failure::new(
+            Kind::Config,
+            format!("context {shown}: neither XDG_CONFIG_HOME nor HOME is set"),
+        ));
     };
-    let directory = config.join("nats").join("context");
+    let directory = config.join("context");
     let path = directory.join(format!("{name}.json"));
     let bad = |why: &str| {
         let what = format!(
@@ -82,11 +78,7 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
         );
         Failure::new(Kind::Config, what)
     };
-    let size = fs::metadata(&path).map(|file| file.len());
-    if size.is_ok_and(|size| size > FILE_LIMIT) {
-        return Err(bad("larger than 1 MiB"));
-    }
-    let text = fs::read_to_string(&path).map_err(|error| {
+    let text = files::read_text(&path).map_err(|error| {
         let failure = bad(&plain(&error));
         match error.kind() {
             std::io::ErrorKind::NotFound => failure.with_hint(known(&directory)),
@@ -94,6 +86,30 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
         }
     })?;
     read(&text, home.as_deref(), env).map_err(|why| bad(&why))
+}
+
+/// The context that `nats context select` chose: the CLI's `context.txt`.
+pub fn selected(env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
+    let mut name = String::new();
+    let file = fs::File::open(config(env)?.join("context.txt")).ok()?;
+    file.take(SELECTED_LIMIT).read_to_string(&mut name).ok()?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let name = name.trim();
+    (is_plain(name) && name.bytes().all(fits)).then(|| name.to_owned())
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/') && !name.starts_with('.')
+}
+
+fn home(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// Where the CLI keeps its files.
+fn config(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let config = env("XDG_CONFIG_HOME").filter(|config| !config.is_empty()).map(PathBuf::from);
+    Some(config.or_else(|| Some(home(env)?.join(".config")))?.join("nats"))
 }
 
 /// Reads the text of a context file. The error never shows a value.

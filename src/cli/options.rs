@@ -20,6 +20,8 @@ pub struct Invocation {
     pub bucket: Bucket,
     /// Log more.
     pub verbose: bool,
+    /// What may be the reason where no connection comes about, and what to do.
+    pub unconnected: Option<String>,
     /// The verb.
     pub verb: Verb,
 }
@@ -64,6 +66,8 @@ pub struct RunOptions {
     pub metrics_file: Option<PathBuf>,
     /// What is permitted and not wise.
     pub warnings: Vec<String>,
+    /// As in [`Invocation`].
+    pub unconnected: Option<String>,
 }
 
 /// Options of `init`.
@@ -104,6 +108,10 @@ pub struct CheckOptions {
     pub format: Format,
     /// Write the answer to this file, whole or not at all.
     pub output: Option<PathBuf>,
+    /// Age from which a heartbeat is too old.
+    pub stale_after: Duration,
+    /// Where settings came from, beside the command line and the defaults.
+    pub origins: Vec<String>,
 }
 
 /// Options of `cleanup`.
@@ -121,6 +129,8 @@ pub struct CleanupOptions {
     pub max_removals: Option<u64>,
     /// Remove what cannot be read, too.
     pub unreadable: bool,
+    /// Remove nothing whose own TTL is still running.
+    pub spare_beating: bool,
     /// Answer in JSON.
     pub json: bool,
 }

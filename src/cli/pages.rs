@@ -119,8 +119,14 @@ are described in
 .BR aegis\-agent (8).
 .PP
 Options of the connection and the bucket stand before or after the verb. An
-option beats its environment variable (in parentheses), which beats the context
-of the nats CLI, which beats the default. A duration is written 10s, 500ms, 1m
+option beats its environment variable (in parentheses), which beats the named
+context of the nats CLI, which beats the same variable in the file of
+.BR \-\-env\-file ,
+which beats the default.
+.B \-\-server
+is another word for
+.BR \-\-nats\-url .
+A duration is written 10s, 500ms, 1m
 or as a number of seconds. The answer goes to standard output, everything else
 to standard error.
 .SH VERBS
@@ -179,7 +185,9 @@ told to stop.
 .B init
 prepares the bucket.
 .B cleanup
-removes entries that nobody keeps alive. The options of the connection and the
+removes entries that nobody keeps alive: stale ones, which readers hide
+(heartbeat\-too\-old, expired), and those with another reason
+(status\-unhealthy, status\-shutdown, no\-ttl). The options of the connection and the
 bucket are in
 .BR aegis\-agent (1).
 .SH VERBS
@@ -196,7 +204,7 @@ systemctl enable \-\-now aegis\-agent@orders\-api.service
 .B aegis\-agent.service
 speaks for a service that is no unit of this host.
 .B aegis\-agent\-cleanup.timer
-cleans every five minutes,
+cleans every five minutes, and leaves every entry alone that beats,
 .B aegis\-agent\-check.timer
 writes /run/aegis\-agent\-check/aegis\-agent.prom every minute. Nothing is enabled
 by the package.
@@ -232,7 +240,11 @@ read settings and files anew, and beat at once
 .SH FILES
 .TP
 .I /etc/aegis\-agent/agent.env
-settings of every agent of the host, of cleanup and of check
+settings of the host: of every agent, of cleanup, of check, and of every call by
+hand
+.TP
+.I /etc/aegis\-agent/nats/context/NAME.json
+the context that NATS_CONTEXT=NAME in it names
 .TP
 .I /etc/aegis\-agent/SERVICE.env
 settings of one agent, which win over those

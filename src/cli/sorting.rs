@@ -8,7 +8,7 @@ use crate::nats::address::shown;
 pub(super) const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
 
 /// Options of the connection and the bucket that take a value.
-pub(super) const GLOBAL: [&str; 15] = [
+pub(super) const GLOBAL: [&str; 16] = [
     "-s",
     "--nats-url",
     "--creds",
@@ -24,7 +24,11 @@ pub(super) const GLOBAL: [&str; 15] = [
     "--timeout",
     "--bucket",
     "--js-domain",
+    "--env-file",
 ];
+/// Another word for `--nats-url`: the one of the `nats` CLI.
+const SERVER: &str = "--server";
+
 /// Options with a value that may be given more than once.
 const REPEATABLE: [&str; 2] = ["--meta", "--only"];
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
@@ -53,7 +57,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
         "check" => (&["--format", "--output"], &["--probe", "--json"]),
         "cleanup" => (
             &["--stale-after", "--only", "--service", "--max-removals"],
-            &["--dry-run", "--unreadable", "--json"],
+            &["--dry-run", "--unreadable", "--spare-beating", "--json"],
         ),
         _ => (&["--service", "--stale-after"], &["--all", "--json"]),
     }
@@ -81,6 +85,7 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
             Some((name, value)) if name.starts_with('-') => (name, Some(value.to_owned())),
             _ => (arg.as_str(), None),
         };
+        let name = if name == SERVER { "--nats-url" } else { name };
         let is_global = GLOBAL.contains(&name);
         if is_global || own_values.contains(&name) {
             let Some(value) = inline.or_else(|| rest.next().cloned()) else {
@@ -130,11 +135,39 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
     }
 }
 
+/// Adds those options of `cleanup` and of the connection that are not there
+/// yet, with their values. Both lists are sorted ones.
+pub(super) fn add_missing(options: &mut Vec<String>, more: Vec<String>) {
+    let long = |name: &str| if name == "-s" { "--nats-url".to_owned() } else { name.to_owned() };
+    let takes_value =
+        |name: &str| GLOBAL.contains(&name) || options_of("cleanup").0.contains(&name);
+    let names = |list: &[String]| {
+        let mut names = Vec::new();
+        let mut rest = list.iter();
+        while let Some(name) = rest.next() {
+            names.push(long(name));
+            if takes_value(name) {
+                rest.next();
+            }
+        }
+        names
+    };
+    let there = names(options);
+    let mut rest = more.into_iter();
+    while let Some(name) = rest.next() {
+        let value = if takes_value(&name) { rest.next() } else { None };
+        if !there.contains(&long(&name)) {
+            options.push(name);
+            options.extend(value);
+        }
+    }
+}
+
 /// The first argument that is neither an option nor the value of one.
 pub(super) fn find_verb(args: &[String]) -> Option<&'static str> {
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
-        if GLOBAL.contains(&arg.as_str()) {
+        if GLOBAL.contains(&arg.as_str()) || arg == SERVER {
             rest.next();
         } else if !arg.starts_with('-') {
             return VERBS.into_iter().find(|verb| verb == arg);

@@ -1,5 +1,7 @@
 //! Calls with an environment, taken or refused.
 
+mod sources;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ fn call(args: &str, env: &[(&str, &str)]) -> Result<Parsed, UsageError> {
         args.split(' ').filter(|a| !a.is_empty()).map(OsString::from).collect();
     let env: BTreeMap<String, OsString> =
         env.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
-    parse(&args, &|name| env.get(name).cloned(), &|| Some("host-1.example.org".into()))
+    let host_name = || Some("host-1.example.org".into());
+    parse_with(&args, &|name| env.get(name).cloned(), &host_name, Path::new("/nowhere/agent.env"))
 }
 
 fn ok(args: &str, env: &[(&str, &str)]) -> Invocation {
@@ -58,6 +61,8 @@ fn options_stand_before_or_after_the_verb_and_take_their_value_in_both_ways() {
         "list --json --bucket=b --nats-url=nats://a:1",
         "--nats-url=nats://a:1 list --bucket=b --json",
         "-s=nats://a:1 --bucket=b list --json",
+        "--server nats://a:1 --bucket b list --json",
+        "list --json --bucket b --server=nats://a:1",
     ] {
         let call = ok(args, &[]);
         assert_eq!(call.bucket.as_str(), "b", "{args}");
@@ -80,7 +85,7 @@ fn an_option_beats_the_environment_and_an_empty_variable_is_none() {
     let env = [("AEGIS_SERVICE", "from-env"), ("AEGIS_TTL", "60s"), ("AEGIS_INSTANCE", "")];
     let options = run_options("run", &env);
     assert_eq!(options.service.as_str(), "from-env");
-    assert_eq!((options.ttl.as_secs(), options.interval.as_secs()), (60, 20));
+    assert_eq!((options.ttl.as_secs(), options.interval.as_secs()), (60, 10));
     assert_eq!(options.instance.as_str(), "host-1");
     let options = run_options("run --service given --ttl 9", &env);
     assert_eq!((options.service.as_str(), options.ttl.as_secs()), ("given", 9));
@@ -127,6 +132,7 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
         ("list --bucket", "--bucket needs a value"),
         ("list --bucket a --bucket b", "--bucket is given twice"),
         ("list -s a --nats-url=b", "--nats-url is given twice"),
+        ("list -s a --server b", "--nats-url is given twice"),
         ("-s nats://u:secret@a list -s nats://u:secret@b", "--nats-url is given twice"),
         ("list nats://u:secret@h", "\"nats://***@h\": an argument that belongs to no option"),
         ("nats://u:secret@h", "\"nats://***@h\" is no verb"),
@@ -266,6 +272,135 @@ fn a_bad_setting_leaves_check_knowing_how_to_answer() {
     // Bad usage, and the other verbs.
     assert!(call("check --timeout soon", &[]).unwrap_err().check.is_none());
     assert!(call("list", &env).unwrap_err().check.is_none());
+}
+
+/// "its interval is a third of the TTL and at most 10 s unless told otherwise,
+/// and one that could look stale (interval + 5 s not below the stale limit, 35 s
+/// or `AEGIS_STALE_AFTER`) is refused (64) with the rule"
+#[test]
+fn an_interval_that_could_look_stale_is_refused() {
+    let run = "run --service abc";
+    let interval = |args: &str, env| run_options(&format!("{run} {args}"), env).interval;
+    for (ttl, secs) in [("5m", 10.0), ("24h", 10.0), ("30s", 10.0), ("9s", 3.0), ("1s", 1.0 / 3.0)]
+    {
+        let seen = interval(&format!("--ttl {ttl}"), &[]).as_secs_f64();
+        assert!((seen - secs).abs() < 1e-6, "{ttl}: {seen}");
+    }
+    assert_eq!(interval("--ttl 5m --interval 29.999s", &[]), Duration::from_millis(29_999));
+    let hour = [("AEGIS_STALE_AFTER", "1h")];
+    assert_eq!(interval("--ttl 24h --interval 50m", &hour), Duration::from_secs(3_000));
+    let rule = "with 5s more it must stay below the stale limit";
+    for (args, env, code, words) in [
+        ("--ttl 90s --interval 30s", None, 64, format!("--interval \"30s\": {rule} 35s,")),
+        (
+            "--ttl 90s",
+            Some(("AEGIS_INTERVAL", "31s")),
+            78,
+            format!("AEGIS_INTERVAL \"31s\": {rule}"),
+        ),
+        (
+            "--interval 6s",
+            Some(("AEGIS_STALE_AFTER", "11s")),
+            64,
+            format!("--interval \"6s\": {rule} 11s of AEGIS_STALE_AFTER,"),
+        ),
+        (
+            "",
+            Some(("AEGIS_STALE_AFTER", "15s")),
+            78,
+            format!("the interval 10s, which nobody chose: {rule} 15s"),
+        ),
+    ] {
+        let env: Vec<(&str, &str)> = env.into_iter().collect();
+        let (seen, message) = failure(&format!("{run} {args}"), &env);
+        assert!(message.contains(&words), "{args}: {message}");
+        assert_eq!(seen, code, "{args}: {message}");
+    }
+}
+
+#[test]
+fn the_registrys_rule_holds_for_every_verb_that_judges() {
+    let env = [("AEGIS_STALE_AFTER", "2m")];
+    let rule = |args: &str, env: &[(&str, &str)]| match ok(args, env).verb {
+        Verb::List(options) => options.stale_after,
+        Verb::Cleanup(options) => options.stale_after,
+        Verb::Check(options) => options.stale_after,
+        other => panic!("{other:?}"),
+    };
+    for verb in ["list", "cleanup", "check"] {
+        assert_eq!(rule(verb, &[]), Duration::from_secs(35), "{verb}");
+        assert_eq!(rule(verb, &env), Duration::from_secs(120), "{verb}");
+    }
+    for verb in ["list", "cleanup"] {
+        assert_eq!(rule(&format!("{verb} --stale-after 9s"), &env), Duration::from_secs(9));
+    }
+}
+
+/// "Every option of every verb has an environment variable, too: `AEGIS_` and
+/// its name"
+#[test]
+fn every_option_of_a_verb_has_a_variable_that_its_help_names() {
+    use argh::ArgsInfo;
+    let top = TopArgs::get_args_info();
+    let mut seen = 0;
+    for verb in &top.commands {
+        for flag in verb.command.flags.iter().filter(|flag| flag.long != "--help") {
+            let name = flag.long.trim_start_matches('-').replace('-', "_").to_uppercase();
+            let variable = format!("AEGIS_{name}");
+            assert!(
+                flag.description.contains(&variable),
+                "{} {}: read it by source.given, .switch or .all and name {variable}",
+                verb.name,
+                flag.long
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen >= 30, "{seen}");
+}
+
+#[test]
+fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
+    let shown = |args: &str, env: &[(&str, &str)]| format!("{:?}", ok(args, env).verb);
+    for (args, variable, value, words) in [
+        ("run --service abc", "AEGIS_STANDBY", "true", "standby: true"),
+        ("run --service abc", "AEGIS_META", "zone=a 'note=b c'", r#""note": "b c", "zone": "a""#),
+        ("init", "AEGIS_REPLICAS", "5", "replicas: Some(5)"),
+        ("init", "AEGIS_HISTORY", "1", "lower_history: true"),
+        ("init", "AEGIS_MAX_AGE", "none", "drop_max_age: true"),
+        ("init", "AEGIS_MARKER_TTL", "17s", "17s"),
+        ("init", "AEGIS_STORAGE", "memory", "Memory"),
+        ("check", "AEGIS_PROBE", "1", "probe: true"),
+        ("check", "AEGIS_FORMAT", "nagios", "Nagios"),
+        ("check", "AEGIS_JSON", "yes", "Json"),
+        ("check --format prometheus", "AEGIS_OUTPUT", "/o", "output: Some(\"/o\")"),
+        ("cleanup", "AEGIS_DRY_RUN", "TRUE", "dry_run: true"),
+        ("cleanup", "AEGIS_ONLY", "no-ttl expired", "only: [NoTtl, Expired]"),
+        ("cleanup", "AEGIS_SERVICE", "abc", "service: Some(ServiceName(\"abc\"))"),
+        ("cleanup", "AEGIS_MAX_REMOVALS", "7", "max_removals: Some(7)"),
+        ("cleanup", "AEGIS_UNREADABLE", "yes", "unreadable: true"),
+        ("cleanup", "AEGIS_SPARE_BEATING", "yes", "spare_beating: true"),
+        ("cleanup", "AEGIS_JSON", "1", "json: true"),
+        ("list", "AEGIS_ALL", "yes", "all: true"),
+        ("list", "AEGIS_SERVICE", "abc", "service: Some(ServiceName(\"abc\"))"),
+        ("list", "AEGIS_JSON", "true", "json: true"),
+    ] {
+        assert!(!shown(args, &[]).contains(words), "{args}: {words} is the default");
+        let seen = shown(args, &[(variable, value)]);
+        assert!(seen.contains(words), "{args} {variable}: {seen}");
+    }
+    for (variable, value) in [
+        ("AEGIS_DRY_RUN", "maybe"),
+        ("AEGIS_ONLY", "bogus"),
+        ("AEGIS_ONLY", "'"),
+        ("AEGIS_MAX_REMOVALS", "-1"),
+        ("AEGIS_STALE_AFTER", "0"),
+    ] {
+        let (code, message) = failure("cleanup", &[(variable, value)]);
+        assert!(code == 78 && message.starts_with(variable), "{code} {message}");
+    }
+    assert!(shown("check --json", &[("AEGIS_FORMAT", "nagios")]).contains("Json"));
+    assert!(shown("check", &[("AEGIS_OUTPUT", "/o")]).contains("output: None"));
 }
 
 #[test]

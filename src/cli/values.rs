@@ -1,12 +1,15 @@
 //! Values with where they came from, so that what is wrong with one names its
-//! option or its variable, and exits 64 or 78. What a value has to be, the
-//! caller says.
+//! option, its variable or its file, and exits 64 or 78. What a value has to
+//! be, the caller says.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::host_file::HostFile;
 use crate::error::{Failure, Kind};
 use crate::nats::address::shown;
 use crate::text::duration::{self, ParseError, as_setting};
@@ -17,13 +20,13 @@ pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A value, and where it came from.
 pub(super) struct Given {
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     pub(super) text: String,
     pub(super) kind: Kind,
 }
 
 impl Given {
-    fn bad(&self, rule: impl Display) -> Failure {
+    pub(super) fn bad(&self, rule: impl Display) -> Failure {
         Failure::new(self.kind, format!("{} {:?}: {rule}", self.name, shown(&self.text)))
     }
 
@@ -52,33 +55,69 @@ impl Given {
 
 /// What the command line gives.
 pub(super) fn option(value: &Option<String>, name: &'static str) -> Option<Given> {
-    let kind = Kind::Usage;
+    let (name, kind) = (Cow::Borrowed(name), Kind::Usage);
     value.clone().map(|text| Given { name, text, kind })
 }
 
 pub(super) fn from_context(value: &Option<String>, name: &'static str) -> Option<Given> {
-    let kind = Kind::Config;
+    let (name, kind) = (Cow::Borrowed(name), Kind::Config);
     value.clone().map(|text| Given { name, text, kind })
 }
 
 /// Where values come from beside the command line.
 pub(super) struct Source<'a> {
     pub(super) env: &'a dyn Fn(&str) -> Option<OsString>,
+    pub(super) host: &'a HostFile,
+    taken: RefCell<Vec<String>>,
 }
 
-impl Source<'_> {
-    /// A variable; one that is empty counts as not set.
+impl<'a> Source<'a> {
+    pub(super) fn new(env: &'a dyn Fn(&str) -> Option<OsString>, host: &'a HostFile) -> Source<'a> {
+        Source { env, host, taken: RefCell::default() }
+    }
+
+    /// Remembers that this value counts, by its name.
+    pub(super) fn take(&self, given: Option<Given>) -> Option<Given> {
+        let mut taken = self.taken.borrow_mut();
+        if let Some(given) = given.as_ref().filter(|given| given.kind != Kind::Usage)
+            && !taken.iter().any(|name| *name == given.name)
+        {
+            taken.push(given.name.clone().into_owned());
+        }
+        given
+    }
+
+    /// Where the values that count came from, beside the command line.
+    pub(super) fn origins(&self) -> Vec<String> {
+        self.taken.borrow().clone()
+    }
+
+    /// A variable of the environment; one that is empty counts as not set.
     pub(super) fn env(&self, name: &'static str) -> Result<Option<Given>, Failure> {
         let Some(value) = (self.env)(name).filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
         let kind = Kind::Config;
         match value.into_string() {
-            Ok(text) => Ok(Some(Given { name, text, kind })),
+            Ok(text) => Ok(Some(Given { name: Cow::Borrowed(name), text, kind })),
             Err(_) => Err(Failure::new(kind, format!("{name} is not UTF-8"))),
         }
     }
 
+    /// A variable in the host's file.
+    pub(super) fn host(&self, name: &'static str) -> Option<Given> {
+        let text = self.host.get(name)?.to_owned();
+        let name = Cow::Owned(format!("{name} in {}", self.host.path().display()));
+        Some(Given { name, text, kind: Kind::Config })
+    }
+
+    /// The environment, and then the host's file.
+    pub(super) fn variable(&self, name: &'static str) -> Result<Option<Given>, Failure> {
+        let given = self.env(name)?.or_else(|| self.host(name));
+        Ok(self.take(given))
+    }
+
+    /// The option, and then its variable.
     pub(super) fn given(
         &self,
         value: &Option<String>,
@@ -87,8 +126,41 @@ impl Source<'_> {
     ) -> Result<Option<Given>, Failure> {
         match option(value, name) {
             Some(given) => Ok(Some(given)),
-            None => self.env(variable),
+            None => self.variable(variable),
         }
+    }
+
+    /// A switch: given, or its variable says yes.
+    pub(super) fn switch(&self, given: bool, variable: &'static str) -> Result<bool, Failure> {
+        match self.variable(variable)? {
+            Some(value) if !given => value.read(|text| match text.to_lowercase().as_str() {
+                "true" | "yes" | "1" => Ok(true),
+                "false" | "no" | "0" => Ok(false),
+                _ => Err("must be true, yes or 1, or else false, no or 0"),
+            }),
+            _ => Ok(given),
+        }
+    }
+
+    /// An option that may be given more than once; its variable holds several
+    /// values as a shell's command line would.
+    pub(super) fn all(
+        &self,
+        values: &[String],
+        name: &'static str,
+        variable: &'static str,
+    ) -> Result<Vec<Given>, Failure> {
+        if !values.is_empty() {
+            let given = values.iter().filter_map(|text| option(&Some(text.clone()), name));
+            return Ok(given.collect());
+        }
+        let Some(given) = self.variable(variable)? else {
+            return Ok(Vec::new());
+        };
+        let (name, kind) = (given.name.clone(), given.kind);
+        let words = given.read(|text| shlex::split(text).ok_or("has a quote without its end"))?;
+        let given = |text| Given { name: name.clone(), text, kind };
+        Ok(words.into_iter().map(given).collect())
     }
 }
 

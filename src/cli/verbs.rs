@@ -9,10 +9,11 @@ use super::options::{CheckOptions, CleanupOptions, Format, InitOptions, ListOpti
 use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
 use crate::health::verdict::{HealthCheck, HealthOptions};
-use crate::instance::record::InstanceId;
-use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
+use crate::instance::record::{InstanceId, ServiceName};
+use crate::instance::staleness::{
+    DEFAULT_INTERVAL, DEFAULT_STALE_AFTER, DEFAULT_TTL, INTERVAL_MARGIN,
+};
 use crate::jetstream::bucket::Storage;
-use crate::nats::address::shown;
 use crate::text::duration::{self, as_setting};
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
@@ -39,16 +40,17 @@ pub(super) fn run(
     };
     let version = source
         .given(&args.service_version, "--service-version", "AEGIS_SERVICE_VERSION")?
-        .unwrap_or(Given { name: "--service-version", text: "0.0.0".into(), kind: Kind::Usage })
+        .unwrap_or(Given {
+            name: "--service-version".into(),
+            text: "0.0.0".into(),
+            kind: Kind::Usage,
+        })
         .read_from_str()?;
     let ttl = match source.given(&args.ttl, "--ttl", "AEGIS_TTL")? {
         Some(given) => given.read(read_ttl)?,
         None => DEFAULT_TTL,
     };
-    let interval = match source.given(&args.interval, "--interval", "AEGIS_INTERVAL")? {
-        Some(given) => given.read(|text| read_interval(text, ttl))?,
-        None => ttl / 3,
-    };
+    let interval = interval(source, args, ttl)?;
     let mut warnings = Vec::new();
     if interval > ttl / 3 {
         warnings.push(format!(
@@ -67,12 +69,38 @@ pub(super) fn run(
         version,
         ttl,
         interval,
-        standby: args.standby,
+        standby: source.switch(args.standby, "AEGIS_STANDBY")?,
         group: group.map(|given| given.read(read_group)).transpose()?,
-        metadata: read_metadata(&args.meta)?,
+        metadata: read_metadata(source.all(&args.meta, "--meta", "AEGIS_META")?)?,
         health,
         metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
         warnings,
+        unconnected: None,
+    })
+}
+
+/// The longest time between heartbeats: what is asked for, else a third of the
+/// TTL and at most ten seconds. Readers hide an instance by the age of its
+/// heartbeat alone, so one that could look stale between two is refused.
+fn interval(source: &Source<'_>, args: &RunArgs, ttl: Duration) -> Result<Duration, Failure> {
+    let limit = source.variable("AEGIS_STALE_AFTER")?;
+    let stale_after = stale_after(source, &None)?;
+    let of = limit.as_ref().map_or(String::new(), |given| format!(" of {}", given.name));
+    let fits = |interval: Duration| match interval.saturating_add(INTERVAL_MARGIN) < stale_after {
+        true => Ok(interval),
+        false => Err(format!(
+            "with {} more it must stay below the stale limit {}{of}, or a live instance looks stale",
+            as_setting(INTERVAL_MARGIN),
+            as_setting(stale_after)
+        )),
+    };
+    if let Some(given) = source.given(&args.interval, "--interval", "AEGIS_INTERVAL")? {
+        return given.read(|text| read_interval(text, ttl).and_then(fits));
+    }
+    let default = DEFAULT_INTERVAL.min(ttl / 3);
+    fits(default).map_err(|rule| {
+        let what = format!("the interval {}, which nobody chose: {rule}", as_setting(default));
+        Failure::new(Kind::Config, what).with_hint("give a shorter --interval (AEGIS_INTERVAL)")
     })
 }
 
@@ -158,11 +186,11 @@ fn read_group(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-fn read_metadata(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+fn read_metadata(all: Vec<Given>) -> Result<BTreeMap<String, String>, Failure> {
     let mut metadata = BTreeMap::new();
-    for text in given {
-        let bad = |rule: &str| usage(format!("--meta {:?}: {rule}", shown(text)));
-        let (key, value) = text.split_once('=').ok_or_else(|| bad("must be KEY=VALUE"))?;
+    for given in all {
+        let bad = |rule: &str| given.bad(rule);
+        let (key, value) = given.text.split_once('=').ok_or_else(|| bad("must be KEY=VALUE"))?;
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if key.is_empty() || key.len() > 64 || !key.bytes().all(fits) {
             return Err(bad("the key must be 1 to 64 of A-Z a-z 0-9 . _ -"));
@@ -188,15 +216,15 @@ fn read_file_name(text: &str) -> Result<PathBuf, &'static str> {
     Ok(path)
 }
 
-pub(super) fn init(args: &InitArgs) -> Result<InitOptions, Failure> {
-    let replicas = option(&args.replicas, "--replicas").map(|given| {
+pub(super) fn init(source: &Source<'_>, args: &InitArgs) -> Result<InitOptions, Failure> {
+    let replicas = source.given(&args.replicas, "--replicas", "AEGIS_REPLICAS")?.map(|given| {
         given.read(|text| match text.parse() {
             Ok(count @ 1..=5) => Ok(count),
             _ => Err("must be a number from 1 to 5"),
         })
     });
-    let marker_ttl = option(&args.marker_ttl, "--marker-ttl");
-    let storage = option(&args.storage, "--storage").map(|given| {
+    let marker_ttl = source.given(&args.marker_ttl, "--marker-ttl", "AEGIS_MARKER_TTL")?;
+    let storage = source.given(&args.storage, "--storage", "AEGIS_STORAGE")?.map(|given| {
         given.read(|text| match text {
             "file" => Ok(Storage::File),
             "memory" => Ok(Storage::Memory),
@@ -209,30 +237,36 @@ pub(super) fn init(args: &InitArgs) -> Result<InitOptions, Failure> {
             text => read_ttl(text).map(Some).map_err(|rule| format!("{rule}, or none")),
         })
     });
-    only_value(&args.history, "--history", "1")?;
-    only_value(&args.max_age, "--max-age", "none")?;
+    let history = source.given(&args.history, "--history", "AEGIS_HISTORY")?;
+    let max_age = source.given(&args.max_age, "--max-age", "AEGIS_MAX_AGE")?;
     Ok(InitOptions {
         replicas: replicas.transpose()?,
         marker_ttl: marker_ttl.transpose()?,
         storage: storage.transpose()?,
-        lower_history: args.history.is_some(),
-        drop_max_age: args.max_age.is_some(),
+        lower_history: only_value(history, "1")?,
+        drop_max_age: only_value(max_age, "none")?,
     })
 }
 
 /// A setting that has one good value: others are made with the nats CLI.
-fn only_value(value: &Option<String>, name: &'static str, good: &str) -> Result<(), Failure> {
-    let given = option(value, name).map(|given| {
+fn only_value(given: Option<Given>, good: &str) -> Result<bool, Failure> {
+    let given = given.map(|given| {
         given.read(|text| match text == good {
             true => Ok(()),
             false => Err(format!("must be {good}: nothing else is good for a registry")),
         })
     });
-    given.transpose().map(|_| ())
+    given.transpose().map(|given| given.is_some())
 }
 
-pub(super) fn check(args: &CheckArgs) -> Result<CheckOptions, Failure> {
-    let format = option(&args.format, "--format").map(|given| {
+pub(super) fn check(source: &Source<'_>, args: &CheckArgs) -> Result<CheckOptions, Failure> {
+    // One of the two on the command line beats both variables.
+    let (format, json) = if args.json || args.format.is_some() {
+        (option(&args.format, "--format"), args.json)
+    } else {
+        (source.variable("AEGIS_FORMAT")?, source.switch(false, "AEGIS_JSON")?)
+    };
+    let format = format.map(|given| {
         given.read(|text| match text {
             "text" => Ok(Format::Text),
             "json" => Ok(Format::Json),
@@ -241,47 +275,60 @@ pub(super) fn check(args: &CheckArgs) -> Result<CheckOptions, Failure> {
             _ => Err("must be text, json, nagios or prometheus"),
         })
     });
-    let format = match (format.transpose()?, args.json) {
+    let format = match (format.transpose()?, json) {
         (None | Some(Format::Json), true) => Format::Json,
         (Some(_), true) => return Err(usage("--json and --format say different things: give one")),
         (format, false) => format.unwrap_or(Format::Text),
     };
-    if args.output.is_some() && format != Format::Prometheus {
-        return Err(usage("--output is for --format prometheus"));
-    }
-    Ok(CheckOptions { probe: args.probe, format, output: args.output.as_ref().map(PathBuf::from) })
+    let output = match format {
+        Format::Prometheus => source.given(&args.output, "--output", "AEGIS_OUTPUT")?,
+        _ if args.output.is_some() => return Err(usage("--output is for --format prometheus")),
+        _ => None,
+    };
+    Ok(CheckOptions {
+        probe: source.switch(args.probe, "AEGIS_PROBE")?,
+        format,
+        output: output.map(|given| PathBuf::from(given.text)),
+        stale_after: stale_after(source, &None)?,
+        origins: Vec::new(),
+    })
 }
 
-pub(super) fn cleanup(args: &CleanupArgs) -> Result<CleanupOptions, Failure> {
-    let only = args.only.iter().map(|text| {
-        let given = option(&Some(text.clone()), "--only");
-        given.map_or(Err(usage("--only needs a value")), Given::read_from_str)
-    });
-    let max_removals = option(&args.max_removals, "--max-removals").map(|given| {
-        given.read(|text| text.parse().map_err(|_| "must be a whole number, 0 or more"))
-    });
+pub(super) fn cleanup(source: &Source<'_>, args: &CleanupArgs) -> Result<CleanupOptions, Failure> {
+    let only = source.all(&args.only, "--only", "AEGIS_ONLY")?;
+    let max_removals =
+        source.given(&args.max_removals, "--max-removals", "AEGIS_MAX_REMOVALS")?.map(|given| {
+            given.read(|text| text.parse().map_err(|_| "must be a whole number, 0 or more"))
+        });
     Ok(CleanupOptions {
-        dry_run: args.dry_run,
-        stale_after: stale_after(&args.stale_after)?,
-        only: only.collect::<Result<_, _>>()?,
-        service: option(&args.service, "--service").map(Given::read_from_str).transpose()?,
+        dry_run: source.switch(args.dry_run, "AEGIS_DRY_RUN")?,
+        stale_after: stale_after(source, &args.stale_after)?,
+        only: only.into_iter().map(Given::read_from_str).collect::<Result<_, _>>()?,
+        service: service(source, &args.service)?,
         max_removals: max_removals.transpose()?,
-        unreadable: args.unreadable,
-        json: args.json,
+        unreadable: source.switch(args.unreadable, "AEGIS_UNREADABLE")?,
+        spare_beating: source.switch(args.spare_beating, "AEGIS_SPARE_BEATING")?,
+        json: source.switch(args.json, "AEGIS_JSON")?,
     })
 }
 
-pub(super) fn list(args: &ListArgs) -> Result<ListOptions, Failure> {
+pub(super) fn list(source: &Source<'_>, args: &ListArgs) -> Result<ListOptions, Failure> {
     Ok(ListOptions {
-        all: args.all,
-        service: option(&args.service, "--service").map(Given::read_from_str).transpose()?,
-        stale_after: stale_after(&args.stale_after)?,
-        json: args.json,
+        all: source.switch(args.all, "AEGIS_ALL")?,
+        service: service(source, &args.service)?,
+        stale_after: stale_after(source, &args.stale_after)?,
+        json: source.switch(args.json, "AEGIS_JSON")?,
     })
 }
 
-fn stale_after(value: &Option<String>) -> Result<Duration, Failure> {
-    match option(value, "--stale-after") {
+fn service(source: &Source<'_>, value: &Option<String>) -> Result<Option<ServiceName>, Failure> {
+    let given = source.given(value, "--service", "AEGIS_SERVICE")?;
+    given.map(Given::read_from_str).transpose()
+}
+
+/// The registry's rule, for every verb: how old a heartbeat may be.
+fn stale_after(source: &Source<'_>, value: &Option<String>) -> Result<Duration, Failure> {
+    match source.given(value, "--stale-after", "AEGIS_STALE_AFTER")? {
         Some(given) => given.duration(Duration::from_millis(1), LONGEST_STALE_AFTER),
         None => Ok(DEFAULT_STALE_AFTER),
     }

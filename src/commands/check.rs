@@ -27,11 +27,13 @@ use crate::system::textfile;
 use crate::text::printable::printable;
 
 /// Writes the report to `out`, or to the file that was asked for, and returns
-/// the exit code.
+/// the exit code. `unconnected` is what may be the reason where no connection
+/// comes about.
 pub fn run(
     options: &CheckOptions,
     settings: Settings,
     bucket: Bucket,
+    unconnected: Option<String>,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     // SIGTERM and SIGINT must not leave the probe's entry in the bucket.
@@ -42,7 +44,10 @@ pub fn run(
     if let Some(signals) = &signals {
         connector = connector.with_waiter(signals.clone());
     }
-    let facts = collect(Registry::new(connector, bucket), signals.as_deref());
+    let mut facts = collect(Registry::new(connector, bucket), signals.as_deref());
+    if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
+        gap.hint = Some(gap.hint.take().map_or(note.clone(), |hint| format!("{hint}; {note}")));
+    }
     answer(options, &Facts { logins, ..facts }, &call, out)
 }
 
@@ -68,8 +73,14 @@ fn answer(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let mut checks = judge::judge(facts);
-    for hint in checks.iter_mut().filter_map(|check| check.hint.as_mut()) {
+    // What leads to another place than this call must not have its options.
+    let hinted = checks.iter_mut().filter(|check| check.name != "connection");
+    for hint in hinted.filter_map(|check| check.hint.as_mut()) {
         *hint = printable(&call.complete(hint));
+    }
+    if let (Some(connection), false) = (checks.first_mut(), options.origins.is_empty()) {
+        let origins = printable(&options.origins.join(", "));
+        connection.message.push_str(&format!("; settings from {origins}"));
     }
     let text = render(options.format, &facts.bucket, &checks);
     match &options.output {

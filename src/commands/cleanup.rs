@@ -2,8 +2,9 @@
 //!
 //! Reads the bucket and removes from it at the same time, on one session and
 //! within bounds. Where it must know how many there are before the first one
-//! goes, or which revision is the newest of its key, it reads the bucket
-//! first, keeps the revisions that it judged, and then removes exactly those.
+//! goes, which revision is the newest of its key, or who is still beating, it
+//! reads the bucket first, keeps the revisions that it judged, and then removes
+//! exactly those.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
@@ -15,7 +16,9 @@ pub mod selection;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use log::info;
 
 use self::remover::{Fate, REMOVING, Remover};
 use self::report::{Console, Counts, Report, Style};
@@ -24,6 +27,7 @@ use self::selection::{Choice, Selection, Target, Unread};
 use crate::cli::options::CleanupOptions;
 use crate::error::{Failure, Kind};
 use crate::instance::entry::Entry;
+use crate::instance::staleness::INTERVAL_MARGIN;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::StreamInfo;
@@ -33,6 +37,7 @@ use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
 use crate::system::signals::Signals;
+use crate::text::duration::words;
 
 /// After so many failures it ends: whatever is wrong, it is not the entries,
 /// and the answer names each of them.
@@ -42,6 +47,8 @@ const MOST_FAILURES: u64 = 1_000;
 const FRUITLESS_SESSIONS: u32 = 2;
 /// Entries that wait for their turn; more are not asked for meanwhile.
 const READY_LIMIT: usize = 256;
+/// The longest time that a beating instance is given to show itself.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const RUN_AGAIN: &str = "run it again: what is still there is removed then";
 
@@ -68,6 +75,7 @@ pub fn run(
             only: options.only,
             service: options.service,
             unreadable: options.unreadable,
+            spare_beating: options.spare_beating,
         },
         dry_run: options.dry_run,
         max_removals: options.max_removals,
@@ -110,18 +118,19 @@ impl<T: Into<Failure>> From<T> for End {
 impl Cleanup<'_> {
     fn run(&mut self, json: bool) -> Result<(), Failure> {
         // The JSON says how many were scanned before it names the first.
-        let counts_first =
-            json || self.max_removals.is_some() || (self.info.history() != 1 && !self.dry_run);
+        let looks_twice = self.selection.spare_beating || self.info.history() != 1;
+        let counts_first = json || self.max_removals.is_some() || (looks_twice && !self.dry_run);
         let (mut end, mut over) = (Ok(()), None);
         if counts_first {
             let mut found = Counts::default();
             let counted = self.count(&mut found);
             self.report.begin_removals(self.registry.bucket());
+            let with_ttl = found.with_ttl;
             over = self.max_removals.filter(|most| found.removed > *most).map(|most| (most, found));
             match counted {
                 // A dry run shows what the brake is about.
                 Ok(revisions) if revisions.count() > 0 && (over.is_none() || self.dry_run) => {
-                    end = self.remove(Some(&revisions));
+                    end = self.let_beat(with_ttl).and_then(|()| self.remove(Some(&revisions)));
                 }
                 counted => end = counted.map(|_| ()),
             }
@@ -144,8 +153,37 @@ impl Cleanup<'_> {
             }
         }
         found.scanned = self.report.counts.scanned;
+        // Who told where the bucket ends may have been cut off from the others.
+        self.info.state.last_seq = self.info.state.last_seq.max(scan.last());
         scan.end(&mut self.registry);
         Ok(revisions)
+    }
+
+    /// Where beating entries are to be spared, an entry whose TTL is over is a
+    /// surprise: a healthy server would have removed it. Its server has a bug,
+    /// or the server's clock jumped and all entries look old at once. So whoever
+    /// lives gets the time to beat once more before anything goes; what was
+    /// refreshed then has a later revision, and stays.
+    fn let_beat(&mut self, with_ttl: u64) -> Result<(), End> {
+        if !self.selection.spare_beating || self.dry_run || with_ttl == 0 {
+            return Ok(());
+        }
+        let longest_interval = self.selection.stale_after.saturating_sub(INTERVAL_MARGIN);
+        let wait = longest_interval.min(LONGEST_WAIT);
+        info!(
+            "waiting {} before removing: {with_ttl} to go had a TTL, and whoever lives beats meanwhile",
+            words(wait)
+        );
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            self.registry.idle_until(until);
+            self.go_on()?;
+        }
+        if self.registry.session().is_none() {
+            let limit = self.registry.timeout();
+            self.registry.connect(limit)?;
+        }
+        Ok(())
     }
 
     /// Reads the bucket and removes what is stale: of the revisions that were
@@ -334,14 +372,23 @@ impl Cleanup<'_> {
         let target = match self.selection.judge(entry, self.clock.now()) {
             Choice::NotOurs => return None,
             Choice::Keep => None,
+            Choice::Beating(key) => {
+                if first {
+                    self.report.beating(&key);
+                }
+                None
+            }
             Choice::Remove(target) => Some(target),
             Choice::Unreadable(unreadable, unread) => {
                 if first {
                     self.report.unreadable(&unreadable, matches!(unread, Unread::Stuck));
                 }
+                if first && matches!(unread, Unread::Beating) {
+                    self.report.beating(&unreadable.key);
+                }
                 match unread {
                     Unread::Remove(target) => Some(target),
-                    Unread::Keep | Unread::Stuck => None,
+                    Unread::Keep | Unread::Beating | Unread::Stuck => None,
                 }
             }
         };

@@ -16,7 +16,7 @@ use crate::cli::options::ListOptions;
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::{Record, ServiceName};
-use crate::instance::staleness::{self, Reason, Ttl, clock_skew, judge};
+use crate::instance::staleness::{self, Reason, Ttl, clock_skew, is_stale, judge};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
@@ -38,7 +38,7 @@ const COLUMNS: [(&str, bool); 7] = [
     ("STATUS", false),
     ("AGE", true),
     ("TTL LEFT", true),
-    ("STALE", false),
+    ("REASONS", false),
 ];
 /// Unreadable entries that the text names; the rest is counted.
 const UNREADABLE_SHOWN: usize = 20;
@@ -82,7 +82,7 @@ struct Shown {
 
 impl Shown {
     fn stale(&self) -> bool {
-        !self.reasons.is_empty()
+        is_stale(&self.reasons)
     }
 
     fn reason_words(&self) -> Vec<&'static str> {
@@ -118,10 +118,9 @@ impl Summary {
         }
         let now = clock.now();
         let reasons = judge(&record, &entry.stored, now, options.stale_after);
-        let hiding: Vec<_> = reasons.iter().filter(|reason| reason.hides()).collect();
-        if !options.all && !hiding.is_empty() {
+        if !options.all && is_stale(&reasons) {
             self.hidden_entries += 1;
-            for reason in hiding {
+            for reason in reasons.iter().filter(|reason| reason.is_stale()) {
                 *self.hidden.entry(*reason).or_default() += 1;
             }
             return None;

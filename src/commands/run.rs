@@ -1,29 +1,30 @@
 //! `run`: speaks for one instance until it is told to stop.
 //!
-//! One thread and one `poll`: it waits until the schedule says to act, and
-//! beats.
+//! One thread and one `poll`: it waits until `keeper` says to act, and does what
+//! it says.
 //! A session that does not acknowledge one heartbeat is given up; its
 //! successor registers anew. What a restart cannot cure ends the agent before
 //! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
-//! and session, while the entry stays.
+//! and session: the new one is up before the old one goes.
 
 // The loop reads the clocks.
 #![allow(clippy::disallowed_methods)]
 
 mod agent;
 pub mod attention;
+mod keeper;
 pub mod schedule;
 pub mod status;
 pub mod surroundings;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{info, warn};
 
 use self::attention::Attention;
-use self::schedule::Schedule;
+use self::keeper::Step;
 use self::surroundings::Host;
 use crate::cli::options::{Invocation, RunOptions};
 use crate::error::Failure;
@@ -55,55 +56,50 @@ pub fn run(
     let attention = Rc::new(Attention::new(Signals::take_all()?, Manager::from_env()));
     let (signals, manager) = (&attention.signals, &attention.manager);
     settings.check_files()?;
-    let connect = |settings: Settings| {
-        manager.set_timeout(settings.timeout);
-        Connector::new(settings).with_waiter(attention.clone())
-    };
+    let connect = |settings: Settings| Connector::new(settings).with_waiter(attention.clone());
     let servers = list(&settings);
+    manager.set_timeout(settings.timeout);
     let mut host = Host::new(Rc::clone(&attention));
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
-    let mut agent =
-        Agent::new(options, Registry::new(connect(settings), bucket), host_name, servers);
-    let mut schedule = Schedule::new(agent.options.interval, seed());
+    let registry = Registry::new(connect(settings), bucket);
+    let mut agent = Agent::new(options, registry, host_name, servers, seed());
 
-    let start = Instant::now();
     let mut slept = Slept::new();
-    let mut due = Duration::ZERO;
     while !signals.stopped() {
-        let now = start.elapsed();
-        let turned = agent.turn(&mut host, now, due);
+        let now = agent.now();
+        agent.turn(&mut host, now);
         if signals.take_hangup() {
             manager.reloading();
-            if let Some(settings) = agent.reload(anew, host_name) {
+            if let Some(timeout) = agent.reload(anew, host_name, connect) {
                 let options = &agent.options;
                 let (health, metrics) = (options.health.as_ref(), options.metrics_file.as_ref());
                 host.configure(health, metrics, options.interval);
                 agent.set_status(&host);
-                schedule = Schedule::new(agent.options.interval, seed());
-                agent.registry.replace_connector(connect(settings));
+                manager.set_timeout(timeout);
+            } else {
+                agent.keeper.hurry(now);
             }
             manager.reloaded();
-            due = now;
         }
         if slept.passed() {
             info!("the host was suspended: heartbeat at once");
-            agent.resume();
-            due = now;
-        } else if turned {
-            due = now;
-        } else if let Some(at) = agent.wants_a_new_session(now) {
-            due = due.min(at);
+            agent.slept(now);
+        } else if signals.take_resumed() {
+            agent.keeper.resumed(now);
         }
-        if now < due {
-            agent.registry.idle_until(start + now + host.sleep(now, due));
-            continue;
+        match agent.step(now) {
+            Step::Wait(until) => agent.idle(host.sleep(now, until)),
+            Step::Beat(revision) => agent.beat(now, revision),
+            Step::SayLost => agent.say_lost(),
+            Step::Move => agent.move_on(now),
+            Step::Register => agent.register(now),
         }
-        let outcome = agent.beat();
-        due = schedule.next(now, start.elapsed(), outcome);
     }
     host.stopping(&agent.standing);
     agent.stop();
-    agent.stopped(&mut host, start.elapsed());
+    let now = agent.now();
+    agent.stopped(&mut host, now);
+    attention.sweep_all();
     Ok(())
 }
 

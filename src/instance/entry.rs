@@ -26,6 +26,8 @@ pub struct Entry {
     pub stored: Stored,
     /// A delete marker, of a client or of the server itself.
     pub deleted: bool,
+    /// The server's own delete marker: a TTL took the entry.
+    pub expired: bool,
     /// The value.
     pub value: Vec<u8>,
 }
@@ -33,12 +35,13 @@ pub struct Entry {
 impl Entry {
     /// Out of a reply of `STREAM.MSG.GET`.
     pub fn of_message(bucket: &Bucket, message: StoredMessage) -> Entry {
-        let (deleted, ttl) = marks(Headers(&message.headers));
+        let Marks { deleted, expired, ttl } = marks(Headers(&message.headers));
         Entry {
             key: bucket.key(&message.subject).unwrap_or(&message.subject).to_owned(),
             revision: message.sequence,
             stored: Stored { at: message.stored, ttl },
             deleted,
+            expired,
             value: message.data,
         }
     }
@@ -52,9 +55,9 @@ impl Entry {
 
     /// Out of a value whose key and origin are known.
     pub fn of_value(message: Incoming, key: String, revision: u64, at: OffsetDateTime) -> Entry {
-        let (deleted, ttl) = marks(message.headers());
+        let Marks { deleted, expired, ttl } = marks(message.headers());
         let stored = Stored { at, ttl };
-        Entry { key, revision, stored, deleted, value: message.into_data() }
+        Entry { key, revision, stored, deleted, expired, value: message.into_data() }
     }
 
     /// The instance record in it. `None` for what is no instance: a
@@ -72,21 +75,28 @@ impl Entry {
     }
 }
 
+struct Marks {
+    deleted: bool,
+    expired: bool,
+    ttl: Ttl,
+}
+
 /// Whether the headers are those of a delete marker, and the TTL in them: the
 /// first one, which is the one that the server obeys.
-fn marks(headers: Headers<'_>) -> (bool, Ttl) {
-    let (mut deleted, mut ttl) = (false, None);
+fn marks(headers: Headers<'_>) -> Marks {
+    let (mut deleted, mut expired, mut ttl) = (false, false, None);
     for (name, value) in headers.iter() {
         if name == requests::OPERATION_HEADER.as_bytes() {
             deleted |= matches!(value, b"DEL" | b"PURGE");
         } else if name == requests::MARKER_REASON_HEADER.as_bytes() {
             deleted = true;
+            expired = value == b"MaxAge";
         } else if name == requests::TTL_HEADER.as_bytes() && ttl.is_none() {
             ttl = Some(value);
         }
     }
     let ttl = ttl.and_then(|ttl| std::str::from_utf8(ttl).ok());
-    (deleted, stored_ttl(ttl))
+    Marks { deleted, expired, ttl: stored_ttl(ttl) }
 }
 
 /// An entry that cannot be read, and why.

@@ -119,7 +119,7 @@ macro_rules! text_of {
 text_of!(ServiceName, InstanceId, Version);
 
 /// What an instance says about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// Serves; also what a record without a status means.
     Active,
@@ -129,24 +129,37 @@ pub enum Status {
     Unhealthy,
     /// Gone. Read and cleaned, never written: strict readers reject it.
     Shutdown,
+    /// A word of a newer SDK: shown as it is and treated like `Active`, so
+    /// that no tool takes a living instance for a broken record.
+    Unknown(Word),
 }
+
+/// A word that may be a status: 1 to 64 of `A-Z`, `a-z`, `0-9`, `-` and `_`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word(String);
 
 impl Status {
     /// The word in the record.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Status::Active => "ACTIVE",
             Status::Standby => "STANDBY",
             Status::Unhealthy => "UNHEALTHY",
             Status::Shutdown => "SHUTDOWN",
+            Status::Unknown(Word(word)) => word,
         }
     }
 
-    /// The status of exactly that word, upper-case as readers demand it.
+    /// The status of exactly that word: the ones that we know are upper-case,
+    /// as all readers demand. `None` for what is no word.
     pub fn parse(text: &str) -> Option<Status> {
-        [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown]
-            .into_iter()
-            .find(|status| status.as_str() == text)
+        let known = [Status::Active, Status::Standby, Status::Unhealthy, Status::Shutdown];
+        if let Some(status) = known.into_iter().find(|status| status.as_str() == text) {
+            return Some(status);
+        }
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let is_word = (1..=64).contains(&text.len()) && text.bytes().all(fits);
+        is_word.then(|| Status::Unknown(Word(text.to_owned())))
     }
 }
 
@@ -283,10 +296,10 @@ pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
         service_name,
         instance_id,
         version: fields.text("version", "not text")?.ok_or(Unreadable::Missing("version"))?,
-        status: match fields.text("status", "unknown")? {
+        status: match fields.text("status", "not text")? {
             None => Status::Active,
             Some(word) => Status::parse(&word)
-                .ok_or_else(|| field_error("status", &Value::String(word), "unknown"))?,
+                .ok_or_else(|| field_error("status", &Value::String(word), "not a word"))?,
         },
         last_heartbeat: match fields.text("lastHeartbeat", "not a time")? {
             None => return Err(Unreadable::Missing("lastHeartbeat")),

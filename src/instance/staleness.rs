@@ -1,8 +1,10 @@
-//! When is an entry stale, and why (CONTRACT section 2).
+//! When is an entry stale or removable, and why (CONTRACT section 2).
 //!
-//! Takes a record, what the server says about how it was stored, and the
-//! registry's clock; gives every reason that applies. What is done about it,
-//! hidden or removed, is for the verbs. *Pure*.
+//! Two words, each with one rule for every verb. *Stale*: not alive any more,
+//! as far as the registry's clock can tell; readers hide it. *Removable*: what
+//! `cleanup` takes, which is whatever is stale and three reasons more. Takes a
+//! record, what the server says about how it was stored, and the registry's
+//! clock; gives every reason that applies. *Pure*.
 
 use std::error::Error;
 use std::fmt;
@@ -17,12 +19,17 @@ use crate::text::duration;
 /// How long an entry lives without a heartbeat, unless told otherwise.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
-/// The time between two heartbeats, unless told otherwise: a third of the TTL.
+/// The time between two heartbeats, unless told otherwise: a third of the TTL,
+/// and never more than this, because readers do not know an entry's TTL.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The age beyond which a heartbeat is too old, unless told otherwise: the TTL
-/// and 5 s.
+/// The age beyond which a heartbeat is too old, unless told otherwise: the
+/// default TTL and 5 s. The SDK and the monitor keep to it, too.
 pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(35);
+
+/// What an interval has to keep away from the stale limit: a heartbeat that
+/// comes so much late must not make a living instance look stale.
+pub const INTERVAL_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long after its TTL an entry may still be there before it is stale.
 /// Healthy servers remove it 4 to 250 ms late (CONTRACT section 4).
@@ -31,7 +38,8 @@ pub const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 /// How far `lastHeartbeat` and the store time may lie apart.
 pub const SKEW_LIMIT: Duration = Duration::from_secs(5);
 
-/// One reason why an entry is stale, in the order in which they are shown.
+/// One reason why an entry is stale or removable, in the order in which they
+/// are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The last heartbeat is longer ago than the limit.
@@ -67,11 +75,17 @@ impl Reason {
         }
     }
 
-    /// Whether `list` hides an entry for it: the filter that the monitor
-    /// applies, and what the server should have done.
-    pub fn hides(self) -> bool {
+    /// Whether it makes an entry stale, and not only removable: the filter that
+    /// the monitor applies, and what the server should have done.
+    pub fn is_stale(self) -> bool {
         matches!(self, Reason::HeartbeatTooOld | Reason::Expired)
     }
+}
+
+/// Whether readers hide an entry with these reasons. With any reason at all it
+/// is removable.
+pub fn is_stale(reasons: &[Reason]) -> bool {
+    reasons.iter().any(|reason| reason.is_stale())
 }
 
 impl fmt::Display for Reason {
@@ -140,9 +154,9 @@ pub fn stored_ttl(header: Option<&str>) -> Ttl {
     }
 }
 
-/// Every reason why the entry is stale at `now`, the registry's clock; none if
-/// it is alive. Exactly at a limit is not yet beyond it, and a heartbeat in
-/// the future is not too old.
+/// Every reason why the entry is stale or removable at `now`, the registry's
+/// clock; none if it is alive and well. Exactly at a limit is not yet beyond
+/// it, and a heartbeat in the future is not too old.
 pub fn judge(
     record: &Record,
     stored: &Stored,
@@ -154,19 +168,31 @@ pub fn judge(
         reasons.push(Reason::HeartbeatTooOld);
     }
     match record.status {
-        Status::Active | Status::Standby => {}
+        Status::Active | Status::Standby | Status::Unknown(_) => {}
         Status::Unhealthy => reasons.push(Reason::StatusUnhealthy),
         Status::Shutdown => reasons.push(Reason::StatusShutdown),
     }
-    match stored.ttl {
-        Ttl::Never => reasons.push(Reason::NoTtl),
-        Ttl::After(ttl) => {
-            if now - stored.at > ttl.saturating_add(EXPIRY_GRACE) {
-                reasons.push(Reason::Expired);
-            }
-        }
+    if stored.ttl == Ttl::Never {
+        reasons.push(Reason::NoTtl);
+    }
+    if overdue(stored, now).is_some() {
+        reasons.push(Reason::Expired);
     }
     reasons
+}
+
+/// How long ago the server should have removed the entry, where it is longer
+/// than [`EXPIRY_GRACE`]: a server with a bug, or one that is frozen.
+pub fn overdue(stored: &Stored, now: OffsetDateTime) -> Option<Duration> {
+    let left = ttl_left(stored, now)?;
+    let over = left.is_negative().then(|| left.unsigned_abs())?;
+    (over > EXPIRY_GRACE).then_some(over)
+}
+
+/// Whether the entry's own TTL is still running: somebody stored it so lately
+/// that it goes by itself if nobody refreshes it, whatever it says.
+pub fn is_beating(stored: &Stored, now: OffsetDateTime) -> bool {
+    ttl_left(stored, now).is_some_and(|left| left.is_positive())
 }
 
 /// How far the writer's clock was ahead of the server's (negative: behind)
@@ -276,8 +302,38 @@ mod tests {
         }
     }
 
+    // "A record whose status is a word that we do not know (a newer SDK's) is
+    // [...] treated like `ACTIVE`"
     #[test]
-    fn an_entry_without_a_ttl_is_stale_however_fresh() {
+    fn a_status_that_we_do_not_know_is_no_reason() {
+        let draining = || Status::parse("DRAINING").unwrap();
+        assert_eq!(verdict(&record(draining(), NOW), &stored(NOW)), []);
+        let old = record(draining(), NOW - SignedDuration::seconds(36));
+        assert_eq!(verdict(&old, &stored(NOW)), [Reason::HeartbeatTooOld]);
+    }
+
+    // "stale: [...] Readers hide it. [...] removable: what cleanup takes:
+    // whatever is stale, and status-unhealthy, status-shutdown, no-ttl"
+    #[test]
+    fn stale_and_removable_are_two_words() {
+        let stale = Reason::ALL.map(|reason| is_stale(&[reason]));
+        assert_eq!(stale, [true, false, false, false, true]);
+        assert!(!is_stale(&[]));
+        assert!(is_stale(&[Reason::StatusUnhealthy, Reason::NoTtl, Reason::Expired]));
+    }
+
+    #[test]
+    fn an_entry_beats_until_its_own_ttl_is_over() {
+        let beats = |ago: SignedDuration| is_beating(&stored(NOW - ago), NOW);
+        let ttl = SignedDuration::seconds(30);
+        assert!(beats(SignedDuration::ZERO) && beats(ttl - NANO));
+        assert!(!beats(ttl) && !beats(ttl + NANO));
+        assert!(beats(SignedDuration::seconds(-60)), "stored in the future");
+        assert!(!is_beating(&Stored { at: NOW, ttl: Ttl::Never }, NOW));
+    }
+
+    #[test]
+    fn an_entry_without_a_ttl_is_removable_however_fresh() {
         let stored = Stored { at: NOW, ttl: Ttl::Never };
         assert_eq!(verdict(&record(Status::Active, NOW), &stored), [Reason::NoTtl]);
     }
@@ -425,6 +481,7 @@ mod tests {
                         let left = ttl_left(&stored, now);
                         assert!(left.is_some());
                         let reasons = judge(&record, &stored, now, Duration::MAX);
+                        assert!(!is_beating(&stored, now) || overdue(&stored, now).is_none());
                         assert!(!reasons.contains(&Reason::HeartbeatTooOld));
                         assert!(ttl < Duration::MAX || reasons.is_empty());
                     }

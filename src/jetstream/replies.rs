@@ -34,6 +34,8 @@ impl ApiError {
     pub const WRONG_LAST: u32 = 10071;
     /// The same, from a cluster.
     pub const WRONG_LAST_CLUSTERED: u32 = 10164;
+    /// Another write of the key is under way in the cluster: try again.
+    pub const WRITE_UNDER_WAY: u32 = 10163;
     /// Bad configuration, or one that this server does not know.
     pub const BAD_CONFIG: u32 = 10052;
     /// Roll-ups are not permitted.

@@ -75,6 +75,17 @@ pub fn create_bucket(
     api(bucket, &format!("STREAM.CREATE.{}", bucket.stream()), &config)
 }
 
+/// Makes a bucket again that was deleted, as its configuration was. What the
+/// server has put into the metadata itself (`_nats.*`) it puts there again.
+pub fn create_again(bucket: &Bucket, config: &Value) -> Request {
+    let mut config = config.clone();
+    let metadata = config.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata {
+        metadata.retain(|name, _| !name.starts_with("_nats."));
+    }
+    api(bucket, &format!("STREAM.CREATE.{}", bucket.stream()), &config)
+}
+
 /// Sends a whole configuration back: an update that omits a field resets it.
 pub fn update_stream(bucket: &Bucket, config: &Value) -> Request {
     api(bucket, &format!("STREAM.UPDATE.{}", bucket.stream()), config)

@@ -9,6 +9,9 @@ use std::fmt;
 use super::address::ServerAddress;
 use crate::error::{Failure, Kind};
 
+/// What the message of a failure to connect begins with.
+pub const NO_CONNECTION: &str = "no connection to NATS";
+
 /// Why one server did not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -144,7 +147,7 @@ impl From<ConnectError> for Failure {
         let refused = tried.iter().find(|(_, cause)| matches!(cause, Cause::Login(_)));
         let kind = if refused.is_some() { Kind::Refused } else { Kind::Unavailable };
         let hint = refused.or(tried.last()).and_then(|(_, cause)| cause.hint());
-        let failure = Failure::new(kind, format!("no connection to NATS: {error}"));
+        let failure = Failure::new(kind, format!("{NO_CONNECTION}: {error}"));
         match hint {
             Some(hint) => failure.with_hint(hint),
             None => failure,

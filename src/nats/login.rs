@@ -5,8 +5,7 @@
 //! still valid is for the server to say, not for this host's clock.
 
 use std::fmt;
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE64_MIME_PERMISSIVE, BASE64URL_NOPAD};
@@ -16,9 +15,8 @@ use time::OffsetDateTime;
 use super::address::shown_name;
 use super::nkey::UserKey;
 use crate::error::{Failure, Kind, plain};
+use crate::files;
 
-/// No credentials or certificate file is larger.
-const FILE_LIMIT: u64 = 1 << 20;
 /// What keys the TLS library can use (ring).
 pub const KEYS_SUPPORTED: &str = "RSA, EC P-256, EC P-384 and Ed25519 are";
 /// How a key or certificate of the curve P-521 names it (OID 1.3.132.0.35).
@@ -263,17 +261,13 @@ pub fn judge_pem(text: &str, marker: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The bytes of a file that `check_tls_files` has passed.
+pub(super) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    files::read(path, files::LARGEST)
+}
+
 fn read_text(path: &Path, what: &str) -> Result<String, Failure> {
-    let read = || {
-        let mut text = String::new();
-        let file = fs::File::open(path)?;
-        file.take(FILE_LIMIT + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > FILE_LIMIT {
-            return Err(io::Error::other("it is larger than 1 MiB"));
-        }
-        Ok(text)
-    };
-    read().map_err(|error| bad_file(path, what, &plain(&error)))
+    files::read_text(path).map_err(|error| bad_file(path, what, &plain(&error)))
 }
 
 fn bad_file(path: &Path, what: &str, why: &str) -> Failure {

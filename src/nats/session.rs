@@ -253,23 +253,24 @@ impl Session {
 
     /// Waits until `until` and reads what comes between two requests: the server
     /// wants to know whether we are there, and tells who joins its cluster.
-    /// Answers that nobody waits for any more are dropped. May end early.
-    pub fn idle_until(&mut self, until: Instant) {
+    /// Returns the answers that nobody has waited for. May end early.
+    pub fn idle_until(&mut self, until: Instant) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
         self.flush();
         // What was left over goes before a wait.
-        if !self.drop_read() {
+        if !self.read_some(&mut arrivals) && arrivals.is_empty() {
             self.wait(until);
-            self.drop_read();
+            self.read_some(&mut arrivals);
         }
         self.flush();
+        arrivals
     }
 
-    /// Reads some of what has come and drops the answers in it; whether there
-    /// may be more.
-    fn drop_read(&mut self) -> bool {
+    /// Reads some of what has come; whether there may be more.
+    fn read_some(&mut self, arrivals: &mut Vec<Arrival>) -> bool {
         for _ in 0..CHATTER {
             match self.take_read() {
-                Ok(Read::Arrival(_)) => {}
+                Ok(Read::Arrival(arrival)) => arrivals.push(arrival),
                 Ok(Read::More) => return true,
                 Ok(Read::All) | Err(_) => return false,
             }

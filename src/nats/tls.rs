@@ -16,7 +16,7 @@ use rustls::{
 };
 
 use super::failure::Cause;
-use super::login::{KEYS_SUPPORTED, Tls};
+use super::login::{KEYS_SUPPORTED, Tls, read_bytes};
 
 /// How to do a handshake with the servers of one list.
 #[derive(Clone)]
@@ -57,11 +57,14 @@ impl TlsSetup {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let unusable = || Cause::Tls(format!("{} cannot be used together", self.both()));
-                let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert)
-                    .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                    .map_err(|_| unusable());
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|_| unusable())?;
-                builder.with_client_auth_cert(chain?, key).map_err(|_| unusable())?
+                let (cert, key) = match (read_bytes(cert), read_bytes(key)) {
+                    (Ok(cert), Ok(key)) => (cert, key),
+                    _ => return Err(unusable()),
+                };
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert).collect();
+                let chain = chain.map_err(|_| unusable())?;
+                let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| unusable())?;
+                builder.with_client_auth_cert(chain, key).map_err(|_| unusable())?
             }
         };
         // Each session stands for itself: nothing is kept from one to the next.
@@ -85,8 +88,8 @@ fn roots(files: &Tls) -> Result<RootCertStore, Cause> {
     match &files.ca {
         Some(ca) => {
             let unusable = || Cause::Tls(format!("the CA file {} cannot be used", ca.display()));
-            let found = CertificateDer::pem_file_iter(ca).map_err(|_| unusable())?;
-            for certificate in found {
+            let text = read_bytes(ca).map_err(|_| unusable())?;
+            for certificate in CertificateDer::pem_slice_iter(&text) {
                 store.add(certificate.map_err(|_| unusable())?).map_err(|_| unusable())?;
             }
         }

@@ -5,7 +5,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// The registry's clock: the server's `ts`, carried forward with the boot
+/// An answer that took so much longer than the one before tells the time less
+/// well.
+const VAGUER: Duration = Duration::from_millis(100);
+/// The clocks of two hosts drift apart: what was told longer ago is not kept.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// The registry's clock: the server's, carried forward with the boot
 /// clock, which no step of any wall clock and no suspend disturbs.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistryClock {
@@ -18,7 +24,7 @@ pub struct RegistryClock {
 
 impl RegistryClock {
     /// What the server told in an answer that took `slack`, and came when the
-    /// boot clock stood at `seen`.
+    /// boot clock stood at `seen`. What it stored tells its time as well.
     pub fn told(ts: OffsetDateTime, seen: Duration, slack: Duration) -> RegistryClock {
         RegistryClock { ts, seen, slack }
     }
@@ -26,6 +32,14 @@ impl RegistryClock {
     /// How long ago the server told it.
     pub fn age(&self) -> Duration {
         boot_clock().saturating_sub(self.seen)
+    }
+
+    /// The better one of this clock and what was told after it. A newer answer
+    /// that says the same, and took much longer, tells less.
+    pub fn or_newer(self, newer: RegistryClock) -> RegistryClock {
+        let agrees = newer.off_by(self.now()) == time::Duration::ZERO;
+        let is_vaguer = newer.slack > self.slack + VAGUER;
+        if agrees && is_vaguer && self.age() < KEPT { self } else { newer }
     }
 
     /// How far a clock is off this one: nothing where the time that the answer

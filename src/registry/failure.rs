@@ -47,6 +47,14 @@ pub struct TooLarge {
 }
 
 impl TooLarge {
+    /// The error, in these words where the record's size is why.
+    pub fn named(error: RegistryError, record: &[u8]) -> RegistryError {
+        match TooLarge::of(&error, record) {
+            Some(large) => RegistryError::TooLarge(large),
+            None => error,
+        }
+    }
+
     /// What is wrong with a record, if its size is why it was not stored.
     pub fn of(error: &RegistryError, record: &[u8]) -> Option<TooLarge> {
         let (size, limit) = match error {

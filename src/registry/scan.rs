@@ -119,11 +119,16 @@ impl Scan {
         info: &StreamInfo,
         first: u64,
     ) -> Result<Scan, RegistryError> {
+        let session = consumer_name(registry)?;
         let (name, ask) = reading_from(registry, first, REMOVING_KEPT)?;
         let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
         let answer = answer?;
         let pending = made(registry, &answer)?;
-        let pulls = Pulls::over(first..=info.state.last_seq, pending);
+        // A leader that is cut off and does not know it yet tells an old end.
+        let moved = consumer_name(registry)? != session;
+        let told = if moved { registry.info_anywhere()? } else { None };
+        let last = told.map_or(0, |info| info.state.last_seq).max(info.state.last_seq);
+        let pulls = Pulls::over(first..=last, pending);
         let consumer = numbered(&name, answer.turn);
         Ok(Scan::over(registry, consumer, Reads::Every, info, pulls))
     }
@@ -209,6 +214,11 @@ impl Scan {
     /// not asked for any.
     pub fn deadline(&self, registry: &Registry) -> Option<Instant> {
         self.pulls.are_under_way().then(|| self.silent_at(registry))
+    }
+
+    /// The last revision that was read.
+    pub fn last(&self) -> u64 {
+        self.pulls.last()
     }
 
     /// Whether the consumer is silent and another one may not be.

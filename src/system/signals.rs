@@ -1,8 +1,8 @@
 //! Signals, and the wait that they end: the only place where the program
 //! sleeps.
 //!
-//! SIGTERM and SIGINT set a flag that stays; SIGHUP is counted until taken;
-//! the end of a child ends the wait as well.
+//! SIGTERM and SIGINT set a flag that stays; SIGHUP and SIGCONT are counted
+//! until taken; the end of a child ends the wait as well.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 
 use crate::error::{Failure, Kind};
@@ -22,6 +22,8 @@ use crate::nats::{Interest, Waiter};
 pub struct Signals {
     stop: Arc<AtomicBool>,
     hangup: Arc<AtomicBool>,
+    child: Arc<AtomicBool>,
+    resumed: Arc<AtomicBool>,
     reader: UnixStream,
 }
 
@@ -31,9 +33,9 @@ impl Signals {
         Signals::register(&[SIGTERM, SIGINT]).map_err(failed)
     }
 
-    /// Takes over SIGHUP and SIGCHLD, too: for a verb that stays.
+    /// Takes over SIGHUP, SIGCHLD and SIGCONT, too: for a verb that stays.
     pub fn take_all() -> Result<Signals, Failure> {
-        Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]).map_err(failed)
+        Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGCONT]).map_err(failed)
     }
 
     fn register(signals: &[i32]) -> io::Result<Signals> {
@@ -41,16 +43,19 @@ impl Signals {
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
         let (stop, hangup) = (Arc::default(), Arc::default());
+        let (child, resumed) = (Arc::default(), Arc::default());
         for signal in signals {
             // The flag first: whoever is woken finds it set.
             match *signal {
                 SIGTERM | SIGINT => drop(flag::register(*signal, Arc::clone(&stop))?),
                 SIGHUP => drop(flag::register(*signal, Arc::clone(&hangup))?),
+                SIGCHLD => drop(flag::register(*signal, Arc::clone(&child))?),
+                SIGCONT => drop(flag::register(*signal, Arc::clone(&resumed))?),
                 _ => {}
             }
             pipe::register(*signal, writer.try_clone()?)?;
         }
-        Ok(Signals { stop, hangup, reader })
+        Ok(Signals { stop, hangup, child, resumed, reader })
     }
 
     /// Whether SIGTERM or SIGINT has come.
@@ -61,6 +66,18 @@ impl Signals {
     /// Whether SIGHUP has come since this was last asked.
     pub fn take_hangup(&self) -> bool {
         self.hangup.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a child has ended since this was last asked.
+    pub fn take_child_ended(&self) -> bool {
+        self.child.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether the process was stopped and goes on (SIGCONT) since this was last
+    /// asked. A wait that is under way goes on with what was left of its time
+    /// when it was stopped, however long ago that is.
+    pub fn take_resumed(&self) -> bool {
+        self.resumed.swap(false, Ordering::SeqCst)
     }
 
     /// What a wait has to look at to be ended by a signal.
@@ -116,4 +133,60 @@ pub fn wait_beside(
 
 fn failed(error: io::Error) -> Failure {
     Failure::new(Kind::Unavailable, "cannot take over signals").with_source(error)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_the_wait_and_is_taken_once() {
+        let signals = Signals::take_all().unwrap();
+        for (signal, taken) in [
+            (Signal::HUP, Signals::take_hangup as fn(&Signals) -> bool),
+            (Signal::CHILD, Signals::take_child_ended),
+        ] {
+            // Other tests have children that end.
+            taken(&signals);
+            kill_process(getpid(), signal).unwrap();
+            let began = Instant::now();
+            let mut seen = false;
+            while !seen && began.elapsed() < Duration::from_secs(10) {
+                signals.wait_until(began + Duration::from_secs(10));
+                seen = taken(&signals);
+            }
+            assert!(seen && began.elapsed() < Duration::from_secs(5), "{signal:?}");
+        }
+        assert!(!signals.take_hangup());
+    }
+
+    #[test]
+    fn a_request_to_stop_stays() {
+        let signals = Signals::take().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        signals.wait_until(Instant::now() + Duration::from_secs(10));
+        for _ in 0..2 {
+            assert!(signals.stopped() && signals.stop_requested());
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_told_apart() {
+        let (ready, mut other) = UnixStream::pair().unwrap();
+        let (silent, _open) = UnixStream::pair().unwrap();
+        other.write_all(b"x").unwrap();
+        let mut theirs = [silent.as_fd(), ready.as_fd()].map(|fd| Interest::reading(fd, false));
+        let own = vec![Interest::reading(silent.as_fd(), false)];
+        let woken = wait_beside(&mut theirs, own, Some(Instant::now()));
+        assert_eq!(woken, [false]);
+        assert_eq!([theirs[0].ready, theirs[1].ready], [false, true]);
+        let own = vec![Interest::reading(ready.as_fd(), false)];
+        assert_eq!(wait_beside(&mut [], own, None), [true]);
+    }
 }

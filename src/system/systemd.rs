@@ -14,8 +14,7 @@ use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -24,6 +23,8 @@ use std::time::{Duration, Instant};
 
 use log::{debug, warn};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::files;
 
 /// A registry that does not answer holds up a boot no longer than this.
 const READY_WITHOUT_REGISTRY: Duration = Duration::from_secs(10);
@@ -202,8 +203,7 @@ pub fn reloaded_environment() -> Option<BTreeMap<String, OsString>> {
     // With several of them, the first.
     let directory = directory.as_bytes().split(|b| *b == b':').next()?;
     let path = Path::new(OsStr::from_bytes(directory)).join("environment");
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(ENVIRONMENT_LIMIT).read_to_end(&mut text).ok()?;
+    let text = files::read(&path, ENVIRONMENT_LIMIT).ok()?;
     let variables = text.split(|b| *b == 0).filter_map(|variable| {
         let at = variable.iter().position(|b| *b == b'=')?;
         let name = std::str::from_utf8(&variable[..at]).ok()?.to_owned();

@@ -20,16 +20,22 @@ const MOST_LINKS: usize = 40;
 /// A reader sees the old text or the new one. Nothing waits for the disk:
 /// what is lost in a crash of the host is out of date anyway.
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
-    put(path, text, false)
+    replace_for(path, text, std::process::id())
+}
+
+/// The same for the process `writer`, whose number tells its unfinished files
+/// from those of others.
+pub fn replace_for(path: &Path, text: &str, writer: u32) -> io::Result<()> {
+    put(path, text, writer, false)
 }
 
 /// The same, and after a crash of the host as well a reader sees the old text
 /// or the new one.
 pub fn replace_on_disk(path: &Path, text: &str) -> io::Result<()> {
-    put(path, text, true)
+    put(path, text, std::process::id(), true)
 }
 
-fn put(path: &Path, text: &str, on_disk: bool) -> io::Result<()> {
+fn put(path: &Path, text: &str, writer: u32, on_disk: bool) -> io::Result<()> {
     // Through links, so that the kernel refuses one that a stranger put into a
     // directory like /tmp (fs.protected_symlinks).
     match fs::metadata(path) {
@@ -42,7 +48,7 @@ fn put(path: &Path, text: &str, on_disk: bool) -> io::Result<()> {
     // A name that the collector does not read: it takes `*.prom`.
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
-    hidden.push(format!(".{}.new", std::process::id()));
+    hidden.push(format!(".{writer}.new"));
     let fresh = path.with_file_name(hidden);
     // Left behind by a process that had our number.
     fs::remove_file(&fresh).ok();

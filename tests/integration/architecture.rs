@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up: a room uses only those that stand before it. `main.rs`
 /// uses what it likes.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("error", &["error"]),
+    ("files", &["files"]),
     ("text", &["text"]),
     ("nats", &["nats"]),
     ("jetstream", &["jetstream"]),

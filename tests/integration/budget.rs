@@ -76,7 +76,7 @@ fn an_agent_keeps_to_its_memory_threads_and_descriptors() {
     beaten(&mut registry, WARM_UP + BEATS);
     let usage = agent.usage();
     eprintln!("budget: {usage:?}");
-    assert!(usage.threads <= THREADS, "{usage:?}");
+    assert_eq!(usage.threads, THREADS, "{usage:?}");
     assert!(usage.descriptors <= DESCRIPTORS, "{usage:?}");
     if is_optimised() {
         assert!(usage.anonymous_kib <= ANONYMOUS_KIB, "{usage:?}");

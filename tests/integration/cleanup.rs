@@ -405,6 +405,84 @@ fn cleanup_json_is_byte_for_byte_the_golden_one() {
     assert_eq!(both, include_str!("../golden/cleanup.json"));
 }
 
+// What beats.
+
+/// "leaves alone every entry whose own TTL is still running by the time at which
+/// the server stored it, whatever its stamp and status say"
+#[test]
+fn with_spare_beating_whatever_was_stored_within_its_ttl_stays() {
+    let (server, mut registry) = bucket();
+    let beating = [("old", "ACTIVE", 1_000), ("sick", "UNHEALTHY", 0), ("stopped", "SHUTDOWN", 0)];
+    for (instance, status, age) in beating {
+        registry.put(&key(instance), TTL, &record("orders-api", instance, status, age));
+    }
+    registry.put(&key("broken"), TTL, "{");
+    registry.put(&key("forever"), &[], &fresh("forever"));
+    registry.put(&key("well"), TTL, &fresh("well"));
+    let stays = ["broken", "old", "sick", "stopped"].map(key);
+
+    let text = cleanup(&server, &["--dry-run", "--spare-beating"]).exits(0);
+    assert_eq!(text.stdout.matches("would remove").count(), 2, "one, and the sum: {text:?}");
+    assert!(text.stdout.contains("spared 3,"), "{text:?}");
+    let answer = cleanup(&server, &["--json", "--spare-beating", "--unreadable"]).exits(0).json();
+    assert_eq!(keys(&answer, "removed"), [key("forever")]);
+    assert_eq!(keys(&answer, "spared"), stays);
+    for spared in answer["spared"].as_array().expect("an array") {
+        assert_eq!(spared["why"], "beating", "{answer}");
+    }
+    let text = cleanup(&server, &["--spare-beating"]).exits(0).stdout;
+    assert!(text.starts_with("unreadable: ") && text.contains("removed 0, spared 3,"), "{text}");
+    let url = server.url();
+    let by_variable = aegis(&["cleanup", "--json", "-s", &url]).env("AEGIS_SPARE_BEATING", "yes");
+    assert_eq!(keys(&by_variable.run().exits(0).json(), "removed"), [""; 0]);
+    assert_eq!(stored(&mut registry).len(), 5);
+
+    let answer = cleanup(&server, &["--json", "--unreadable"]).exits(0).json();
+    assert_eq!(keys(&answer, "removed"), stays, "not asked for");
+}
+
+/// "`cleanup` beside a clock that jumped [...] ahead deletes four live entries
+/// stored seconds before: with `--spare-beating` it cannot"
+#[test]
+fn with_spare_beating_a_clock_that_jumped_takes_the_dead_and_not_the_living() {
+    let (server, mut registry) = bucket();
+    let url = server.url();
+    let agent = |name: &str| {
+        let words = ["run", "--service=orders-api", "--ttl=30s", "--interval=1s", "-s", &url];
+        let mut agent = aegis(&words).arg(&format!("--instance={name}")).spawn();
+        agent.wait_for_line("registered orders-api/", secs(5));
+        agent
+    };
+    let _agents = [agent("a"), agent("b")];
+    registry.put(&key("dead"), &[("Nats-TTL", "30s")], &fresh("dead"));
+    let proxy = Proxy::an_hour_ahead(server.port());
+    let jumped = |options: &[&str]| {
+        let url = proxy.url();
+        let words = [&["cleanup", "--json", "-s", &url], options].concat();
+        aegis(&words).env("AEGIS_STALE_AFTER", "8s").run().exits(0)
+    };
+    let dry = jumped(&["--dry-run"]).json();
+    // One that beats while this reads is seen as it was or as it is.
+    let goes = keys(&dry, "removed");
+    let living = [key("a"), key("b")].iter().any(|key| goes.contains(key));
+    assert!(living && goes.contains(&key("dead")), "without it: {goes:?}");
+    let output = jumped(&["--spare-beating"]);
+    assert_eq!(keys(&output.json(), "removed"), [key("dead")]);
+    assert!(output.stderr.contains("waiting 3 s before removing: "), "{output:?}");
+    assert_eq!(stored(&mut registry), [key("a"), key("b")]);
+}
+
+/// "so `--unreadable` no longer deletes a living entry"
+#[test]
+fn an_entry_with_a_status_of_a_newer_sdk_is_no_unreadable_one() {
+    let (server, mut registry) = bucket();
+    registry.put(&key("a"), TTL, &record("orders-api", "a", "DRAINING", 0));
+    registry.put(&key("b"), TTL, &record("orders-api", "b", "no word", 0));
+    let answer = cleanup(&server, &["--json", "--unreadable"]).exits(0).json();
+    assert_eq!(keys(&answer, "removed"), [key("b")]);
+    assert_eq!(stored(&mut registry), [key("a")]);
+}
+
 /// A proxy behind which the entry is refreshed when the scan that is followed
 /// by its removal reads it.
 fn racing_proxy(server: &Server, registry: Registry, key: String) -> Proxy {

@@ -94,6 +94,7 @@ fn a_change_is_published_at_once_and_not_with_the_next_heartbeat() {
     let (server, watch, _) = scene();
     let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=10m"])
         .arg("--interval=3m")
+        .env("AEGIS_STALE_AFTER", "10m")
         .arg("--health-exec=false")
         .arg("--health-failures=1")
         .arg(&format!("-s={}", server.url()))
@@ -255,4 +256,153 @@ fn an_outage_of_the_registry_does_not_hurry_the_checks() {
     // It has tried to connect four times or more.
     let during = checks() - before;
     assert!(during <= 2, "{during} checks in 6 s, with an interval of 10 s");
+}
+
+// What checks leave behind, and what they may see.
+
+/// Two processes that have left the check's group, one under the other, and
+/// one that ends by itself after its parent. `number` tells them apart.
+fn deserters(directory: &Path, number: u32) -> PathBuf {
+    let text = format!(
+        "setsid sh -c 'sleep {number} & exec sleep {number}' &\n(sleep 0.05 &)\nsleep 0.02\nexit 0"
+    );
+    script(directory, &text)
+}
+
+/// The processes whose parent this is, with their states.
+fn children(parent: u32) -> Vec<(u32, char)> {
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let found = processes.filter_map(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        let pid = stat.split(' ').next()?.parse().ok()?;
+        let mut rest = stat.rsplit(')').next()?.split_whitespace();
+        let state = rest.next()?.chars().next()?;
+        (rest.next()?.parse() == Ok(parent)).then_some((pid, state))
+    });
+    found.collect()
+}
+
+fn zombies(parent: u32) -> usize {
+    children(parent).iter().filter(|(_, state)| *state == 'Z').count()
+}
+
+/// After some checks nothing of them is left but what the last one started.
+fn nothing_piles_up(watch: &Watch, agent: u32, number: u32) {
+    watch.wait_for(6, secs(20));
+    assert!(watch.seen().iter().all(|entry| status(entry) == "ACTIVE"));
+    for what in ["piles up", "still piles up"] {
+        eventually(secs(2), what, || {
+            let left = running(&format!("sleep {number}"));
+            let zombies = zombies(agent);
+            if left.is_empty() && zombies == 0 {
+                return Ok(());
+            }
+            Err(format!("{left:?}, {zombies} zombies"))
+        });
+        nothing_happens_for(millis(700));
+    }
+}
+
+#[test]
+fn what_leaves_the_group_of_its_check_is_ended_too() {
+    let (_server, watch, agent) = scene();
+    let number = 3_000_000 + u32::from(free_port());
+    let check = deserters(&scratch("health"), number);
+    let mut agent = agent.arg(&format!("--health-exec={}", check.display())).spawn();
+    nothing_piles_up(&watch, agent.pid(), number);
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    assert_eq!(running(&format!("sleep {number}")), [""; 0]);
+}
+
+#[test]
+fn a_late_check_ends_with_what_has_left_its_group() {
+    let (_server, watch, agent) = scene();
+    let number = 4_000_000 + u32::from(free_port());
+    let check = script(&scratch("health"), &format!("setsid sleep {number} &\nsleep {number}"));
+    let mut agent = agent
+        .arg(&format!("--health-exec={}", check.display()))
+        .arg("--health-timeout=500ms")
+        .spawn();
+    watch.wait_for(5, secs(20));
+    assert!(running(&format!("sleep {number}")).len() <= 2, "they pile up");
+    // In the middle of a check.
+    eventually(secs(5), "a check runs", || match running(&format!("sleep {number}")).len() {
+        2 => Ok(()),
+        count => Err(format!("{count} of it")),
+    });
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    assert_eq!(running(&format!("sleep {number}")), [""; 0]);
+}
+
+/// As process 1 of a container, started by a shell beside the service.
+#[test]
+fn process_1_of_a_container_reaps_everything_and_ends_only_what_checks_left() {
+    let (_server, watch, agent) = scene();
+    let number = 5_000_000 + u32::from(free_port());
+    let service = number + 1_000_000;
+    let check = deserters(&scratch("health"), number);
+    let script =
+        format!("sleep {service} & (setsid sleep {service} &); (sleep 0.3 &); exec \"$@\"");
+    let words =
+        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script, "sh"];
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: root is needed for a pid namespace");
+        return;
+    }
+    let agent = agent
+        .arg(&format!("--health-exec={}", check.display()))
+        .wrapped(&words.map(str::to_owned))
+        .spawn();
+    watch.wait_for(1, secs(10));
+    let inner = children(agent.pid())[0].0;
+    nothing_piles_up(&watch, inner, number);
+    let mut alive = running(&format!("sleep {service}"));
+    alive.retain(|line| line.starts_with("sleep"));
+    assert_eq!(alive.len(), 2, "the service was ended: {alive:?}");
+}
+
+#[test]
+fn a_check_cannot_read_the_secrets_of_an_agent_of_the_same_user() {
+    use std::os::unix::fs::PermissionsExt;
+    let (server, watch, _) = scene();
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: root is needed to run the agent as another user");
+        return;
+    }
+    let directory = scratch("health");
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    let (seen, metrics) = (directory.join("seen"), directory.join("a.prom"));
+    let file = seen.display();
+    let text = format!(
+        "cat /proc/$PPID/environ /proc/$PPID/mem >'{file}' 2>'{file}.why'; echo end >>'{file}'"
+    );
+    let check = script(&directory, &text);
+    let other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let password = "exec \"$@\" --user agent --password-file <(echo secret-1)";
+    let wrapper = [&other[..], &["bash", "-c", password, "bash"]].concat();
+    let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=5s"])
+        .arg("--interval=500ms")
+        .arg(&format!("--health-exec={}", check.display()))
+        .arg(&format!("--metrics-file={}", metrics.display()))
+        .env("NATS_URL", &server.url())
+        .env("DATABASE_PASSWORD", "secret-2")
+        .wrapped(&wrapper.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        .spawn();
+    let text = eventually(secs(10), "the check has run", || {
+        let text = std::fs::read(&seen).map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        if text.ends_with("end\n") { Ok(text) } else { Err(text) }
+    });
+    assert_eq!(text, "end\n");
+    // What is its own stays open to it: the metrics, its pipe, a reload.
+    watch.wait_for(3, secs(10));
+    eventually(secs(5), "the metrics are written", || {
+        std::fs::read_to_string(&metrics).map_err(|error| error.to_string())
+    });
+    agent.signal("HUP");
+    agent.wait_for_line("reloaded the settings of orders-api/host-1", secs(5));
+    agent.wait_for_lines("registered orders-api/host-1", 2, secs(5));
+    assert_eq!(agent.lines_with("warning").len(), 0, "{}", agent.stderr());
 }

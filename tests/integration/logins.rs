@@ -416,7 +416,7 @@ fn a_context_that_cannot_be_used_is_named_with_what_is_wrong_with_it() {
         ("url", "url of the context"),
         ("gone", "/nowhere/a.creds: no such file"),
         ("list", "not a JSON object"),
-        ("absent", "contexts that exist: domain, env, gone"),
+        ("absent", "contexts that exist: env, gone"),
         ("../x", "must be the plain name"),
     ] {
         refused(with_context(&config, name, "list").run(), 78, &[words]);
@@ -525,4 +525,50 @@ fn a_withdrawn_user_is_said_once_and_gets_back_in() {
         let said = agent.lines_with("login refused").len();
         if said == 1 { Ok(()) } else { Err(agent.stderr()) }
     });
+}
+
+// Files that are pipes.
+
+#[test]
+fn a_fifo_that_nobody_writes_to_hangs_nothing() {
+    let path = scratch("login").join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+    assert!(made.success());
+    let path = path.display().to_string();
+    let words = [path.as_str(), "nothing came out of this pipe within 1 s"];
+    for option in ["--creds", "--nkey", "--token-file", "--tlsca"] {
+        let list = aegis(&["list", "-s", "127.0.0.1:1", option, &path]).within(secs(4)).run();
+        refused(list, 78, &words);
+    }
+    refused(run("127.0.0.1:1").arg("--creds").arg(&path).within(secs(4)).run(), 78, &words);
+    let config = contexts(&[]);
+    let context = config.join("nats/context/pipe.json");
+    let made = std::process::Command::new("mkfifo").arg(&context).status().expect("mkfifo runs");
+    assert!(made.success());
+    let output = with_context(&config, "pipe", "list").within(secs(4)).run();
+    refused(output, 78, &["pipe.json", "nothing came out of this pipe within 1 s"]);
+}
+
+#[test]
+fn a_password_from_process_substitution_lasts_for_the_whole_life_of_an_agent() {
+    let mut server = password_server();
+    let wrapper =
+        ["bash", "-c", "exec \"$@\" --password-file <(sleep 0.2; echo \"$SECRET\")", "bash"];
+    let mut agent = run(&server.url())
+        .arg("--user")
+        .arg(USER)
+        .env("SECRET", PASSWORD)
+        .wrapped(&wrapper.map(str::to_owned))
+        .spawn();
+    agent.wait_for_line(REGISTERED, secs(5));
+    server.kill();
+    agent.wait_for_line("lost orders-api/host-1", secs(5));
+    server.start_again();
+    agent.wait_for_line("restored orders-api/host-1", secs(10));
+    agent.signal("HUP");
+    agent.wait_for_line("reloaded the settings of orders-api/host-1", secs(5));
+    agent.wait_for_lines("registered orders-api/host-1", 2, secs(5));
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(5)), 0);
+    agent.wait_for_line("deregistered orders-api/host-1", secs(1));
 }

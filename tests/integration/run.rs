@@ -598,7 +598,7 @@ fn a_black_hole_is_noticed_and_survived() {
     assert!(line.at.saturating_duration_since(healed) < secs(3));
 }
 
-/// The client library's reader panics on some of these.
+/// None of them is a frame.
 #[test]
 fn hostile_bytes_cost_a_session_and_not_the_agent() {
     let (server, mut registry) = server_with_bucket("");

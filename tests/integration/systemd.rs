@@ -249,7 +249,7 @@ fn stopping_is_announced_before_the_entry_goes() {
 /// "both say so in the log once and in every status, naming the other's host
 /// and pid, until it ends"
 #[test]
-fn the_status_names_a_twin_until_it_is_gone() {
+fn the_status_names_a_duplicate_until_it_is_gone() {
     let (server, _registry) = server_with_bucket();
     let mut manager = Manager::new();
     let first = agent(&server.url(), &manager).spawn();

@@ -37,14 +37,14 @@ fn moved(front: &mut Front, agent: &mut Agent, member: usize, seen: &dyn Fn() ->
         let gap = duration(pair[1].stored - pair[0].stored);
         assert!(gap < TTL, "it was gone: {gap:?} between two heartbeats");
     }
-    assert!(front.registry.last(KEY).is_some());
+    assert!(front.hub.registry.last(KEY).is_some());
 }
 
 #[test]
 fn an_agent_moves_to_a_member_that_it_knows_by_gossip_only() {
     for scheme in ["tls", "nats"] {
         let mut front = Front::start(&["server-name"; 3]);
-        let watch = front.registry.watch(KEY);
+        let watch = front.hub.registry.watch(KEY);
         let mut agent = agent(&front, scheme);
         front.members[0].kill();
         front.members[1].kill();
@@ -56,7 +56,7 @@ fn an_agent_moves_to_a_member_that_it_knows_by_gossip_only() {
 #[test]
 fn an_agent_moves_to_a_member_that_joined_after_it_had_connected() {
     let mut front = Front::start(&["server-name"; 2]);
-    let watch = front.registry.watch(KEY);
+    let watch = front.hub.registry.watch(KEY);
     let mut agent = agent(&front, "tls");
     front.join("server-name");
     front.members[0].kill();
@@ -69,7 +69,7 @@ fn an_agent_moves_to_a_member_that_joined_after_it_had_connected() {
 #[test]
 fn an_agent_follows_a_cluster_whose_members_are_all_replaced() {
     let mut front = Front::start(&["server-name"; 2]);
-    let watch = front.registry.watch(KEY);
+    let watch = front.hub.registry.watch(KEY);
     let mut agent = agent(&front, "tls");
     for old in 0..3 {
         front.join("server-name");

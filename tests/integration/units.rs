@@ -1,9 +1,11 @@
 //! The units and packages under systemd/ and packaging/: verified, scored, and
 //! whole. What they do on a live systemd is tests/live_systemd.py's subject.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::cleanup::{bucket, fresh, key, stored};
 use crate::harness::scratch;
 
 const SERVICES: [&str; 4] = [
@@ -174,25 +176,144 @@ fn the_cron_line_is_one_that_cron_and_sh_take() {
         said(&output).trim().parse::<u32>().unwrap_or_else(|_| panic!("{}", said(&output)))
     };
     assert!(delay() < 240 && delay() == delay());
+}
 
-    // The options of the environment file stand behind the verb, as words.
-    let directory = scratch("cron");
-    let settings = directory.join("agent.env");
-    std::fs::write(&settings, "AEGIS_CLEANUP_OPTIONS='--dry-run --nonsense *'\n").expect("writes");
-    let program = Path::new(env!("CARGO_BIN_EXE_aegis-agent"));
-    let place = program.parent().expect("a directory").display();
+/// The command of the cron line, as cron hands it to sh, with the settings of
+/// this file and without its wait.
+fn cron_command(settings: &Path) -> Command {
+    let cron = read("systemd/aegis-agent.cron");
+    let line = cron.lines().find(|line| line.starts_with("*/5 ")).expect("a line");
+    let command = line.splitn(7, ' ').nth(6).expect("a command").replace("\\%", "%");
     let command = command
         .replace("/run/systemd/system", "/nowhere")
         .replace("% 240", "% 1")
         .replace("/etc/aegis-agent/agent.env", &settings.display().to_string());
-    let output = Command::new("sh")
-        .args(["-c", &command])
-        .env("PATH", format!("{place}:/usr/bin:/bin"))
-        .output()
-        .expect("sh runs");
-    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
-    assert!(said(&output).contains("--nonsense is no option of cleanup"), "{}", said(&output));
+    let program = Path::new(env!("CARGO_BIN_EXE_aegis-agent"));
+    let place = program.parent().expect("a directory").display();
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &command]).env_clear().env("PATH", format!("{place}:/usr/bin:/bin"));
+    sh
+}
+
+/// "`AEGIS_CLEANUP_OPTIONS=--max-removals 2`, unquoted as systemd allows, runs
+/// as a shell command in the cron line, and everything is removed"
+#[test]
+fn the_cron_line_keeps_to_the_limits_of_the_hosts_file_and_runs_nothing_in_it() {
+    let (server, mut registry) = bucket();
+    for n in 0..5 {
+        registry.put(&key(&format!("legacy{n}")), &[], &fresh(&format!("legacy{n}")));
+    }
+    let directory = scratch("cron");
+    let (settings, touched) = (directory.join("agent.env"), directory.join("touched"));
+    let run = |line: &str| {
+        let text = format!("NATS_URL={}\n{line}\n", server.url());
+        std::fs::write(&settings, text).expect("writes");
+        cron_command(&settings).output().expect("sh runs")
+    };
+    for line in [
+        "AEGIS_CLEANUP_OPTIONS=--max-removals 2",
+        "AEGIS_CLEANUP_OPTIONS='--max-removals 2'",
+        "AEGIS_MAX_REMOVALS=2",
+        "AEGIS_MAX_REMOVALS = 2\nAEGIS_MAX_REMOVALS=\"2\"",
+        &format!("AEGIS_MAX_REMOVALS=2\nTEXT=x touch {0}\nB=$(touch {0})", touched.display()),
+    ] {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(75), "{line}: {}", said(&output));
+        assert!(said(&output).contains("5 of 5 entries would go"), "{}", said(&output));
+        assert_eq!(stored(&mut registry).len(), 5, "{line}");
+    }
+    assert!(!touched.exists(), "a word of the file was run");
+    for line in ["AEGIS_CLEANUP_OPTIONS=--nonsense *", "AEGIS_MAX_REMOVALS=few"] {
+        assert_eq!(run(line).status.code(), Some(78), "{line}");
+    }
+    // A file that is not there could have held a limit.
+    let output = cron_command(&directory.join("absent.env")).output().expect("sh runs");
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    assert_eq!(stored(&mut registry).len(), 5);
+
+    // What was removed is on stdout, for cron to mail.
+    let output = run("AEGIS_MAX_REMOVALS=5");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(lines.matches("removed service-instances__").count(), 5, "{lines}");
+    assert!(stored(&mut registry).is_empty());
+    let output = run("");
+    assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
     std::fs::remove_dir_all(directory).expect("removes its own directory");
+}
+
+/// Where systemd's own reader of this syntax can be asked: the generator of
+/// user environments, which expands `$` and is the same reader otherwise.
+#[test]
+fn an_environment_file_means_what_systemd_makes_of_it() {
+    let generator =
+        "/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator";
+    if !Path::new(generator).exists() {
+        eprintln!("SKIPPED: no {generator}");
+        return;
+    }
+    let text = "AX1=b c\td  \nAX2='b c' d\nAX3=\"x\\\"y\\\\z\\q\"\nAX4=a\\\nb\nAX5=\"a\\\nb\"\n\
+        AX6='multi\nline'\n# comment\n; other\nAX7=it's \"so\"\nAX8='a''b'   'c'  \nAX9=a\\ \n\
+        AXA =x\n  AXB=y\nexport AXC=z\nAXD\n=AXE\nAXF=#x # y\nAXG=a\\\\b\\\"\nAXH=\nAXI=''\n\
+        AXJ=\"x \" y \nAXK=--max-removals 2\r\nAXL=1\nAXL=2\nAXM=a=b\nAXN='x'#y\nAXO=\\\n\nAXP=\"open\nAXQ=z\n";
+    let directory = scratch("environment");
+    std::fs::create_dir_all(directory.join("environment.d")).expect("a directory");
+    std::fs::write(directory.join("environment.d/x.conf"), text).expect("writes");
+    let output = Command::new(generator)
+        .env_clear()
+        .env("XDG_CONFIG_HOME", &directory)
+        .output()
+        .expect("the generator runs");
+    // It writes what needs it in double quotes, with the escapes of C.
+    let value = |text: &str| match text.strip_prefix('"') {
+        None => text.to_owned(),
+        Some(quoted) => {
+            let quoted = quoted.strip_suffix('"').expect("an end");
+            let (mut value, mut rest) = (String::new(), quoted.chars());
+            while let Some(c) = rest.next() {
+                value.push(match c {
+                    '\\' => match rest.next().expect("an escape") {
+                        'n' => '\n',
+                        't' => '\t',
+                        'r' => '\r',
+                        other => other,
+                    },
+                    c => c,
+                });
+            }
+            value
+        }
+    };
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let theirs: BTreeMap<String, String> = printed
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, _)| name.starts_with("AX"))
+        .map(|(name, text)| (name.to_owned(), value(text)))
+        .collect();
+    assert!(theirs.len() > 15, "{}", said(&output));
+    // It leaves out what is empty.
+    let mut ours = aegis_agent::cli::env_file::parse(text);
+    ours.retain(|_, value| !value.is_empty());
+    assert_eq!(ours, theirs);
+    std::fs::remove_dir_all(directory).expect("removes its own directory");
+}
+
+#[test]
+fn the_timer_and_the_cron_line_spare_what_beats() {
+    assert!(
+        read("systemd/aegis-agent-cleanup.service").contains(" cleanup --spare-beating $AEGIS")
+    );
+    assert!(read("systemd/aegis-agent.cron").contains(" cleanup --spare-beating --env-file"));
+}
+
+#[test]
+fn a_context_of_the_host_has_one_place_for_all_units() {
+    for name in SERVICES {
+        let unit = read(&format!("systemd/{}", name.replace("@orders-api", "@")));
+        let at = unit.find("\nEnvironment=XDG_CONFIG_HOME=/etc/aegis-agent\n").expect(name);
+        assert!(unit[at..].contains("\nEnvironmentFile="), "{name}: a file may say otherwise");
+    }
 }
 
 #[test]

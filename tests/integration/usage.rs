@@ -60,6 +60,10 @@ const WRONG: &[Wrong] = &[
     (&["run", "--service", "abc", "--interval", "often"], &["--interval", "often"]),
     (&["run", "--service", "abc", "--interval", "30s"], &["--interval", "TTL", "30s"]),
     (&["run", "--service", "abc", "--ttl", "5s", "--interval", "6s"], &["--interval", "TTL", "6s"]),
+    (
+        &["run", "--service", "abc", "--ttl", "90s", "--interval", "30s"],
+        &["--interval", "30s", "stale limit 35s"],
+    ),
     (&["run", "--service", "abc", "--meta", "novalue"], &["--meta", "novalue"]),
     (&["run", "--service", "abc", "--meta", "=value"], &["--meta", "=value"]),
     (&["list", "--timeout", "0"], &["--timeout", "0"]),
@@ -213,6 +217,75 @@ fn an_interval_over_a_third_of_the_ttl_is_a_warning() {
     let warning = agent.wait_for_line("a third of the TTL", secs(5));
     assert!(warning.text.contains("warning") && warning.text.contains("2s"), "{}", warning.text);
     agent.wait_for_line("registered abc/i", secs(5));
+}
+
+/// "`run --ttl 5m` beats every 10 s; today it beats every 100 s, is hidden by
+/// every reader and deleted alive."
+#[test]
+fn a_long_ttl_does_not_make_heartbeats_rare() {
+    let server = Server::any();
+    let words = ["run", "--service=abc", "--instance=i", "--ttl=5m", "-s", &server.url()];
+    let mut agent = aegis(&words).spawn();
+    let line = agent.wait_for_line("registered abc/i", secs(5));
+    assert!(line.text.ends_with("TTL 5m, heartbeat every 10s"), "{}", line.text);
+}
+
+/// A call on a host whose /etc holds this host file and nothing else, without a
+/// network; `None`, said aloud, where that cannot be made.
+fn on_a_host(settings: &str, arguments: &[&str]) -> Option<Output> {
+    let script = "mount -t tmpfs none /etc && mkdir /etc/aegis-agent && cd /etc/aegis-agent && \
+                  eval \"$0\" && exec \"$@\"";
+    let words = ["unshare", "--mount", "--net", "sh", "-c", script, settings];
+    let wrapper: Vec<String> = words.map(str::to_owned).to_vec();
+    let tried = std::process::Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .arg("true")
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !tried {
+        eprintln!("SKIPPED: a host of its own takes root and unshare");
+        return None;
+    }
+    Some(aegis(arguments).env("XDG_CONFIG_HOME", "/etc/user").wrapped(&wrapper).run())
+}
+
+/// "by default `/etc/aegis-agent/agent.env` where it can be read"
+#[test]
+fn every_verb_asks_where_the_hosts_file_says() {
+    let settings = "printf 'NATS_URL=nats://127.0.0.1:4567\\nNATS_TIMEOUT=\"1s\"\\n' >agent.env";
+    for verb in ["list", "check", "cleanup", "init"] {
+        let Some(output) = on_a_host(settings, &[verb]) else { return };
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains("127.0.0.1:4567: "), "{verb}: {output:?}");
+        let output = on_a_host(settings, &[verb, "--server", "127.0.0.1:4568"]).expect("as before");
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains("127.0.0.1:4568: "), "{verb}: {output:?}");
+    }
+}
+
+/// "Where the file exists and cannot be read, say so when connecting fails"; "the
+/// hint on a failed default connection names the context that `nats context
+/// select` chose"
+#[test]
+fn a_failed_default_connection_tells_what_could_have_said_where_to_connect() {
+    let settings = "mkdir -p agent.env /etc/user/nats/context && \
+                    printf '{\"url\":\"nats://127.0.0.1:4569\"}' >/etc/user/nats/context/prod.json && \
+                    echo prod >/etc/user/nats/context.txt";
+    for verb in ["list", "check", "cleanup"] {
+        let Some(output) = on_a_host(settings, &[verb]) else { return };
+        let said = format!("{}{}", output.stdout, output.stderr);
+        for words in [
+            "127.0.0.1:4222: ",
+            "/etc/aegis-agent/agent.env exists and cannot be read: it is no regular file",
+            &format!(": aegis-agent {verb} --context prod"),
+        ] {
+            assert!(said.contains(words), "{verb}: {words}: {said}");
+        }
+        let output = on_a_host(settings, &[verb, "--context", "prod"]).expect("as before");
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains("127.0.0.1:4569: "), "{verb}: {said}");
+        assert!(!said.contains("context select"), "{verb}: {said}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use crate::instance::entry::Entry;
 use crate::instance::record::{self, names_in_key};
-use crate::instance::staleness::{DEFAULT_INTERVAL, EXPIRY_GRACE, Ttl, ttl_left};
+use crate::instance::staleness::{DEFAULT_INTERVAL, Ttl, overdue};
 
 /// An entry without a TTL that was stored this recently is being rewritten by
 /// a program that runs: two and a half heartbeats, so that one may be late.
@@ -53,10 +53,9 @@ impl Census {
         };
         self.shortest_ttl = Some(self.shortest_ttl.map_or(ttl, |shortest| shortest.min(ttl)));
         self.longest_ttl = self.longest_ttl.max(Some(ttl));
-        let left = ttl_left(&entry.stored, now).unwrap_or_default();
-        if left.is_negative() && left.unsigned_abs() > EXPIRY_GRACE {
+        if let Some(overdue) = overdue(&entry.stored, now) {
             self.overdue += 1;
-            self.most_overdue = self.most_overdue.max(left.unsigned_abs());
+            self.most_overdue = self.most_overdue.max(overdue);
         }
     }
 
@@ -105,6 +104,7 @@ mod tests {
             revision: 1,
             stored: Stored { at: NOW - time::Duration::seconds(age_secs), ttl },
             deleted: false,
+            expired: false,
             value: b"{}".to_vec(),
         }
     }

@@ -56,7 +56,9 @@ pub struct Counts {
     pub removed: u64,
     /// The same by reason; an entry may have several.
     pub by_reason: BTreeMap<&'static str, u64>,
-    /// Refreshed or gone in between.
+    /// Of those removed: stored with a TTL.
+    pub with_ttl: u64,
+    /// Refreshed or gone in between, or beating.
     pub spared: u64,
     /// Not removed.
     pub failed: u64,
@@ -70,6 +72,7 @@ impl Counts {
     /// Counts one that goes.
     pub fn remove(&mut self, target: &Target) {
         self.removed += 1;
+        self.with_ttl += u64::from(target.has_ttl);
         if target.reasons.is_empty() {
             *self.by_reason.entry(UNREADABLE).or_default() += 1;
         }
@@ -163,12 +166,7 @@ impl<'a> Report<'a> {
     pub fn take(&mut self, target: &Target, fate: Fate) {
         match fate {
             Fate::Removed => self.removed(target),
-            Fate::Spared => {
-                self.counts.spared += 1;
-                if self.style.json {
-                    self.spared.push(&JsonWhy { key: &target.key, why: "refreshed" });
-                }
-            }
+            Fate::Spared => self.spared(&target.key, "refreshed"),
             Fate::Failed(why) => {
                 self.counts.failed += 1;
                 if self.counts.failed <= LINES {
@@ -180,6 +178,18 @@ impl<'a> Report<'a> {
                     self.failed.push(&JsonWhy { key: &target.key, why: &why });
                 }
             }
+        }
+    }
+
+    /// Takes an entry that is left alone because its own TTL is still running.
+    pub fn beating(&mut self, key: &str) {
+        self.spared(key, "beating");
+    }
+
+    fn spared(&mut self, key: &str, why: &str) {
+        self.counts.spared += 1;
+        if self.style.json {
+            self.spared.push(&JsonWhy { key, why });
         }
     }
 
@@ -323,6 +333,7 @@ mod tests {
             instance_id: n.to_string(),
             reasons: vec![Reason::HeartbeatTooOld, Reason::NoTtl],
             skew: (n == 1).then(|| time::SignedDuration::milliseconds(-60_040)),
+            has_ttl: false,
         }
     }
 

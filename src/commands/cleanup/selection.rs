@@ -2,7 +2,8 @@
 //!
 //! An entry goes for the reasons of `staleness`, narrowed by the options; what
 //! cannot be read goes only by name; everything else in the bucket is not
-//! ours. How a removal is sent and waited for is for `remover` to say.
+//! ours. Where beating entries are to be spared, none goes whose own TTL is
+//! still running. How a removal is sent and waited for is for `remover` to say.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use time::{OffsetDateTime, SignedDuration};
 use crate::error::{Failure, Kind};
 use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::{self, ServiceName};
-use crate::instance::staleness::{Reason, clock_skew, judge};
+use crate::instance::staleness::{Reason, Ttl, clock_skew, is_beating, judge};
 use crate::jetstream::bucket;
 use crate::jetstream::replies::ApiError;
 
@@ -29,6 +30,8 @@ pub struct Selection {
     pub service: Option<ServiceName>,
     /// What cannot be read, too.
     pub unreadable: bool,
+    /// Nothing whose own TTL is still running.
+    pub spare_beating: bool,
 }
 
 /// What is to become of one entry.
@@ -38,6 +41,8 @@ pub enum Choice {
     NotOurs,
     /// Alive, or not selected.
     Keep,
+    /// It would go, and stays because its own TTL is still running: its key.
+    Beating(String),
     /// It goes.
     Remove(Target),
     /// It cannot be read.
@@ -49,6 +54,8 @@ pub enum Choice {
 pub enum Unread {
     /// Not selected.
     Keep,
+    /// As in [`Choice::Beating`].
+    Beating,
     /// It goes.
     Remove(Target),
     /// It was to go. Its key is no plain key: as a filter it could match
@@ -72,6 +79,8 @@ pub struct Target {
     pub reasons: Vec<Reason>,
     /// How far its writer's clock was off.
     pub skew: Option<SignedDuration>,
+    /// It was stored with a TTL.
+    pub has_ttl: bool,
 }
 
 impl Target {
@@ -95,7 +104,7 @@ impl Selection {
             None => return Choice::NotOurs,
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {
-                return Choice::Unreadable(unreadable, self.unread(&entry));
+                return Choice::Unreadable(unreadable, self.unread(&entry, now));
             }
         };
         let wanted = self.service.as_ref();
@@ -107,7 +116,11 @@ impl Selection {
         if !reasons.iter().any(selected) {
             return Choice::Keep;
         }
+        if self.spares(&entry, now) {
+            return Choice::Beating(entry.key);
+        }
         Choice::Remove(Target {
+            has_ttl: has_ttl(&entry),
             skew: clock_skew(&record, &entry.stored),
             key: entry.key,
             revision: entry.revision,
@@ -117,13 +130,20 @@ impl Selection {
         })
     }
 
+    fn spares(&self, entry: &Entry, now: OffsetDateTime) -> bool {
+        self.spare_beating && is_beating(&entry.stored, now)
+    }
+
     /// What becomes of an unreadable entry: it goes if that is asked for and
     /// its key can be put into a filter.
-    fn unread(&self, entry: &Entry) -> Unread {
+    fn unread(&self, entry: &Entry, now: OffsetDateTime) -> Unread {
         let (service, instance) = record::names_in_key(&entry.key).unwrap_or_default();
         let other = |wanted: &ServiceName| wanted.as_str() != service;
         if !self.unreadable || self.service.as_ref().is_some_and(other) {
             return Unread::Keep;
+        }
+        if self.spares(entry, now) {
+            return Unread::Beating;
         }
         if !record::is_instance_key(&entry.key) || !bucket::key_is_safe(&entry.key) {
             return Unread::Stuck;
@@ -135,8 +155,13 @@ impl Selection {
             instance_id: instance.to_owned(),
             reasons: Vec::new(),
             skew: None,
+            has_ttl: has_ttl(entry),
         })
     }
+}
+
+fn has_ttl(entry: &Entry) -> bool {
+    entry.stored.ttl != Ttl::Never
 }
 
 /// What follows from a server's reply.
@@ -199,6 +224,7 @@ mod tests {
             only: Vec::new(),
             service: None,
             unreadable: false,
+            spare_beating: false,
         }
     }
 
@@ -209,6 +235,7 @@ mod tests {
             revision: 7,
             stored: Stored { at: NOW, ttl: Ttl::After(Duration::from_secs(30)) },
             deleted: false,
+            expired: false,
             value: format!(
                 "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{at}\"}}"
             )
@@ -255,6 +282,41 @@ mod tests {
         let service = Selection { service: "web".parse().ok(), ..selection() };
         assert!(goes(&service, entry(KEY, 60, "ACTIVE")).is_some());
         assert!(goes(&service, entry("service-instances.web2.a", 60, "ACTIVE")).is_none());
+    }
+
+    // "leaves alone every entry whose own TTL is still running by the time at
+    // which the server stored it, whatever its stamp and status say"
+    #[test]
+    fn what_beats_is_spared_whatever_it_says_and_nothing_else_is() {
+        let sparing = Selection { spare_beating: true, unreadable: true, ..selection() };
+        let stored = |secs: i64, ttl| Stored { at: NOW - SignedDuration::seconds(secs), ttl };
+        let ttl = Ttl::After(Duration::from_secs(30));
+        let at = |secs, ttl, heartbeat, status: &str| Entry {
+            stored: stored(secs, ttl),
+            ..entry(KEY, heartbeat, status)
+        };
+        for (heartbeat, status) in [(0, "UNHEALTHY"), (1_000, "ACTIVE"), (99, "SHUTDOWN")] {
+            let choice = sparing.judge(at(29, ttl, heartbeat, status), NOW);
+            assert!(matches!(choice, Choice::Beating(key) if key == KEY), "{heartbeat} {status}");
+            assert!(goes(&sparing, at(30, ttl, heartbeat, status)).is_some(), "its TTL is over");
+            assert!(goes(&selection(), at(29, ttl, heartbeat, status)).is_some(), "not asked for");
+        }
+        assert!(goes(&sparing, at(0, Ttl::Never, 0, "ACTIVE")).is_some(), "it never beats");
+        assert!(matches!(sparing.judge(at(0, ttl, 0, "ACTIVE"), NOW), Choice::Keep), "alive");
+        let broken = |secs| Entry { value: b"x".to_vec(), ..at(secs, ttl, 0, "ACTIVE") };
+        let choice = sparing.judge(broken(29), NOW);
+        assert!(matches!(choice, Choice::Unreadable(_, Unread::Beating)));
+        assert_eq!(goes(&sparing, broken(31)), Some(vec!["unreadable"]));
+    }
+
+    #[test]
+    fn a_status_of_a_newer_sdk_does_not_make_an_entry_unreadable() {
+        let all = Selection { unreadable: true, ..selection() };
+        assert!(matches!(all.judge(entry(KEY, 0, "DRAINING"), NOW), Choice::Keep));
+        assert_eq!(
+            goes(&all, entry(KEY, 60, "DRAINING")),
+            Some(vec!["heartbeat-too-old", "clock-skew"])
+        );
     }
 
     #[test]

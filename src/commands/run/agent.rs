@@ -1,13 +1,15 @@
 //! One agent: its entry, the session it is written on, and what became of
-//! the last attempt. The loop says when to act; here is done what is due: a
-//! heartbeat, a registration, a move to another server, a reload.
+//! the last attempt. What follows from what happens is decided by `keeper`;
+//! here it is done: a heartbeat, a registration, a move to another server.
 
 // It reads the clocks.
 #![allow(clippy::disallowed_methods)]
 
+mod bucket;
 mod ending;
 mod outage;
 mod own_entry;
+mod reload;
 
 use std::time::{Duration, Instant};
 
@@ -15,65 +17,44 @@ use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::schedule::{Outcome, Patience};
+use super::keeper::{CLOCK_TRUST, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
-use super::{Anew, list};
-use crate::cli::call::Call;
-use crate::cli::options::{Invocation, RunOptions, Verb};
-use crate::error::{Failure, Kind};
+use crate::cli::options::RunOptions;
+use crate::error::Failure;
 use crate::instance::record::{Record, Status, instance_key};
 use crate::instance::staleness::Ttl;
-use crate::jetstream::bucket::{self, Bucket};
+use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
-use crate::jetstream::replies::{ApiError, StreamInfo};
-use crate::jetstream::requests;
-use crate::nats::{ConnectError, Session, Settings};
+use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
-use crate::registry::failure::{CREATING, RegistryError};
+use crate::registry::Told;
+use crate::registry::clock::boot_clock;
+use crate::registry::failure::RegistryError;
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::printable;
 
 use outage::Outage;
-use own_entry::{Own, Twin};
-
-/// Our clock is trusted up to this difference from the registry's.
-const CLOCK_TRUST: Duration = Duration::from_secs(1);
-/// The registry's clock is asked for again after this time.
-const CLOCK_KEPT: Duration = Duration::from_secs(600);
-/// The same in a cluster, whose next leader may be one that obeys no TTL.
-const LEADER_KEPT: Duration = Duration::from_secs(60);
-/// A session that ended sooner is not replaced at once.
-const SHORT_SESSION: Duration = Duration::from_secs(1);
-/// While a server is going, another one is looked for so often.
-const MOVE_AGAIN: Duration = Duration::from_secs(2);
+use own_entry::Own;
 
 pub(super) struct Agent {
     pub(super) options: RunOptions,
     pub(super) registry: Registry,
+    pub(super) keeper: Keeper,
     key: String,
     /// What does not change from one heartbeat to the next.
     record: Record,
-    /// Our last acknowledged revision, on the session that there is.
-    revision: Option<u64>,
-    /// When the session registered, since `started`.
-    registered_at: Duration,
-    /// An acknowledgement was seen at all: there may be an entry of ours.
-    ever_registered: bool,
-    /// `lastHeartbeat` of what we sent and may find again.
-    stamps: Vec<OffsetDateTime>,
-    /// When the heartbeat was sent that was acknowledged last.
-    stored_at: Option<Instant>,
-    patience: Patience,
-    /// The server is going, and another one is looked for next at this time,
-    /// since `started`.
-    moving: Option<Duration>,
+    /// The last stamp that was sent, and where the boot clock stood.
+    stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
     /// What the bucket does to our TTL, as it was said.
     defeats: Vec<Defeat>,
-    twin: Option<Twin>,
+    /// The bucket's configuration when it was seen last: one that was deleted
+    /// is made again like that.
+    seen: Option<Value>,
     pub(super) standing: Standing,
-    started: Instant,
+    /// The boot clock at the start: time goes on while the host sleeps.
+    started: Duration,
 }
 
 impl Agent {
@@ -82,26 +63,27 @@ impl Agent {
         registry: Registry,
         host: &str,
         servers: String,
+        seed: u64,
     ) -> Agent {
         let name = format!("{}/{}", options.service, options.instance);
         Agent {
             key: instance_key(&options.service, &options.instance),
             record: record(&options, host),
             standing: Standing::new(name, servers),
+            keeper: Keeper::new(options.ttl, options.interval, seed),
             options,
             registry,
-            revision: None,
-            registered_at: Duration::ZERO,
-            ever_registered: false,
-            stamps: Vec::new(),
-            stored_at: None,
-            patience: Patience::default(),
-            moving: None,
+            stamped: None,
             outage: None,
             defeats: Vec::new(),
-            twin: None,
-            started: Instant::now(),
+            seen: None,
+            started: boot_clock(),
         }
+    }
+
+    /// Time since the start, the host's sleep included.
+    pub(super) fn now(&self) -> Duration {
+        boot_clock().saturating_sub(self.started)
     }
 
     /// `orders-api/host-1`, as the log names it.
@@ -109,19 +91,22 @@ impl Agent {
         format!("{}/{}", self.options.service, self.options.instance)
     }
 
-    /// Nobody knows what became of the session while the host slept.
-    pub(super) fn resume(&mut self) {
+    /// The host slept: nobody knows what became of the session.
+    pub(super) fn slept(&mut self, now: Duration) {
         self.registry.disconnect();
-        self.revision = None;
+        self.keeper.slept(now);
     }
 
-    /// One turn of the loop, as the host sees it. Whether the service's health
-    /// has turned, so that its status is to be published at once.
-    pub(super) fn turn(&mut self, host: &mut Host, now: Duration, due: Duration) -> bool {
+    /// One turn of the loop, as the host sees it.
+    pub(super) fn turn(&mut self, host: &mut Host, now: Duration) {
         let labels = labels(&self.options, self.registry.bucket());
-        let turned = host.turn(now, due, &mut self.standing, &labels);
+        let turned = host.turn(now, self.keeper.due(), &mut self.standing, &labels);
         self.set_status(host);
-        turned
+        // The service's health is to be published at once.
+        if turned {
+            self.keeper.hurry(now);
+        }
+        self.listen(now);
     }
 
     pub(super) fn set_status(&mut self, host: &Host) {
@@ -136,179 +121,140 @@ impl Agent {
         host.stopped(now, &mut self.standing, &labels);
     }
 
-    /// Takes over what the command line's files and the environment say now,
-    /// and returns how to connect. What is wrong leaves everything as it was.
-    pub(super) fn reload(&mut self, anew: &Anew<'_>, host: &str) -> Option<Settings> {
-        let fresh = anew().and_then(|fresh| match fresh {
-            Invocation { settings, bucket, verb: Verb::Run(options), .. } => {
-                settings.check_files().map(|()| (settings, bucket, options))
-            }
-            _ => Err(Failure::new(Kind::Usage, "not a call of run")),
-        });
-        let (settings, bucket, mut options) = match fresh {
-            Ok(fresh) => fresh,
-            Err(failure) => {
-                warn!("reload: {}; everything stays as it was", failure.chain());
-                return None;
-            }
+    /// What to do now.
+    pub(super) fn step(&self, now: Duration) -> Step {
+        let session = match self.registry.session() {
+            None => SessionState::Gone,
+            Some(session) if session.is_lame_duck() => SessionState::Leaving,
+            Some(_) => SessionState::Serves,
         };
-        for warning in &options.warnings {
-            warn!("{warning}");
-        }
-        let same = options.service == self.options.service
-            && options.instance == self.options.instance
-            && bucket == *self.registry.bucket();
-        if !same {
-            warn!("reload: service, instance and bucket change with a restart only");
-            options.service = self.options.service.clone();
-            options.instance = self.options.instance.clone();
-        }
-        self.record = record(&options, host);
-        self.standing.set_servers(list(&settings));
-        self.options = options;
-        // The next attempt registers on a fresh session, over our own entry.
-        self.revision = None;
-        info!("reloaded the settings of {}", self.name());
-        Some(settings)
+        self.keeper.step(now, session)
     }
 
-    /// When to act because the session has ended by itself, or its server is
-    /// going.
-    pub(super) fn wants_a_new_session(&self, now: Duration) -> Option<Duration> {
-        self.revision?;
-        match self.registry.session() {
-            // A server that ends each session at once is not asked in a tight
-            // loop.
-            None => {
-                let age = self.started.elapsed().saturating_sub(self.registered_at);
-                Some(now + SHORT_SESSION.saturating_sub(age))
+    /// Waits for `time`, and attends to the session meanwhile. May end early.
+    pub(super) fn idle(&mut self, time: Duration) {
+        self.registry.idle_until(Instant::now() + time);
+    }
+
+    /// One heartbeat over `revision`.
+    pub(super) fn beat(&mut self, began: Duration, revision: u64) {
+        match self.write(Some(revision), false) {
+            Ok(revision) => {
+                debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
+                let news = self.keeper.beaten(began, self.now());
+                self.say(news);
             }
-            Some(session) if session.is_lame_duck() => Some(self.moving.unwrap_or(now)),
-            Some(_) => None,
+            Err(error) => {
+                self.standing.failed();
+                self.give_up(error);
+            }
         }
     }
 
-    /// One heartbeat, or one attempt to register.
-    pub(super) fn beat(&mut self) -> Outcome {
-        let session = self.registry.session();
-        match self.revision {
-            Some(_) if session.is_none() => {
-                self.revision = None;
-                let error = self.registry.lost();
-                // Between two heartbeats: none of them failed.
-                self.lost(RegistryError::Request("heartbeat", error));
-            }
-            Some(revision) => {
-                let moved = session.is_some_and(Session::is_lame_duck) && self.move_on();
-                if !moved {
-                    return match self.heartbeat(revision) {
-                        Ok(()) => Outcome::Acknowledged,
-                        Err(error) => {
-                            self.revision = None;
-                            self.registry.disconnect();
-                            self.standing.failed();
-                            self.lost(error);
-                            Outcome::SessionLost
-                        }
-                    };
-                }
-                return self.registration(Agent::register_here);
-            }
-            None => {}
-        }
-        self.registration(Agent::register)
+    /// The session ended by itself, between two heartbeats: none of them failed.
+    pub(super) fn say_lost(&mut self) {
+        let error = self.registry.lost();
+        self.give_up(RegistryError::Request("heartbeat", error));
+    }
+
+    fn give_up(&mut self, error: RegistryError) {
+        self.registry.disconnect();
+        self.keeper.session_lost(self.now());
+        self.lost(error);
     }
 
     /// Moves to another server while this one, which is going, still serves.
     /// Where there is no other, it serves on for as long as it does.
-    fn move_on(&mut self) -> bool {
-        let first = self.moving.is_none();
-        // The entry has to be kept alive meanwhile.
-        let limit = self.registry.timeout().min(self.life() / 2);
-        let result = self.registry.move_on(limit);
-        let now = self.started.elapsed();
-        match result {
+    pub(super) fn move_on(&mut self, began: Duration) {
+        let limit = self.keeper.move_limit(began, self.registry.timeout());
+        match self.registry.move_on(limit) {
             Ok(()) => {
                 info!("{}: the server is shutting down (lame-duck mode): moved", self.name());
-                self.moving = None;
-                self.revision = None;
-                true
+                self.keeper.moved();
+                self.registration(began, Agent::register_here);
             }
             // The stop ends everything in good order, here.
-            Err(RegistryError::Connect(ConnectError::Stopped)) => false,
+            Err(RegistryError::Connect(ConnectError::Stopped)) => {}
             Err(error) => {
-                self.moving = Some(now + MOVE_AGAIN);
                 let cause = Failure::from(error).chain();
-                match first {
+                match self.keeper.cannot_move(self.now()) {
                     true => warn!(
                         "{}: the server is shutting down (lame-duck mode), and no other serves: {cause}",
                         self.name()
                     ),
                     false => debug!("{}: no other server yet: {cause}", self.name()),
                 }
-                false
             }
         }
-    }
-
-    fn registration(&mut self, register: fn(&mut Agent) -> Result<u64, RegistryError>) -> Outcome {
-        match register(self) {
-            Ok(revision) => {
-                self.registered(revision);
-                Outcome::Registered
-            }
-            Err(RegistryError::Connect(ConnectError::Stopped)) => Outcome::NotServed,
-            Err(error) => {
-                self.registry.disconnect();
-                self.standing.failed();
-                self.lost(error);
-                Outcome::NotServed
-            }
-        }
-    }
-
-    fn heartbeat(&mut self, revision: u64) -> Result<(), RegistryError> {
-        let clustered = self.registry.server().is_some_and(|server| server.cluster.is_some());
-        let kept = if clustered { LEADER_KEPT } else { CLOCK_KEPT };
-        if self.registry.clock().is_none_or(|clock| clock.age() > kept) {
-            self.registry.fit_info()?;
-        }
-        let revision = self.write(Some(revision), false)?;
-        self.revision = Some(revision);
-        self.look_for_twin();
-        debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
-        Ok(())
     }
 
     /// Registers on a fresh session.
-    fn register(&mut self) -> Result<u64, RegistryError> {
-        self.moving = None;
-        let limit = self.registry.timeout();
-        self.registry.connect(limit)?;
-        self.register_here()
+    pub(super) fn register(&mut self, began: Duration) {
+        self.registration(began, |agent| {
+            let limit = agent.keeper.connect_limit(agent.now(), agent.registry.timeout());
+            agent.registry.connect(limit)?;
+            agent.register_here()
+        });
+    }
+
+    fn registration(
+        &mut self,
+        began: Duration,
+        register: fn(&mut Agent) -> Result<u64, RegistryError>,
+    ) {
+        let is_first = !self.keeper.was_registered();
+        match register(self) {
+            Ok(revision) => {
+                self.keeper.registered(began, self.now());
+                self.say_registered(revision, is_first);
+            }
+            Err(RegistryError::Connect(ConnectError::Stopped)) => {
+                self.keeper.not_served(began, self.now());
+            }
+            Err(error) => {
+                self.registry.disconnect();
+                self.standing.failed();
+                self.keeper.not_served(began, self.now());
+                self.lost(error);
+            }
+        }
     }
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
-        let (info, entry) = self.registry.info_and_entry(&self.key);
+        let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
+        let key = self.key.clone();
+        let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
         let info = match info.and_then(|found| self.registry.fit(found)) {
-            Err(RegistryError::Unfit(Unfit::NoBucket(_))) => self.create_bucket()?,
-            info => info?,
+            Ok(info) => Some(info),
+            Err(RegistryError::Unfit(Unfit::NoBucket(_))) => Some(self.create_bucket()?),
+            Err(error) if is_silence(&error) && self.keeper.may_put_unseen() => {
+                let connected = self.registry.server().map_or("", |server| &server.version);
+                fitness::judge_server(connected).map_err(RegistryError::Unfit)?;
+                debug!("{}: {error}; the entry is written all the same", self.name());
+                None
+            }
+            Err(error) => return Err(error),
         };
-        self.say_defeats(&info);
-        let own = self.own(entry)?;
-        self.patience.answered(self.registry.answer_time());
+        if let Some(info) = &info {
+            self.saw(info);
+            self.keeper.answered(self.registry.answer_time());
+        }
+        let own = match entry {
+            Err(error) if is_silence(&error) && info.is_none() => Own::Unknown,
+            entry => self.own(entry)?,
+        };
         let (expected, immortal_below) = match &own {
             Own::Seen(Some(entry)) => {
                 (entry.revision, entry.stored.ttl == Ttl::Never && !entry.deleted)
             }
             Own::Seen(None) => (0, false),
             // A refusal will tell the revision; what lies there may have no TTL.
-            Own::Unknown => (0, true),
+            Own::Unknown => (self.keeper.last().unwrap_or(0), true),
         };
         // With more than one revision a key, the one below comes back when the
         // newest expires.
-        let rollup = info.history() != 1 && info.flag("allow_rollup_hdrs");
+        let rollup = info.is_some_and(|info| info.history() != 1 && info.flag("allow_rollup_hdrs"));
         let mut revision = self.write(Some(expected), rollup)?;
         if immortal_below && revision != 1 {
             // A crash of the server can bring back what was replaced last:
@@ -318,70 +264,80 @@ impl Agent {
         Ok(revision)
     }
 
-    /// Warns where the bucket takes our TTL and does not keep to it, once.
-    fn say_defeats(&mut self, info: &StreamInfo) {
-        let bucket = self.registry.bucket();
-        let defeats = fitness::ttl_defeats(info, self.options.ttl);
-        for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
-            let call = Call::of(self.registry.settings(), bucket);
-            warn!("bucket {bucket}: {}; hint: {}", defeat.message, call.complete(&defeat.hint));
-        }
-        self.defeats = defeats;
-    }
-
-    fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
-        let bucket = self.registry.bucket().clone();
-        let request = requests::create_bucket(&bucket, 1, bucket::Storage::File, None);
-        match self.registry.configure(CREATING, &request) {
-            Ok(info) => {
-                let connected = self.registry.server().map_or("", |server| &server.version);
-                fitness::judge_bucket(&bucket, &info, connected).map_err(RegistryError::Unfit)?;
-                info!("created bucket {bucket}");
-                Ok(info)
+    /// What was told without being waited for.
+    fn listen(&mut self, now: Duration) {
+        for told in self.registry.take_told() {
+            match told {
+                Told::Time => self.compare_clocks(now),
+                Told::Bucket(info) => {
+                    if let Err(unfit) = self.registry.fit(Some(*info.clone())) {
+                        self.give_up(unfit);
+                        return;
+                    }
+                    self.saw(&info);
+                }
             }
-            // Another was quicker, with other settings.
-            Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
-                self.registry.fit_info()
-            }
-            Err(error) => Err(error),
         }
     }
 
-    fn registered(&mut self, revision: u64) {
-        self.revision = Some(revision);
-        self.registered_at = self.started.elapsed();
+    /// Whether the last heartbeat carries a time by which readers hide it: one
+    /// of the clocks was set.
+    fn compare_clocks(&mut self, now: Duration) {
+        let (Some(clock), Some((stamp, at))) = (self.registry.clock(), self.stamped) else {
+            return;
+        };
+        let off = clock.off_by(stamp + boot_clock().saturating_sub(at));
+        if self.keeper.clock_told(now, off) {
+            info!(
+                "{}: the registry's clock was set: the last heartbeat was {:+.1} s off it; \
+                 another one at once",
+                self.name(),
+                off.as_seconds_f64()
+            );
+        }
+    }
+
+    fn say(&mut self, news: Option<News>) {
+        let name = self.name();
+        match news {
+            None => {}
+            Some(News::EntryGone) => {
+                info!("{name}: the entry was gone (expired or removed): registering again");
+            }
+            Some(News::EntryDeleted) => {
+                info!("{name}: the entry was deleted by somebody: registering again");
+            }
+            Some(News::BucketRestored) => warn!(
+                "{name}: the bucket is older than the last heartbeat (restored from a backup, or \
+                 made anew): registering again"
+            ),
+            Some(News::Duplicate(who)) => {
+                warn!(
+                    "{name}: {who} writes this entry too (a duplicate agent); both take turns. \
+                     Give one of them another --instance"
+                );
+            }
+            Some(News::DuplicateGone(who)) => info!("{name}: {who} writes this entry no more"),
+        }
+        self.standing.set_duplicate(self.keeper.duplicate().map(str::to_owned));
+    }
+
+    fn say_registered(&mut self, revision: u64, is_first: bool) {
         let Some(session) = self.registry.session() else {
             return;
         };
         let at = session.place();
         match self.outage.take() {
-            Some(outage) if self.ever_registered => info!(
+            Some(outage) if !is_first => info!(
                 "restored {} at {at} after {}, revision {revision}",
                 self.name(),
                 words(outage.since.elapsed())
             ),
-            None if self.ever_registered => {
+            None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }
-            _ => info!(
-                "registered {} in bucket {} at {at}, revision {revision}: TTL {}, heartbeat every {}",
-                self.name(),
-                self.registry.bucket(),
-                as_setting(self.options.ttl),
-                as_setting(self.options.interval)
-            ),
+            _ => self.say_first(session, &at, revision),
         }
-        if !self.ever_registered
-            && let (Some(domain), None) = (&session.server.domain, self.registry.bucket().domain())
-        {
-            info!(
-                "{}: the registry is the one in the JetStream domain {} of this server; \
-                 --js-domain (AEGIS_JS_DOMAIN) names another",
-                self.name(),
-                printable(domain)
-            );
-        }
-        self.ever_registered = true;
         if let Some(clock) = self.registry.clock() {
             let off = clock.off_by(OffsetDateTime::now_utc());
             if off.unsigned_abs() > CLOCK_TRUST {
@@ -392,6 +348,29 @@ impl Agent {
             }
         }
     }
+
+    fn say_first(&self, session: &Session, at: &str, revision: u64) {
+        let bucket = self.registry.bucket();
+        info!(
+            "registered {} in bucket {bucket} at {at}, revision {revision}: TTL {}, heartbeat every {}",
+            self.name(),
+            as_setting(self.options.ttl),
+            as_setting(self.options.interval)
+        );
+        if let (Some(domain), None) = (&session.server.domain, bucket.domain()) {
+            info!(
+                "{}: the registry is the one in the JetStream domain {} of this server; \
+                 --js-domain (AEGIS_JS_DOMAIN) names another",
+                self.name(),
+                printable(domain)
+            );
+        }
+    }
+}
+
+/// Whether nobody has answered in time, on a session that stands.
+fn is_silence(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Request(_, RequestError::TimedOut))
 }
 
 /// What does not change from one heartbeat to the next.

@@ -1,30 +1,83 @@
 //! What a running agent attends to while it waits for something else: signals,
-//! health checks, and systemd's watchdog. All of it in the one `poll`.
+//! health checks, a sleep of the host, and systemd's watchdog. All of it in the one `poll`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::cell::{RefCell, RefMut};
-use std::time::Instant;
+use std::cell::{Cell, RefCell, RefMut};
+use std::time::{Duration, Instant};
 
-use crate::health::runner::Runner;
+use log::warn;
+use rustix::process::Pid;
+
+use crate::health::runner::{self, Runner};
 use crate::nats::{Interest, Waiter};
+use crate::system::children::{Children, hide_memory};
+use crate::system::clock_changes::ClockChanges;
+use crate::system::logging;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
 
+/// What checks left behind has so long to be gone, in the end.
+const LAST_SWEEP: Duration = Duration::from_millis(500);
+
 /// Everything that can end or interrupt a wait of the agent.
 pub struct Attention {
-    /// SIGTERM, SIGINT, SIGHUP and SIGCHLD.
+    /// SIGTERM, SIGINT, SIGHUP, SIGCHLD and SIGCONT.
     pub signals: Signals,
     /// systemd.
     pub manager: Manager,
+    changes: Option<ClockChanges>,
     runner: RefCell<Option<Runner>>,
+    children: Children,
+    /// The process that writes the metrics, which is not for us to reap.
+    writer: Cell<Option<Pid>>,
 }
 
 impl Attention {
     /// Without health checks yet.
     pub fn new(signals: Signals, manager: Manager) -> Attention {
-        Attention { signals, manager, runner: RefCell::new(None) }
+        let children = Children::look(runner::mark());
+        // What had ended before SIGCHLD was ours.
+        children.sweep(&[], false);
+        let changes = ClockChanges::watch();
+        let (runner, writer) = (RefCell::new(None), Cell::new(None));
+        Attention { signals, manager, changes, runner, children, writer }
+    }
+
+    /// Checks are about to run programs: what they leave behind comes to us,
+    /// and they must not read the secrets that we hold.
+    pub fn watch_over_programs(&self) {
+        for (what, result) in [
+            ("end all that health checks leave behind", self.children.adopt()),
+            ("hide its secrets from health checks", hide_memory()),
+        ] {
+            if let Err(error) = result {
+                warn!("this agent cannot {what}: {error}");
+            }
+        }
+    }
+
+    /// Who writes the metrics now.
+    pub fn set_writer(&self, writer: Option<Pid>) {
+        self.writer.set(writer);
+    }
+
+    /// Ends and reaps what checks have left behind. How many were alive.
+    fn sweep(&self) -> usize {
+        let runner = self.runner.borrow();
+        let runner = runner.as_ref();
+        let mut own = runner.map(Runner::processes).unwrap_or_default();
+        own.extend(self.writer.get());
+        self.children.sweep(&own, !runner.is_some_and(Runner::runs_a_program))
+    }
+
+    /// The same for the last time, with a little patience.
+    pub fn sweep_all(&self) {
+        let until = Instant::now() + LAST_SWEEP;
+        while self.sweep() > 0 && Instant::now() < until {
+            self.signals.wait_until(until.min(Instant::now() + Duration::from_millis(10)));
+        }
     }
 
     /// Runs the service's health checks, where it has any.
@@ -39,6 +92,7 @@ impl Waiter for Attention {
             let runner = self.runner.borrow();
             let checks = runner.as_ref();
             let mut own = vec![self.signals.interest()];
+            own.extend(self.changes.as_ref().map(ClockChanges::interest));
             own.extend(checks.and_then(Runner::interest));
             let others = [checks.and_then(Runner::wake_at), self.manager.wake_at()];
             let until = others.into_iter().flatten().chain(until).min();
@@ -47,10 +101,19 @@ impl Waiter for Attention {
         if woken[0] {
             self.signals.take_wake_up();
         }
+        if let Some(changes) = &self.changes
+            && woken[1]
+        {
+            changes.take();
+        }
         if let Some(runner) = self.runner.borrow_mut().as_mut() {
             runner.attend(Instant::now());
         }
+        if self.signals.take_child_ended() {
+            self.sweep();
+        }
         self.manager.glance();
+        logging::catch_up();
     }
 
     fn stop_requested(&self) -> bool {

@@ -51,6 +51,11 @@ impl Schedule {
         Schedule { interval, random: Random(seed), failures: 0 }
     }
 
+    /// Another interval, from the next heartbeat on.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// When to act next, after an attempt that began at `began` and ended at
     /// `now` with `outcome`. Never before `now`.
     pub fn next(&mut self, began: Duration, now: Duration, outcome: Outcome) -> Duration {
@@ -106,6 +111,11 @@ impl Patience {
     /// Another question was answered after `took`.
     pub fn answered(&mut self, took: Duration) {
         self.last = took;
+    }
+
+    /// What the last answer took.
+    pub fn last(&self) -> Duration {
+        self.last
     }
 
     /// No acknowledgement came.

@@ -29,7 +29,7 @@ pub struct Standing {
     /// The service's own health; `None` where nothing checks it.
     health: Option<bool>,
     /// Who else writes the entry, while somebody does.
-    twin: Option<String>,
+    duplicate: Option<String>,
     /// How far this host's clock is ahead of the registry's.
     clock_offset: Option<f64>,
     sent: u64,
@@ -64,7 +64,7 @@ impl Standing {
             ack: None,
             outage: None,
             health: None,
-            twin: None,
+            duplicate: None,
             clock_offset: None,
             sent: 0,
             failed: 0,
@@ -145,8 +145,8 @@ impl Standing {
     }
 
     /// Who else writes the entry: `another agent (host h, pid 1)`.
-    pub fn set_twin(&mut self, twin: Option<String>) {
-        self.twin = twin;
+    pub fn set_duplicate(&mut self, duplicate: Option<String>) {
+        self.duplicate = duplicate;
     }
 
     /// How far this host's clock is ahead of the registry's, in seconds.
@@ -173,8 +173,8 @@ impl Standing {
             ),
             (None, None) => format!("registering {}; trying {}", self.name, self.servers),
         };
-        if let Some(twin) = &self.twin {
-            let _ = write!(line, "; {twin} writes this entry too");
+        if let Some(duplicate) = &self.duplicate {
+            let _ = write!(line, "; {duplicate} writes this entry too (duplicate agent)");
         }
         cut(line, LONGEST_LINE)
     }
@@ -343,15 +343,15 @@ mod tests {
     }
 
     #[test]
-    fn a_twin_stands_in_every_line_while_there_is_one() {
+    fn a_duplicate_stands_in_every_line_while_there_is_one() {
         let mut standing = standing();
-        let too = "; another agent (host h, pid 1) writes this entry too";
+        let too = "; another agent (host h, pid 1) writes this entry too (duplicate agent)";
         standing.acknowledged(8, at(1, 0, 0), Duration::ZERO, Duration::ZERO);
-        standing.set_twin(Some("another agent (host h, pid 1)".into()));
+        standing.set_duplicate(Some("another agent (host h, pid 1)".into()));
         assert!(standing.line().ends_with(&format!(", 0.0 ms{too}")), "{}", standing.line());
         standing.lost("connection refused", at(1, 0, 1));
         assert!(standing.line().ends_with(too), "{}", standing.line());
-        standing.set_twin(None);
+        standing.set_duplicate(None);
         assert!(!standing.line().contains("another"), "{}", standing.line());
     }
 

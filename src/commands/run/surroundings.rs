@@ -4,6 +4,7 @@
 //! back; nothing in here waits. What the three of them are is in files of
 //! their own.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,8 +15,12 @@ use super::attention::Attention;
 use super::status::{Labels, Standing};
 use crate::error::plain;
 use crate::health::runner::{CheckResult, Runner};
-use crate::health::verdict::{HealthOptions, Verdict};
-use crate::system::textfile;
+use crate::health::verdict::{HealthCheck, HealthOptions, Verdict};
+use crate::system::signals::Signals;
+use crate::system::textwriter::TextWriter;
+
+/// The last state of the metrics has to be written within this time.
+const LAST_WRITE: Duration = Duration::from_secs(1);
 
 /// What stands around one agent.
 pub struct Host {
@@ -34,10 +39,10 @@ struct Health {
 }
 
 struct Metrics {
-    path: PathBuf,
+    writer: TextWriter,
     every: Duration,
     written: Option<(Duration, bool, Option<bool>)>,
-    /// Writing failed, which is said once.
+    /// Writing failed, or does not come to its end, which is said once.
     failing: bool,
 }
 
@@ -55,6 +60,10 @@ impl Host {
         metrics: Option<&PathBuf>,
         interval: Duration,
     ) {
+        let programs = health.iter().flat_map(|health| &health.checks);
+        if programs.into_iter().any(|check| matches!(check, HealthCheck::Exec(_))) {
+            self.attention.watch_over_programs();
+        }
         if self.health.as_ref().map(|health| &health.options) != health {
             *self.attention.runner() = health.cloned().map(Runner::new);
             self.health = health.map(|options| Health {
@@ -72,7 +81,7 @@ impl Host {
             health.apart = interval.mul_f64(0.8).max(timeout + Duration::from_millis(50));
         }
         self.metrics = metrics.map(|path| Metrics {
-            path: path.clone(),
+            writer: TextWriter::new(path.clone()),
             every: interval,
             written: None,
             failing: false,
@@ -106,6 +115,7 @@ impl Host {
         }
         if let Some(metrics) = &mut self.metrics {
             metrics.turn(now, standing, labels);
+            attention.set_writer(metrics.writer.pid());
         }
         turned
     }
@@ -116,11 +126,7 @@ impl Host {
         if let Some(health) = &self.health {
             wake = wake.min(health.begins(due));
         }
-        if let Some(metrics) = &self.metrics
-            && let Some((written, ..)) = metrics.written
-        {
-            wake = wake.min(written + metrics.every);
-        }
+        wake = self.metrics.as_ref().and_then(Metrics::wake_at).map_or(wake, |at| wake.min(at));
         // At least a moment: nothing in here may make the loop spin.
         wake.saturating_sub(now).max(Duration::from_millis(1))
     }
@@ -136,7 +142,7 @@ impl Host {
     pub fn stopped(&mut self, now: Duration, standing: &mut Standing, labels: &Labels<'_>) {
         standing.stopped();
         if let Some(metrics) = &mut self.metrics {
-            metrics.write(now, standing, labels);
+            metrics.write_last(&self.attention.signals, now, standing, labels);
         }
     }
 }
@@ -187,7 +193,7 @@ impl Health {
     }
 }
 
-// A check that is started has its time from now on.
+// A check that is started has its time from now on, and so has the last write.
 #[allow(clippy::disallowed_methods)]
 fn clock() -> Instant {
     Instant::now()
@@ -196,6 +202,13 @@ fn clock() -> Instant {
 impl Metrics {
     /// A change of state is written at once; numbers once an interval.
     fn turn(&mut self, now: Duration, standing: &Standing, labels: &Labels<'_>) {
+        self.settle();
+        if self.writer.pid().is_some() {
+            if self.wake_at().is_some_and(|at| now >= at) {
+                self.failed(&"its file system does not answer");
+            }
+            return;
+        }
         let news = match self.written {
             // The first state worth writing is that of the first attempt.
             None => standing.is_settled() || now >= self.every,
@@ -212,13 +225,60 @@ impl Metrics {
 
     fn write(&mut self, now: Duration, standing: &Standing, labels: &Labels<'_>) {
         self.written = Some((now, standing.is_registered(), standing.health()));
-        match textfile::replace(&self.path, &standing.metrics(now, labels)) {
-            Ok(()) => self.failing = false,
-            Err(error) if self.failing => debug!("metrics: {error}"),
-            Err(error) => {
-                self.failing = true;
-                warn!("cannot write the metrics file {}: {}", self.path.display(), plain(&error));
-            }
+        match self.writer.begin(&standing.metrics(now, labels)) {
+            Ok(true) => {}
+            Ok(false) => self.failing = false,
+            Err(error) => self.failed(&plain(&error)),
+        }
+    }
+
+    /// Takes the result of what was begun, if it is there.
+    fn settle(&mut self) {
+        match self.writer.finished() {
+            None => {}
+            Some(Ok(())) => self.failing = false,
+            Some(Err(error)) => self.failed(&plain(&error)),
+        }
+    }
+
+    fn failed(&mut self, why: &dyn Display) {
+        let path = self.writer.path().display();
+        match self.failing {
+            true => debug!("metrics file {path}: {why}"),
+            false => warn!("cannot write the metrics file {path}: {why}"),
+        }
+        self.failing = true;
+    }
+
+    /// When there is something to do by the clock alone. The end of a write
+    /// that hangs comes by itself.
+    fn wake_at(&self) -> Option<Duration> {
+        let hangs = self.failing && self.writer.pid().is_some();
+        let (written, ..) = self.written.filter(|_| !hangs)?;
+        Some(written + self.every)
+    }
+
+    /// The last state, if it can be written in time.
+    fn write_last(
+        &mut self,
+        signals: &Signals,
+        now: Duration,
+        standing: &Standing,
+        labels: &Labels<'_>,
+    ) {
+        let until = clock() + LAST_WRITE;
+        self.wait(signals, until);
+        if self.writer.pid().is_none() {
+            self.write(now, standing, labels);
+            self.wait(signals, until);
+        }
+    }
+
+    fn wait(&mut self, signals: &Signals, until: Instant) {
+        self.settle();
+        while self.writer.pid().is_some() && clock() < until {
+            signals.wait_until(until);
+            self.settle();
         }
     }
 }

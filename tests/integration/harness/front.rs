@@ -2,35 +2,23 @@
 //! JetStream and hold no elections, so that any of them can be killed at any
 //! time, and whatever reaches one of them is stored in the hub.
 
-use serde_json::json;
-
 use super::info::greeting;
-use super::registry::Registry;
+use super::leaf::{Hub, linked};
 use super::scene::tls;
 use super::server::{Server, Setup};
 use super::{eventually, free_port, millis, nothing_happens_for, secs};
 
 pub struct Front {
     /// Without TLS: the tests look into it.
-    pub hub: Server,
-    pub registry: Registry,
+    pub hub: Hub,
     pub members: Vec<Server>,
     routes: Vec<u16>,
-    leaf_port: u16,
 }
 
 impl Front {
     /// A hub with a bucket, and members with these certificates.
     pub fn start(certificates: &[&str]) -> Front {
-        let leaf_port = free_port();
-        let hub = Server::with(Setup {
-            domain: "hub",
-            extra: format!("server_name: hub\nleafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}\n"),
-            ..Setup::default()
-        });
-        let mut registry = Registry::at(&hub.url());
-        registry.create(&json!({}));
-        let mut front = Front { hub, registry, members: Vec::new(), routes: Vec::new(), leaf_port };
+        let mut front = Front { hub: Hub::start(), members: Vec::new(), routes: Vec::new() };
         for certificate in certificates {
             front.join(certificate);
         }
@@ -49,20 +37,16 @@ impl Front {
             extra: format!(
                 "server_name: m{place}\n\
                  cluster {{ name: front, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n\
-                 leafnodes {{ remotes [ {{ url: \"nats-leaf://127.0.0.1:{}\" }} ] }}\n\
+                 {}\
                  # Clients need not know where the bucket is.\n\
                  default_js_domain {{ \"$G\": hub }}\n{}",
                 routes.join(", "),
-                self.leaf_port,
+                self.hub.remote(),
                 tls(certificate, "")
             ),
             ..Setup::default()
         }));
-        eventually(secs(10), "it is linked to the hub", || {
-            let log = self.members[place].log();
-            let linked = log.contains("Leafnode connection created");
-            linked.then_some(()).ok_or(log)
-        });
+        linked(&self.members[place]);
         self.wait_until_known(place);
         // Clients that are connected are told after those that ask.
         nothing_happens_for(millis(100));

@@ -5,10 +5,13 @@
 //! and agents it still holds.
 
 pub mod agent;
+pub mod clock;
 pub mod cluster;
 pub mod fault;
 pub mod front;
+pub mod hostile;
 pub mod info;
+pub mod leaf;
 pub mod monitor;
 pub mod network;
 pub mod nkey;

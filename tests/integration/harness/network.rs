@@ -2,7 +2,7 @@
 //! Both need root; where it is missing they say so, and the test is skipped.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -92,12 +92,19 @@ pub enum Says {
     /// SERVFAIL.
     Failure,
     Address(Ipv4Addr),
+    /// So many of them in a row, from this one on.
+    Addresses(Ipv4Addr, u8),
+    /// Of IPv6, and none of IPv4.
+    Address6(Ipv6Addr),
 }
+
+/// What it says of each name: of those that are listed, and of all others.
+type Words = Arc<Mutex<(Vec<(String, Says)>, Says)>>;
 
 /// A name server of one's own, for every name.
 pub struct Names {
     address: Ipv4Addr,
-    says: Arc<Mutex<Says>>,
+    says: Words,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -113,7 +120,7 @@ impl Names {
             return None;
         };
         socket.set_read_timeout(Some(millis(50))).expect("reads with a limit");
-        let says = Arc::new(Mutex::new(says));
+        let says: Words = Arc::new(Mutex::new((Vec::new(), says)));
         let end = Arc::new(AtomicBool::new(false));
         let thread = {
             let (says, end) = (says.clone(), end.clone());
@@ -121,8 +128,9 @@ impl Names {
                 let mut question = [0; 512];
                 while !end.load(Ordering::Relaxed) {
                     let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
-                    let says = *says.lock().expect("no panic while it was held");
-                    if let Some(answer) = answer(&question[..length], says) {
+                    let question = &question[..length];
+                    let says = said_of(question, &says);
+                    if let Some(answer) = answer(question, says) {
                         let _ = socket.send_to(&answer, from);
                     }
                 }
@@ -132,7 +140,12 @@ impl Names {
     }
 
     pub fn say(&self, says: Says) {
-        *self.says.lock().expect("no panic while it was held") = says;
+        self.says.lock().expect("no panic while it was held").1 = says;
+    }
+
+    /// Of this name alone.
+    pub fn say_of(&self, name: &str, says: Says) {
+        self.says.lock().expect("no panic while it was held").0.push((name.to_owned(), says));
     }
 
     /// Starts a program that asks this server alone.
@@ -163,22 +176,42 @@ impl Drop for Names {
     }
 }
 
+fn said_of(question: &[u8], says: &Words) -> Says {
+    let says = says.lock().expect("no panic while it was held");
+    let is = |name: &str| {
+        let labels = name.split('.').map(|l| [&[l.len() as u8], l.as_bytes()].concat());
+        question
+            .get(12..)
+            .is_some_and(|asked| asked.starts_with(&labels.flatten().collect::<Vec<_>>()))
+    };
+    says.0.iter().find(|(name, _)| is(name)).map_or(says.1, |(_, says)| *says)
+}
+
 /// The answer to a question for an address; the empty one for other types.
 fn answer(question: &[u8], says: Says) -> Option<Vec<u8>> {
     // The name: labels with their lengths, a zero; then type and class.
     let end = 12 + question.get(12..)?.iter().position(|&b| b == 0)? + 5;
-    let is_a = question.get(end - 4..end)? == [0, 1, 0, 1];
-    let (code, count) = match says {
-        Says::Nothing => return None,
-        Says::Failure => (2, 0),
-        Says::Address(_) => (0, u8::from(is_a)),
+    let kind = question.get(end - 4..end)?;
+    let v4 = |first: Ipv4Addr, count: u8| -> Vec<Vec<u8>> {
+        let first = u32::from(first);
+        (0..u32::from(count)).map(|n| (first + n).to_be_bytes().to_vec()).collect()
+    };
+    let (code, addresses) = match (says, kind) {
+        (Says::Nothing, _) => return None,
+        (Says::Failure, _) => (2, Vec::new()),
+        (Says::Address(address), [0, 1, 0, 1]) => (0, v4(address, 1)),
+        (Says::Addresses(first, count), [0, 1, 0, 1]) => (0, v4(first, count)),
+        (Says::Address6(address), [0, 28, 0, 1]) => (0, vec![address.octets().to_vec()]),
+        _ => (0, Vec::new()),
     };
     let mut answer = question.get(..2)?.to_vec();
-    answer.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+    answer.extend([0x81, 0x80 | code, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
     answer.extend(&question[12..end]);
-    if let (Says::Address(address), true) = (says, is_a) {
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-        answer.extend(address.octets());
+    for address in addresses {
+        answer.extend([0xc0, 12]);
+        answer.extend(kind);
+        answer.extend([0, 0, 0, 0, 0, address.len() as u8]);
+        answer.extend(address);
     }
     Some(answer)
 }

@@ -219,7 +219,7 @@ fn short(time: Duration) -> String {
 pub(super) fn login(facts: &Facts) -> Row {
     const NAME: &str = "login";
     let now = match facts.clock {
-        Some(ahead) => facts.now - ahead,
+        Some(ahead) => facts.now.checked_sub(ahead).unwrap_or(facts.now),
         None => facts.now,
     };
     let ends = facts.logins.iter().filter_map(|login| login.at.map(|at| (at, &login.what)));

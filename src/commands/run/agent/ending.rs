@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use log::{debug, info, warn};
 
+use super::super::keeper::{CONFLICT_ROUNDS, Ending};
 use super::Agent;
-use super::own_entry::{CONFLICT_ROUNDS, Own, conflict};
+use super::own_entry::{Own, is_conflict};
 use crate::error::Failure;
 use crate::registry::failure::RegistryError;
 use crate::text::duration::{as_setting, words};
@@ -17,24 +18,26 @@ impl Agent {
     /// Takes our entry out of the registry, if that can be done within the
     /// time limit; otherwise its TTL does it.
     pub(in crate::commands::run) fn stop(&mut self) {
-        // An attempt whose answer did not come may have been stored.
-        if !self.ever_registered && self.stamps.is_empty() {
-            info!("stopped {} before it was registered", self.name());
-            return;
-        }
-        if self.twin.is_some() {
-            let who = self.twin_name();
-            // Its next heartbeat may be an interval away: until then the entry
-            // is there for both, and its TTL ends it if the other is gone, too.
-            info!("stopped {}: the entry is left to {who}, who writes it too", self.name());
-            return;
-        }
+        let known = match self.keeper.ending(self.registry.session().is_some()) {
+            Ending::NeverRegistered => {
+                info!("stopped {} before it was registered", self.name());
+                return;
+            }
+            Ending::LeaveTo(who) => {
+                // Its next heartbeat may be an interval away: until then the
+                // entry is there for both, and its TTL ends it if the other is
+                // gone, too.
+                info!("stopped {}: the entry is left to {who}, who writes it too", self.name());
+                return;
+            }
+            Ending::TakeOut(known) => known,
+        };
         let began = Instant::now();
         // What was under way when the stop came has had the first half.
         self.registry.end_within(self.registry.timeout() / 2);
-        match self.deregister() {
+        match self.deregister(known) {
             Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),
-            Ok(false) if !self.ever_registered => {
+            Ok(false) if !self.keeper.was_registered() => {
                 info!("stopped {} before it was registered", self.name());
             }
             Ok(false) => info!("stopped {}: its entry is not ours any more", self.name()),
@@ -47,8 +50,8 @@ impl Agent {
         }
     }
 
-    fn deregister(&mut self) -> Result<bool, RegistryError> {
-        let mut known = self.revision.filter(|_| self.registry.session().is_some());
+    fn deregister(&mut self, known: Option<u64>) -> Result<bool, RegistryError> {
+        let mut known = known;
         let mut round = 0;
         loop {
             round += 1;
@@ -69,7 +72,7 @@ impl Agent {
                 Ok(()) => return Ok(true),
                 Err(error) if round < CONFLICT_ROUNDS => {
                     debug!("deregistering, round {round}: {error}");
-                    if conflict(&error).is_none() {
+                    if !is_conflict(&error) {
                         self.registry.disconnect();
                     }
                 }

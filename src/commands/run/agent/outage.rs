@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::Agent;
 use crate::cli::call::Call;
 use crate::error::Failure;
+use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
 
 /// Causes of one outage that are said; more are a server that never says the
@@ -29,7 +30,8 @@ impl Agent {
     /// Says each cause of an outage once.
     pub(super) fn lost(&mut self, error: RegistryError) {
         self.standing.lost(&error.why(), OffsetDateTime::now_utc());
-        let failure = Failure::from(error);
+        let note = self.options.unconnected.clone();
+        let failure = Failure::from(error).with_note(NO_CONNECTION, note);
         let cause = failure.chain();
         let name = self.name();
         let (first, outage) = match &mut self.outage {
@@ -43,7 +45,7 @@ impl Agent {
         let call = Call::of(self.registry.settings(), self.registry.bucket());
         let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
         let hint = hint.unwrap_or_default();
-        match (first, self.ever_registered) {
+        match (first, self.keeper.was_registered()) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {
                 warn!("cannot register {name}: {cause}; trying again until it works{hint}");

@@ -32,7 +32,7 @@ fn bucket() -> (Server, Registry) {
 /// "take turns, but both say so in the log once, naming the other's host and
 /// pid, until it ends. Never a missed heartbeat because of this."
 #[test]
-fn both_twins_name_the_other_once_and_none_misses_a_heartbeat() {
+fn both_duplicates_name_the_other_once_and_none_misses_a_heartbeat() {
     let (server, mut registry) = bucket();
     let mut first = agent(&server, "3s", "500ms");
     let mut second = agent(&server, "3s", "500ms");
@@ -70,7 +70,7 @@ fn both_twins_name_the_other_once_and_none_misses_a_heartbeat() {
 
 /// The other may beat far less often than we do.
 #[test]
-fn a_twin_that_beats_seldom_is_said_once() {
+fn a_duplicate_that_beats_seldom_is_said_once() {
     let (server, mut registry) = bucket();
     let slow = agent(&server, "9s", "3s");
     let watch = registry.watch(KEY);
@@ -120,7 +120,7 @@ fn an_entry_that_was_removed_is_said_and_registered_again() {
 
 /// "Never a missed heartbeat because of this": nor one that the other deletes.
 #[test]
-fn a_twin_that_stops_leaves_the_entry_to_the_other() {
+fn a_duplicate_that_stops_leaves_the_entry_to_the_other() {
     let (server, mut registry) = bucket();
     let mut first = agent(&server, "4s", "1s");
     let mut second = agent(&server, "4s", "1s");

@@ -1,0 +1,123 @@
+//! The bucket of an agent: what it does to our TTL, and making it where there
+//! is none.
+
+use log::{info, warn};
+
+use super::Agent;
+use crate::cli::call::Call;
+use crate::jetstream::bucket::NewBucket;
+use crate::jetstream::fitness::{self, Unfit};
+use crate::jetstream::replies::{ApiError, StreamInfo};
+use crate::jetstream::requests;
+use crate::registry::failure::{CREATING, RegistryError};
+use crate::text::duration::as_setting;
+
+impl Agent {
+    /// The bucket as it is now, fit for us.
+    pub(super) fn saw(&mut self, info: &StreamInfo) {
+        self.keeper.saw_bucket(self.now());
+        self.registry.note_replicas(info);
+        self.say_defeats(info);
+        if self.seen.as_ref() != Some(&info.config) {
+            self.seen = Some(info.config.clone());
+        }
+    }
+
+    /// Warns where the bucket takes our TTL and does not keep to it, once.
+    fn say_defeats(&mut self, info: &StreamInfo) {
+        let bucket = self.registry.bucket();
+        let defeats = fitness::ttl_defeats(info, self.options.ttl);
+        for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
+            let call = Call::of(self.registry.settings(), bucket);
+            warn!("bucket {bucket}: {}; hint: {}", defeat.message, call.complete(&defeat.hint));
+        }
+        self.defeats = defeats;
+    }
+
+    /// Makes the bucket: as it was seen last, or as a new one.
+    pub(super) fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
+        let made = match self.create_again() {
+            Some(made) => made,
+            None => self.create_new(),
+        };
+        match made {
+            // Another was quicker, with other settings.
+            Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
+                self.registry.fit_info()
+            }
+            made => made,
+        }
+    }
+
+    /// As it was seen last. `None` where that cannot be any more: a cluster may
+    /// have fewer members by now, and another version other settings.
+    fn create_again(&mut self) -> Option<Result<StreamInfo, RegistryError>> {
+        let bucket = self.registry.bucket().clone();
+        let request = requests::create_again(&bucket, self.seen.as_ref()?);
+        let made = self.registry.configure(CREATING, &request);
+        if let Err(error) = &made
+            && let Some(10005 | 10074 | ApiError::BAD_CONFIG) = error.api_code()
+        {
+            warn!("bucket {bucket} cannot be made again as it was: {error}");
+            return None;
+        }
+        Some(made.and_then(|info| {
+            self.judge(&info)?;
+            info!("created bucket {bucket} again, as it was: {}", settings(&info));
+            Ok(info)
+        }))
+    }
+
+    fn create_new(&mut self) -> Result<StreamInfo, RegistryError> {
+        let bucket = self.registry.bucket().clone();
+        let cluster = self.registry.server().and_then(|server| server.cluster.clone());
+        let wanted = NewBucket::standard(&bucket, cluster.as_deref());
+        let mut new = wanted;
+        let info = loop {
+            let request =
+                requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
+            match self.registry.configure(CREATING, &request) {
+                Ok(info) => break info,
+                Err(error) => match error.api_code().and_then(|code| new.after_refusal(code)) {
+                    Some(fewer) => new = fewer,
+                    None => return Err(error),
+                },
+            }
+        };
+        self.judge(&info)?;
+        info!("created bucket {bucket}: {}", settings(&info));
+        // A server that is in no cluster has said so.
+        if new.replicas < wanted.replicas && cluster.is_some() {
+            warn!(
+                "bucket {bucket} has {} of the {} replicas that it should have: the cluster has no \
+                 more members with room for one; when it has: nats stream edit {} --replicas={}",
+                new.replicas,
+                wanted.replicas,
+                bucket.stream(),
+                wanted.replicas
+            );
+        }
+        Ok(info)
+    }
+
+    fn judge(&self, info: &StreamInfo) -> Result<(), RegistryError> {
+        let connected = self.registry.server().map_or("", |server| &server.version);
+        let judged: Result<(), Unfit> =
+            fitness::judge_bucket(self.registry.bucket(), info, connected);
+        judged.map_err(RegistryError::Unfit)
+    }
+}
+
+/// What a person wants to know of a bucket that was made.
+fn settings(info: &StreamInfo) -> String {
+    let replicas = info.number("num_replicas").max(1);
+    let nanos = u64::try_from(info.number("subject_delete_marker_ttl")).unwrap_or(0);
+    let markers = match nanos {
+        0 => "no delete markers of the server's own".to_owned(),
+        nanos => {
+            format!("delete markers for {}", as_setting(std::time::Duration::from_nanos(nanos)))
+        }
+    };
+    let plural = if replicas == 1 { "" } else { "s" };
+    format!("{replicas} replica{plural}, {} storage, {markers}", info.word("storage"))
+}

@@ -1,0 +1,141 @@
+//! Writes a small file again and again, and never waits for its file system.
+//!
+//! A file system that hangs (a network share, a frozen disk) holds up whoever
+//! touches it, in the kernel, for as long as it likes, and nothing ends that.
+//! So each text is written by a process of its own: this program once more,
+//! with the text as its standard input. There is never more than one of them.
+//!
+//! Not a thread: the process could not end while one hangs. Not a process that
+//! stays: it would cost more memory, all the time, than starting one costs once
+//! an interval.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Pid;
+
+use crate::error::plain;
+use crate::system::textfile;
+
+/// The first argument of the process that writes. Not for people.
+const WORD: &str = "write-text-file-from-standard-input";
+/// The running program, also after its file was replaced.
+const OURSELVES: &str = "/proc/self/exe";
+/// No text of ours is longer.
+const LONGEST: u64 = 1 << 20;
+
+/// Writes one file.
+#[derive(Debug)]
+pub struct TextWriter {
+    path: PathBuf,
+    writing: Option<Child>,
+}
+
+impl TextWriter {
+    /// Nothing is written yet.
+    pub fn new(path: PathBuf) -> TextWriter {
+        TextWriter { path, writing: None }
+    }
+
+    /// What is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The process that writes, while one does: its end comes as SIGCHLD, and is for `finished`
+    /// to take.
+    pub fn pid(&self) -> Option<Pid> {
+        self.writing.as_ref().map(Pid::from_child)
+    }
+
+    /// Begins to write, unless that is under way; `true` where the result is
+    /// still to come.
+    pub fn begin(&mut self, text: &str) -> io::Result<bool> {
+        if self.writing.is_some() {
+            return Ok(true);
+        }
+        match start(&self.path, text) {
+            Ok(child) => {
+                self.writing = Some(child);
+                Ok(true)
+            }
+            // Where there is no /proc there is no other way.
+            Err(_) => textfile::replace(&self.path, text).map(|()| false),
+        }
+    }
+
+    /// The result of what was begun, once it is there.
+    pub fn finished(&mut self) -> Option<io::Result<()>> {
+        let child = self.writing.as_mut()?;
+        let status = match child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(status)) => Ok(status),
+            Err(error) => Err(error),
+        };
+        let mut why = String::new();
+        // It has ended, so there is an end to what it said.
+        if let Some(said) = child.stdout.take() {
+            said.take(LONGEST).read_to_string(&mut why).ok();
+        }
+        self.writing = None;
+        Some(status.and_then(|status| match status.success() {
+            true => Ok(()),
+            false if why.is_empty() => Err(io::Error::other(status.to_string())),
+            false => Err(io::Error::other(why)),
+        }))
+    }
+}
+
+impl Drop for TextWriter {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.writing {
+            child.kill().ok();
+            // Later than that nobody asks.
+            child.try_wait().ok();
+        }
+    }
+}
+
+/// Starts a process that writes `text`. It gets it whole at once, so that
+/// nobody waits for it: a pipe can be smaller than the text.
+fn start(path: &Path, text: &str) -> io::Result<Child> {
+    let mut input = File::from(memfd_create("text", MemfdFlags::CLOEXEC)?);
+    input.write_all(text.as_bytes())?;
+    input.rewind()?;
+    Command::new(OURSELVES)
+        .arg0("aegis-agent")
+        .arg(WORD)
+        .arg(std::process::id().to_string())
+        .arg(path)
+        .env_clear()
+        .process_group(0)
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+/// The part of the process that writes; `None` where the call is another one.
+/// What is wrong is said on standard output.
+pub fn write_if_asked(args: &[OsString]) -> Option<ExitCode> {
+    let [word, writer, path] = args else {
+        return None;
+    };
+    if word != WORD {
+        return None;
+    }
+    let mut text = String::new();
+    let read = io::stdin().lock().take(LONGEST).read_to_string(&mut text);
+    let number = writer.to_str().and_then(|text| text.parse().ok()).unwrap_or_default();
+    let written = read.and_then(|_| textfile::replace_for(Path::new(path), &text, number));
+    let Err(error) = written else {
+        return Some(ExitCode::SUCCESS);
+    };
+    io::stdout().write_all(plain(&error).as_bytes()).ok();
+    Some(ExitCode::FAILURE)
+}

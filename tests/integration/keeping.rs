@@ -1,0 +1,367 @@
+//! How an agent keeps its entry through what happens around it: clocks that are
+//! set, an API that does not answer, a bucket that comes out of a backup, a
+//! reload, a stop and a sleep of the host, a bucket that has to be made.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::agent::{Agent, Invocation, aegis};
+use crate::harness::clock::ServerClock;
+use crate::harness::cluster::Cluster;
+use crate::harness::fault::{duration, say};
+use crate::harness::proxy::Proxy;
+use crate::harness::registry::{Registry, Watch};
+use crate::harness::scene::{KEY, REGISTERED, bucket};
+use crate::harness::server::{Server, Setup};
+use crate::harness::{eventually, free_port, millis, nothing_happens_for, scratch, secs};
+
+fn run(url: &str, ttl: &str, interval: &str) -> Invocation {
+    aegis(&["run", "--service=orders-api", "--instance=host-1", "-s", url])
+        .arg(&format!("--ttl={ttl}"))
+        .arg(&format!("--interval={interval}"))
+}
+
+fn registered(invocation: &Invocation) -> Agent {
+    let mut agent = invocation.spawn();
+    agent.wait_for_line(REGISTERED, secs(8));
+    agent
+}
+
+/// Is never missing for `time`.
+fn lives(registry: &mut Registry, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        let entry = registry.last(KEY);
+        assert!(entry.is_some_and(|entry| !entry.is_marker()), "the entry is missing");
+        std::thread::sleep(millis(20));
+    }
+}
+
+// Clocks.
+
+/// "No healthy agent is hidden for longer than two heartbeats", whichever way
+/// the server's clock is set, and by which request its time can be had.
+#[test]
+fn a_server_whose_clock_is_set_hides_no_agent_for_longer_than_two_heartbeats() {
+    for changes in [json!({}), json!({ "allow_direct": false })] {
+        let server = Server::any();
+        let mut registry = Registry::at(&server.url());
+        registry.create(&changes);
+        let watch = registry.watch(KEY);
+        let (proxy, clock) = ServerClock::of(server.port());
+        clock.set(-60);
+        let agent = registered(&run(&proxy.url(), "6s", "1s"));
+        watch.wait_for(3, secs(5));
+        let mut worst = Duration::ZERO;
+        for (shift, what) in [
+            (0, "set right"),
+            (3_600, "an hour ahead"),
+            (-3_600, "an hour behind"),
+            (0, "right again"),
+        ] {
+            let count = watch.seen().len();
+            clock.set(shift);
+            let began = Instant::now();
+            // A reader compares what is written with that clock.
+            let hidden = eventually(secs(4), what, || {
+                let seen = watch.seen();
+                let off = |entry: &crate::harness::registry::Entry| {
+                    let now = entry.stored + time::Duration::seconds(shift);
+                    (now - entry.last_heartbeat()).as_seconds_f64()
+                };
+                match seen.last().filter(|_| seen.len() > count) {
+                    Some(entry) if off(entry).abs() < 2.0 => Ok(began.elapsed()),
+                    entry => Err(format!("{:?}", entry.map(off))),
+                }
+            });
+            worst = worst.max(hidden);
+            assert!(hidden < millis(2_150), "{what}: hidden for {hidden:?} at 1 s a heartbeat");
+        }
+        assert!(agent.lines_with("clock was set").len() >= 4, "{}", agent.stderr());
+        assert!(agent.lines_with("lost").is_empty(), "{}", agent.stderr());
+        say(&format!(
+            "fault: server's clock set by an hour ({changes}); hidden for {:.2} s at most (interval 1 s)",
+            worst.as_secs_f64()
+        ));
+    }
+}
+
+// An API that does not answer.
+
+/// Takes the answers to questions out of what a server says: acknowledgements
+/// pass.
+fn without_answers(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut rest = bytes;
+    while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        let words: Vec<&str> = line.split(' ').collect();
+        let is_message = matches!(words[0], "MSG" | "HMSG");
+        let payload = if is_message { words[words.len() - 1].parse().unwrap_or(0) + 2 } else { 0 };
+        let (frame, after) = rest.split_at((end + 2 + payload).min(rest.len()));
+        let text = String::from_utf8_lossy(frame);
+        let is_answer = text.contains("jetstream.api.v1") || text.contains("Nats-Sequence");
+        if !is_message || !is_answer {
+            kept.extend_from_slice(frame);
+        }
+        rest = after;
+    }
+    kept.extend_from_slice(rest);
+    kept
+}
+
+/// "When JetStream's API is overloaded but puts work, entries live on", over a
+/// lost session, too, and with a time limit longer than the entry's life.
+#[test]
+fn an_api_that_does_not_answer_ends_no_entry() {
+    let (server, mut registry) = bucket(Setup::default());
+    let proxy = Proxy::to(server.port());
+    let agent = registered(&run(&proxy.url(), "3s", "500ms").env("NATS_TIMEOUT", "30s"));
+    proxy.rewrite(without_answers);
+    lives(&mut registry, secs(2));
+    proxy.cut();
+    lives(&mut registry, secs(6));
+    assert_eq!(agent.lines_with("restored orders-api/host-1").len(), 1, "{}", agent.stderr());
+    assert!(agent.lines_with("no answer").is_empty(), "{}", agent.stderr());
+}
+
+// A backup.
+
+/// The bucket as a restored backup leaves it: with a heartbeat of long ago, at
+/// the revision that it had then.
+fn restore(registry: &mut Registry, old: &str) {
+    registry.delete();
+    registry.create(&json!({}));
+    registry.put(KEY, &[("Nats-TTL", "60s")], old);
+}
+
+#[test]
+fn an_agent_does_not_take_its_own_past_for_a_duplicate() {
+    let (server, mut registry) = bucket(Setup::default());
+    let watch = registry.watch(KEY);
+    let mut agent = registered(&run(&server.url(), "6s", "1s"));
+    let old = watch.wait_for(1, secs(3))[0].text();
+    watch.wait_for(4, secs(6));
+    restore(&mut registry, &old);
+    agent.wait_for_line("older than the last heartbeat", secs(3));
+    let first = registry.last(KEY).expect("it is there").revision;
+    eventually(secs(4), "it goes on", || match registry.last(KEY) {
+        Some(entry) if entry.revision > first => Ok(()),
+        entry => Err(format!("{entry:?}")),
+    });
+    assert!(agent.lines_with("writes this entry too").is_empty(), "{}", agent.stderr());
+    assert!(agent.lines_with("lost").is_empty(), "{}", agent.stderr());
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(5)), 0);
+    assert!(registry.last(KEY).is_some_and(|entry| entry.is_marker()), "{}", agent.stderr());
+}
+
+#[test]
+fn an_entry_out_of_a_backup_is_taken_out_at_the_end() {
+    let (server, mut registry) = bucket(Setup::default());
+    let watch = registry.watch(KEY);
+    let mut agent = registered(&run(&server.url(), "30s", "10s"));
+    let old = watch.wait_for(1, secs(3))[0].text();
+    agent.signal("HUP");
+    watch.wait_for(2, secs(3));
+    restore(&mut registry, &old);
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(5)), 0);
+    assert!(registry.last(KEY).is_some_and(|entry| entry.is_marker()), "{}", agent.stderr());
+}
+
+// A reload.
+
+/// The longest time between two heartbeats.
+fn longest_gap(watch: &Watch) -> Duration {
+    let seen = watch.seen();
+    let gaps = seen.windows(2).map(|pair| duration(pair[1].stored - pair[0].stored));
+    gaps.max().expect("several heartbeats")
+}
+
+/// "What is wrong is a warning, and everything stays as it was": a password that
+/// is refused, and a user who may not write.
+#[test]
+fn a_reload_that_cannot_register_leaves_the_session_as_it_was() {
+    let extra = "authorization { users: [ { user: tests, password: t }, \
+                 { user: agent, password: right }, \
+                 { user: other, password: other, permissions: { publish: \"nothing\" } } ] }\n";
+    let server = Server::with(Setup { extra: extra.into(), ..Setup::default() });
+    let login = json!({ "user": "tests", "pass": "t" });
+    let mut registry = Registry::login(&server.url(), "service_registry", &login);
+    registry.create(&json!({}));
+    let url = |who: &str| format!("nats://{who}@127.0.0.1:{}", server.port());
+    let directory = scratch("reload");
+    let environment = directory.join("environment");
+    let write = |who: &str| {
+        std::fs::write(&environment, format!("NATS_URL={}\0", url(who))).expect("writes it");
+    };
+    let invocation = aegis(&["run", "--service=orders-api", "--instance=host-1"])
+        .arg("--ttl=2s")
+        .arg("--interval=500ms")
+        .env("NATS_URL", &url("agent:right"))
+        .env("RUNTIME_DIRECTORY", &directory.display().to_string());
+    let mut agent = registered(&invocation);
+    let mut tests = Beats::begin(&mut registry);
+    for (round, (who, why)) in
+        [("agent:wrong", "login refused"), ("other:other", "not permitted")].iter().enumerate()
+    {
+        write(who);
+        agent.signal("HUP");
+        let lines = agent.wait_for_lines("everything stays as it was", round + 1, secs(4));
+        assert!(lines[round].text.contains(why), "{}", lines[round].text);
+        tests.goes_on(&mut registry, secs(2));
+    }
+    assert!(agent.lines_with("lost").is_empty(), "{}", agent.stderr());
+    assert!(agent.lines_with("restored").is_empty(), "{}", agent.stderr());
+    write("agent:right");
+    agent.signal("HUP");
+    agent.wait_for_line("reloaded the settings", secs(4));
+    tests.goes_on(&mut registry, secs(2));
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(4)), 0);
+}
+
+/// The heartbeats of one entry, looked at through a login of the tests' own.
+struct Beats {
+    revision: u64,
+}
+
+impl Beats {
+    fn begin(registry: &mut Registry) -> Beats {
+        Beats { revision: registry.last(KEY).expect("it is registered").revision }
+    }
+
+    /// It is never missing for `time`, and beats.
+    fn goes_on(&mut self, registry: &mut Registry, time: Duration) {
+        lives(registry, time);
+        let revision = registry.last(KEY).expect("it is there").revision;
+        assert!(revision >= self.revision + 3, "from {} to {revision}", self.revision);
+        self.revision = revision;
+    }
+}
+
+#[test]
+fn a_reload_makes_the_new_session_before_it_gives_up_the_old_one() {
+    let (server, mut registry) = bucket(Setup::default());
+    let watch = registry.watch(KEY);
+    let proxy = Proxy::to(server.port());
+    let mut agent = registered(&run(&proxy.url(), "3s", "500ms"));
+    watch.wait_for(2, secs(3));
+    // The login takes a while.
+    proxy.delay(millis(100));
+    agent.signal("HUP");
+    eventually(secs(3), "two sessions stand side by side", || match proxy.open() {
+        2 => Ok(()),
+        count => Err(format!("{count} connections")),
+    });
+    agent.wait_for_line("reloaded the settings", secs(3));
+    let count = watch.seen().len();
+    watch.wait_for(count + 3, secs(5));
+    assert!(longest_gap(&watch) < millis(1_500), "{:?}", longest_gap(&watch));
+    eventually(secs(3), "the old one is given up", || match proxy.open() {
+        1 => Ok(()),
+        count => Err(format!("{count} connections")),
+    });
+}
+
+// A stop of the process.
+
+#[test]
+fn after_sigcont_it_beats_at_once() {
+    let (server, mut registry) = bucket(Setup::default());
+    let watch = registry.watch(KEY);
+    let agent = registered(&run(&server.url(), "30s", "6s"));
+    let mut worst = Duration::ZERO;
+    for round in 0..2 {
+        let count = watch.seen().len();
+        if round > 0 {
+            // Stopped right after a heartbeat, with the whole interval to go.
+            watch.wait_for(count + 1, secs(8));
+        }
+        let count = watch.seen().len();
+        agent.signal("STOP");
+        nothing_happens_for(millis(300));
+        agent.signal("CONT");
+        let began = Instant::now();
+        watch.wait_for(count + 1, secs(8));
+        worst = worst.max(began.elapsed());
+    }
+    assert!(worst < millis(900), "{worst:?} after SIGCONT, with an interval of 6 s");
+    say(&format!(
+        "fault: stopped and continued; heartbeat {:.2} s later (interval 6 s)",
+        worst.as_secs_f64()
+    ));
+}
+
+// A bucket that has to be made.
+
+fn config(registry: &mut Registry) -> Value {
+    registry.info().expect("the bucket is there")["config"].clone()
+}
+
+const MINUTE: u64 = 60_000_000_000;
+
+#[test]
+fn a_new_bucket_has_delete_markers() {
+    let server = Server::any();
+    let _agent = registered(&run(&server.url(), "6s", "1s"));
+    let made = config(&mut Registry::at(&server.url()));
+    assert_eq!(made["num_replicas"], 1, "{made}");
+    assert_eq!(made["subject_delete_marker_ttl"], MINUTE, "{made}");
+}
+
+/// "After a deleted bucket it is made again as it was last seen."
+#[test]
+fn a_bucket_that_was_deleted_is_made_again_as_it_was() {
+    let (server, mut registry) = bucket(Setup::default());
+    registry.update(&json!({
+        "description": "ours", "max_bytes": 10_000_000, "subject_delete_marker_ttl": 2 * MINUTE,
+        "metadata": { "owner": "us" },
+    }));
+    let mut agent = registered(&run(&server.url(), "6s", "500ms"));
+    let before = config(&mut registry);
+    registry.delete();
+    agent.wait_for_line("created bucket service_registry again, as it was", secs(5));
+    agent.wait_for_line("restored orders-api/host-1", secs(3));
+    assert_eq!(config(&mut registry), before);
+}
+
+#[test]
+fn a_new_bucket_in_a_cluster_has_three_replicas() {
+    let cluster = Cluster::start(&["2.12.8"]);
+    let mut agent = run(&cluster.urls(), "6s", "1s").spawn();
+    let line = agent.wait_for_line("created bucket service_registry: 3 replicas", secs(30)).text;
+    assert!(line.contains("delete markers for 1m"), "{line}");
+    agent.wait_for_line(REGISTERED, secs(10));
+    let made = config(&mut Registry::at(&cluster.servers[0].url()));
+    assert_eq!(made["num_replicas"], 3, "{made}");
+    assert_eq!(made["subject_delete_marker_ttl"], MINUTE, "{made}");
+}
+
+#[test]
+fn a_cluster_of_two_gets_two_replicas_and_it_is_said() {
+    let ports = [free_port(), free_port()];
+    let servers = [0, 1].map(|place| {
+        let routes = format!("nats://127.0.0.1:{}", ports[1 - place]);
+        let extra = format!(
+            "server_name: n{place}\ncluster {{ name: tests, listen: \"127.0.0.1:{}\", \
+             routes: [\"{routes}\"] }}\n",
+            ports[place]
+        );
+        let mut server = Server::absent(Setup { extra, ..Setup::default() });
+        server.launch();
+        server
+    });
+    let mut servers = servers.map(|mut server| {
+        server.wait_until_ready();
+        server
+    });
+    let mut agent = run(&servers[0].url(), "6s", "1s").spawn();
+    agent.wait_for_line("created bucket service_registry: 2 replicas", secs(30));
+    let line = agent.wait_for_line("has 2 of the 3 replicas that it should have", secs(5)).text;
+    assert!(line.contains("nats stream edit KV_service_registry --replicas=3"), "{line}");
+    agent.wait_for_line(REGISTERED, secs(10));
+    servers[1].kill();
+}
