@@ -131,10 +131,10 @@ impl Summary {
 
 /// Where the answer goes, and in which form.
 enum View<'a> {
-    /// Sorted as the table is.
+    /// Sorted as the table is: each after its names, and where it begins.
     Json {
         out: &'a mut dyn Write,
-        found: Vec<((String, String, u64), String)>,
+        found: Vec<(Box<str>, usize)>,
     },
     Table {
         out: &'a mut dyn Write,
@@ -187,8 +187,9 @@ impl<'a> View<'a> {
                 let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
                 written(json.map(|json| {
                     let record = &shown.record;
-                    let names = (record.service_name.clone(), record.instance_id.clone());
-                    found.push(((names.0, names.1, shown.entry.revision), printable_json(&json)));
+                    let names = format!("{}\0{}\0", record.service_name, record.instance_id);
+                    let begins = names.len();
+                    found.push(((names + &printable_json(&json)).into(), begins));
                 }))
             }
             View::Table { all, table, .. } => {
@@ -207,9 +208,9 @@ impl<'a> View<'a> {
         match self {
             View::Json { out, mut found } => {
                 found.sort();
-                for (place, (_, json)) in found.iter().enumerate() {
+                for (place, (text, begins)) in found.iter().enumerate() {
                     let comma = if place == 0 { "" } else { "," };
-                    written(write!(out, "{comma}{json}"))?;
+                    written(write!(out, "{comma}{}", &text[*begins..]))?;
                 }
                 let unreadable =
                     serde_json::to_string(&summary.unreadable).map_err(io::Error::from);

@@ -43,6 +43,14 @@ pub(super) fn clip(text: &str, width: usize) -> Cow<'_, str> {
 /// JSON that was written, with the same characters as `\u001b`: they stand in
 /// strings only, and a terminal may show the answer as it is.
 pub fn printable_json(json: &str) -> String {
+    // Most is plain.
+    if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return json.to_owned();
+    }
+    // Most is plain.
+    if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return json.to_owned();
+    }
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         if is_unsafe(c) && c != '\n' {

@@ -189,9 +189,10 @@ fn every_command_in_the_source_is_one_that_exists() {
             nats_takes(command);
             continue;
         }
-        let help = aegis(&[words[1], "--help"]).run().exits(0);
+        let help = |words: &[&str]| aegis(words).run().exits(0).stdout;
+        let help = help(&[words[1], "--help"]) + &help(&["--help"]);
         for option in words[2..].iter().filter(|word| word.starts_with("--")) {
-            assert!(help.stdout.contains(option), "{option} of {command}: {}", help.stdout);
+            assert!(help.contains(option), "{option} of {command}: {help}");
         }
     }
 }
