@@ -46,7 +46,7 @@ impl HostFile {
             Err(error) if is_absent(&error) => {}
             Err(error) => {
                 file.unreadable =
-                    Some(format!("{shown} exists and cannot be read: {}", plain(&error)))
+                    Some(format!("{shown} exists and cannot be read: {}", plain(&error)));
             }
         }
         Ok(file)

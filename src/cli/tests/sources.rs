@@ -169,7 +169,7 @@ fn of_each_pair_of_sources_the_first_wins_for_each_setting() {
                 if has(1) {
                     env.push((variable, &by_env));
                 }
-                let call = host.ok(&format!("list {own}{named}").trim().to_owned(), &env);
+                let call = host.ok(format!("list {own}{named}").trim(), &env);
                 let first = (0..4).find(|source| has(*source));
                 let expected = match first {
                     Some(source) if *option == "--timeout" => {

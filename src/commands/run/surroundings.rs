@@ -5,6 +5,7 @@
 //! their own.
 
 use std::fmt::Display;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -143,6 +144,7 @@ impl Host {
         standing.stopped();
         if let Some(metrics) = &mut self.metrics {
             metrics.write_last(&self.attention.signals, now, standing, labels);
+            self.attention.set_writer(metrics.writer.pid());
         }
     }
 }
@@ -202,7 +204,9 @@ fn clock() -> Instant {
 impl Metrics {
     /// A change of state is written at once; numbers once an interval.
     fn turn(&mut self, now: Duration, standing: &Standing, labels: &Labels<'_>) {
-        self.settle();
+        if let Some(result) = self.writer.finished() {
+            self.note(result);
+        }
         if self.writer.pid().is_some() {
             if self.wake_at().is_some_and(|at| now >= at) {
                 self.failed(&"its file system does not answer");
@@ -232,12 +236,11 @@ impl Metrics {
         }
     }
 
-    /// Takes the result of what was begun, if it is there.
-    fn settle(&mut self) {
-        match self.writer.finished() {
-            None => {}
-            Some(Ok(())) => self.failing = false,
-            Some(Err(error)) => self.failed(&plain(&error)),
+    /// The result of what was begun.
+    fn note(&mut self, result: io::Result<()>) {
+        match result {
+            Ok(()) => self.failing = false,
+            Err(error) => self.failed(&plain(&error)),
         }
     }
 
@@ -267,18 +270,24 @@ impl Metrics {
         labels: &Labels<'_>,
     ) {
         let until = clock() + LAST_WRITE;
+        // Whoever stops all of a unit's processes at once ended this one, too.
         self.wait(signals, until);
         if self.writer.pid().is_none() {
             self.write(now, standing, labels);
-            self.wait(signals, until);
+            if let Some(result) = self.wait(signals, until) {
+                self.note(result);
+            }
         }
     }
 
-    fn wait(&mut self, signals: &Signals, until: Instant) {
-        self.settle();
-        while self.writer.pid().is_some() && clock() < until {
+    /// The result of what was begun, if it comes in time.
+    fn wait(&mut self, signals: &Signals, until: Instant) -> Option<io::Result<()>> {
+        loop {
+            let result = self.writer.finished();
+            if result.is_some() || self.writer.pid().is_none() || clock() >= until {
+                return result;
+            }
             signals.wait_until(until);
-            self.settle();
         }
     }
 }
