@@ -144,8 +144,8 @@ mod tests {
             format!("restart it; then: aegis-agent {reach} --bucket b init --history 1")
         );
         assert_eq!(
-            call.complete("nats stream edit KV_b --force"),
-            format!("nats {reach} stream edit KV_b --force")
+            call.complete("nats kv edit b --max-bucket-size=2"),
+            format!("nats {reach} kv edit b --max-bucket-size=2")
         );
         assert_eq!(call.complete("check --tlsca: it is wrong"), "check --tlsca: it is wrong");
         assert_eq!(call.complete("aegis-agent --help"), "aegis-agent --help");

@@ -88,13 +88,13 @@ impl Agent {
         info!("created bucket {bucket}: {}", settings(&info));
         // A server that is in no cluster has said so.
         if new.replicas < wanted.replicas && cluster.is_some() {
+            let more = format!("aegis-agent init --replicas {}", wanted.replicas);
             warn!(
                 "bucket {bucket} has {} of the {} replicas that it should have: the cluster has no \
-                 more members with room for one; when it has: nats stream edit {} --replicas={}",
+                 more members with room for one; when it has: {}",
                 new.replicas,
                 wanted.replicas,
-                bucket.stream(),
-                wanted.replicas
+                Call::of(self.registry.settings(), &bucket).complete(&more)
             );
         }
         Ok(info)
