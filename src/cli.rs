@@ -7,6 +7,7 @@
 //! here but the context file and the host's.
 
 mod arguments;
+pub mod call;
 pub mod context;
 pub mod env_file;
 mod host_file;

@@ -370,7 +370,9 @@ fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
     for (args, variable, value, words) in [
         ("run --service abc", "AEGIS_STANDBY", "true", "standby: true"),
         ("run --service abc", "AEGIS_META", "zone=a 'note=b c'", r#""note": "b c", "zone": "a""#),
-        ("init", "AEGIS_REPLICAS", "5", "replicas: 5"),
+        ("init", "AEGIS_REPLICAS", "5", "replicas: Some(5)"),
+        ("init", "AEGIS_HISTORY", "1", "lower_history: true"),
+        ("init", "AEGIS_MAX_AGE", "none", "drop_max_age: true"),
         ("init", "AEGIS_MARKER_TTL", "17s", "17s"),
         ("init", "AEGIS_STORAGE", "memory", "Memory"),
         ("check", "AEGIS_PROBE", "1", "probe: true"),

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use super::Registry;
 use super::clock::{RegistryClock, boot_clock};
-use super::failure::RegistryError;
+use super::failure::{DEREGISTERING, RegistryError, TooLarge, WRITING};
 use crate::instance::entry::Entry;
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests::{self, Put};
@@ -138,14 +138,16 @@ impl Registry {
         limit: Duration,
         asides: &[Aside],
     ) -> Result<u64, RegistryError> {
-        const DOING: &str = "writing the entry";
+        const DOING: &str = WRITING;
         let deadline = Instant::now() + limit.min(self.timeout());
         let key = put.key.to_owned();
         let sent = boot_clock();
         for aside in asides.iter().filter(|aside| **aside == Aside::Entry) {
             self.ask_aside(*aside, &key, sent);
         }
-        let token = self.send(DOING, &requests::put(&self.bucket, put))?;
+        let request = requests::put(&self.bucket, put);
+        let named = |error| TooLarge::named(error, &request.payload);
+        let token = self.send(DOING, &request).map_err(named)?;
         for aside in asides.iter().filter(|aside| **aside != Aside::Entry) {
             self.ask_aside(*aside, &key, sent);
         }
@@ -166,7 +168,7 @@ impl Registry {
             }
         };
         let revision = replies::acknowledged(reply.data())
-            .map_err(|error| RegistryError::Reply(DOING, error))?;
+            .map_err(|error| named(RegistryError::Reply(DOING, error)))?;
         self.acknowledged(Acknowledged { revision, sent, at: boot_clock() });
         Ok(revision)
     }
@@ -331,7 +333,7 @@ impl Registry {
     /// Puts a delete marker over exactly `revision`: a purge marker, which
     /// leaves nothing under it, where the bucket permits.
     pub fn deregister(&mut self, key: &str, revision: u64) -> Result<(), RegistryError> {
-        const DOING: &str = "deregistering";
+        const DOING: &str = DEREGISTERING;
         for rollup in [true, false] {
             let request = requests::deregister(&self.bucket, key, revision, rollup);
             let reply = self.request(DOING, &request)?;

@@ -431,7 +431,7 @@ fn a_bucket_that_defeats_its_ttl_is_said_once() {
         registered(&mut agent);
         let line = agent.wait_for_line(words, secs(2)).text;
         assert!(line.contains("warning: bucket service_registry: "), "{line}");
-        assert!(line.contains("hint: nats stream edit KV_service_registry "), "{line}");
+        assert!(line.contains("hint: aegis-agent init --"), "{line}");
         agent.signal("HUP");
         agent.wait_for_lines("registered orders-api/host-1", 2, secs(3));
         assert_eq!(agent.lines_with(words).len(), 1, "{}", agent.stderr());

@@ -257,7 +257,7 @@ fn what_the_hosts_file_says_wrong_is_named_with_the_file_and_no_secret_is_shown(
     for (text, words) in [
         ("NATS_TIMEOUT=soon", "NATS_TIMEOUT in FILE \"soon\": not a duration"),
         ("NATS_URL=ftp://u:secret@a", "NATS_URL in FILE ***@a: the scheme"),
-        ("NATS_USER=u", "NATS_USER in FILE needs NATS_PASSWORD"),
+        ("NATS_PASSWORD=p", "NATS_PASSWORD needs NATS_USER (or --user)"),
         ("NATS_CERT=/c", "NATS_CERT in FILE needs NATS_KEY"),
         ("NATS_TOKEN=secret\nNATS_CREDS=/c", "NATS_CREDS and NATS_TOKEN: only one kind"),
         ("AEGIS_STALE_AFTER=x", "AEGIS_STALE_AFTER in FILE \"x\": not a duration"),
