@@ -174,7 +174,7 @@ fn sessions_that_end_at_once_are_not_replaced_in_a_tight_loop() {
     let proxy = Proxy::to(server.port());
     let watch = registry.watch(KEY);
     // The first interval is drawn from all of it: no heartbeat comes between.
-    let agent = agent(&proxy.url(), "24h", "8h");
+    let agent = agent_with(&proxy.url(), "24h", "8h", &[("AEGIS_STALE_AFTER", "24h")]);
     for session in 1..=5 {
         watch.wait_for(session, secs(5));
         proxy.cut();

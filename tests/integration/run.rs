@@ -195,7 +195,9 @@ fn a_second_signal_does_not_skip_deregistering() {
 fn sighup_beats_at_once() {
     let (server, mut registry) = server_with_bucket("");
     let watch = registry.watch(KEY);
-    let mut agent = patient_agent(&server.url(), "10m", "3m").spawn();
+    // No other heartbeat comes between, in a registry with a rule of its own.
+    let mut agent =
+        patient_agent(&server.url(), "10m", "3m").env("AEGIS_STALE_AFTER", "1h").spawn();
     registered(&mut agent);
     agent.signal("HUP");
     watch.wait_for(2, secs(1));
