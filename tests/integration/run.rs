@@ -315,7 +315,7 @@ fn a_bucket_without_the_flag_is_refused_with_the_command_that_mends_it() {
     let mut registry = Registry::at(&server.url());
     registry.create(&json!({ "allow_msg_ttl": false }));
     let mut agent = agent(&server.url()).spawn();
-    agent.wait_for_line("aegis-agent init --bucket service_registry", secs(5));
+    agent.wait_for_line(&format!("aegis-agent -s {} init", server.url()), secs(5));
     nothing_happens_for(secs(3));
     assert_eq!(registry.everything().len(), 0);
     assert_eq!(agent.lines().len(), 1, "said once: {}", agent.stderr());
@@ -433,7 +433,7 @@ fn a_bucket_that_defeats_its_ttl_is_said_once() {
         registered(&mut agent);
         let line = agent.wait_for_line(words, secs(2)).text;
         assert!(line.contains("warning: bucket service_registry: "), "{line}");
-        assert!(line.contains("hint: aegis-agent init --"), "{line}");
+        assert!(line.contains("hint: aegis-agent -s ") && line.contains(" init --"), "{line}");
         agent.signal("HUP");
         agent.wait_for_lines("registered orders-api/host-1", 2, secs(3));
         assert_eq!(agent.lines_with(words).len(), 1, "{}", agent.stderr());
