@@ -1,8 +1,12 @@
-//! What `list`, `check` and `cleanup` cost, by the size of the registry, beside
-//! the floor: `cargo bench --bench registry [-- SIZE...]`.
+//! What `list`, `check` and `cleanup` cost, by the size of the registry:
+//! `cargo bench --bench registry`, with 100 and 100,000 entries unless
+//! `AEGIS_BENCH_ENTRIES` says otherwise (`100,10000,1000000`; up to a million).
 //!
-//! One table. Times are wall time, memory is the peak; the floor is what the
-//! server delivers to, and takes from, a bare socket.
+//! All in the same run and in turns: ours, the peers (`benches/peers`) and the
+//! floor, which is what the server delivers to, and takes from, a bare socket.
+//! Times are medians of wall time, of whole programs from their start to their
+//! end but for the floor; memory is the peak. The peers read, decode and count,
+//! or read and purge: they judge nothing, sort nothing and print no entry.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,25 +20,68 @@
 mod floor;
 #[path = "../tests/integration/harness/mod.rs"]
 mod harness;
+mod table;
 
 use std::time::Duration;
 
 use floor::Socket;
 use harness::agent::{Output, aegis};
+use harness::peers::{self, Build, CRATES, peers};
 use harness::registry::{Registry, header};
 use harness::secs;
 use harness::server::{Server, Setup};
+use table::median;
 
-const SIZES: [usize; 4] = [100, 10_000, 100_000, 1_000_000];
+const MOST: usize = 1_000_000;
+const BUCKET: &str = "service_registry";
 const STREAM: &str = "KV_service_registry";
+const WIDTH: usize = 40;
+/// Years: what the entries say of their last heartbeat is long ago.
+const LENIENT: &str = "--stale-after=87600h";
+/// What reads all and removes nothing.
+const READERS: [(&str, &[&str]); 5] = [
+    ("list --json", &["list", "--json", LENIENT]),
+    ("list", &["list", LENIENT]),
+    ("check", &["check"]),
+    ("cleanup, none stale", &["cleanup", LENIENT]),
+    ("cleanup --dry-run --json, all stale", &["cleanup", "--dry-run", "--json"]),
+];
+const CLEANERS: [(&str, &[&str]); 2] =
+    [("cleanup, all stale", &["cleanup"]), ("cleanup --json, all stale", &["cleanup", "--json"])];
 
 fn main() {
-    let asked: Vec<usize> =
-        std::env::args().skip(1).filter_map(|word| word.replace('_', "").parse().ok()).collect();
-    let sizes = if asked.is_empty() { SIZES.to_vec() } else { asked };
-    println!("{:>9}  {:34} {:>10} {:>10} {:>8}", "entries", "what", "time", "floor", "peak KiB");
+    let asked = std::env::var("AEGIS_BENCH_ENTRIES").unwrap_or_else(|_| "100,100000".to_owned());
+    let sizes = asked.split([',', ' ']).filter(|word| !word.is_empty());
+    let sizes: Vec<usize> =
+        sizes.map(|word| word.replace('_', "").parse().expect("AEGIS_BENCH_ENTRIES")).collect();
+    assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "between 1 and {MOST}: {asked}");
+    peers::binary(Build::Optimised);
     for size in sizes {
         measure(size);
+    }
+}
+
+/// What was seen of one contender at one task.
+#[derive(Default)]
+struct Seen {
+    times_ms: Vec<f64>,
+    peak_kib: u64,
+}
+
+impl Seen {
+    fn output(&mut self, what: &str, output: &Output) {
+        // A warning is an answer, too.
+        assert!(matches!(output.code, 0 | 1), "{what}: exit {}: {}", output.code, output.stderr);
+        self.time(output.took);
+        self.peak_kib = self.peak_kib.max(output.peak_kib);
+    }
+
+    fn time(&mut self, time: Duration) {
+        self.times_ms.push(time.as_secs_f64() * 1e3);
+    }
+
+    fn median(&mut self) -> Option<f64> {
+        (!self.times_ms.is_empty()).then(|| median(&mut self.times_ms))
     }
 }
 
@@ -43,68 +90,97 @@ fn measure(size: usize) {
     let mut registry = Registry::at(&server.url());
     registry.create(&serde_json::json!({}));
     let mut socket = Socket::connect(server.port());
-
-    // Alive for as long as this takes.
-    fill(&mut registry, size, "2026-11-24T00:00:00.000000+00:00", &[("Nats-TTL", "10h")]);
-    let (read, count, _) = socket.read_all(STREAM, false);
-    assert_eq!(count, size);
-    let lenient = "--stale-after=87600h";
-    report(size, "list --json", median(&server, &["list", "--json", lenient], size), read);
-    report(size, "list", median(&server, &["list", lenient], size), read);
-    report(size, "check", median(&server, &["check"], size), read);
-    report(size, "cleanup, none stale", median(&server, &["cleanup", lenient], size), read);
-    report(
-        size,
-        "cleanup --dry-run, all stale",
-        median(&server, &["cleanup", "--dry-run", "--json"], size),
-        read,
-    );
-
-    let (_, count, entries) = socket.read_all(STREAM, true);
-    assert_eq!(count, size);
-    let floor = read + socket.purge_all(STREAM, &entries);
-    drop(entries);
-    fill(&mut registry, size, "2026-11-24T00:00:00.000000+00:00", &[]);
-    report(size, "cleanup, all stale", once(&server, &["cleanup"]), floor);
-    fill(&mut registry, size, "2026-11-24T00:00:00.000000+00:00", &[]);
-    report(size, "cleanup --json, all stale", once(&server, &["cleanup", "--json"]), floor);
-    let (_, left, _) = socket.read_all(STREAM, false);
-    assert_eq!(left, 0, "cleanup left some");
+    println!();
+    table::head(&format!("{size} entries, ms"), WIDTH);
+    let peaks = [read(size, &server, &mut registry, &mut socket)]
+        .into_iter()
+        .chain([clean(size, &server, &mut registry, &mut socket)])
+        .flatten();
+    println!();
+    table::head(&format!("{size} entries, peak KiB"), WIDTH);
+    for (what, [ours, nats, async_nats]) in peaks {
+        let figures = [ours, nats, async_nats].map(|kib| Some(kib as f64));
+        table::row(what, WIDTH, 0, [figures[0], figures[1], figures[2], None]);
+    }
 }
 
-fn fill(registry: &mut Registry, size: usize, heartbeat: &str, headers: &[(&str, &str)]) {
-    let headers = if headers.is_empty() { Vec::new() } else { header(headers) };
+type Peaks = Vec<(&'static str, [u64; 3])>;
+
+/// Everything that reads and leaves all as it is.
+fn read(size: usize, server: &Server, registry: &mut Registry, socket: &mut Socket) -> Peaks {
+    fill(registry, size);
+    let rounds = if size <= 1_000 { 21 } else { (500_000 / size).clamp(1, 5) };
+    let mut ours: [Seen; READERS.len()] = Default::default();
+    let mut others: [Seen; 3] = Default::default();
+    for _ in 0..rounds {
+        for ((what, words), seen) in READERS.iter().zip(&mut ours) {
+            seen.output(what, &tool(server, words));
+        }
+        for (name, seen) in CRATES.iter().zip(&mut others) {
+            let output = peer(server, "list", name);
+            assert!(output.stdout.contains(&format!("instances {size}\n")), "{}", output.stdout);
+            seen.output(name, &output);
+        }
+        let (time, count, _) = socket.read_all(STREAM, false);
+        assert_eq!(count, size);
+        others[2].time(time);
+    }
+    READERS.iter().zip(ours).map(|((what, _), seen)| report(what, seen, &mut others)).collect()
+}
+
+/// Everything that removes all, from a bucket that is filled anew each time.
+fn clean(size: usize, server: &Server, registry: &mut Registry, socket: &mut Socket) -> Peaks {
+    let rounds = if size <= 1_000 { 11 } else { (300_000 / size).clamp(1, 3) };
+    let mut ours: [Seen; CLEANERS.len()] = Default::default();
+    let mut others: [Seen; 3] = Default::default();
+    for _ in 0..rounds {
+        for ((what, words), seen) in CLEANERS.iter().zip(&mut ours) {
+            fill(registry, size);
+            seen.output(what, &tool(server, words));
+            assert_eq!(left(registry), 0, "{what} left some");
+        }
+        for (name, seen) in CRATES.iter().zip(&mut others) {
+            fill(registry, size);
+            seen.output(name, &peer(server, "clean", name));
+            assert_eq!(left(registry), 0, "{name} left some");
+        }
+        fill(registry, size);
+        let (time, _, entries) = socket.read_all(STREAM, true);
+        others[2].time(time + socket.purge_all(STREAM, &entries));
+        assert_eq!(left(registry), 0, "the floor left some");
+    }
+    CLEANERS.iter().zip(ours).map(|((what, _), seen)| report(what, seen, &mut others)).collect()
+}
+
+fn report(what: &'static str, mut ours: Seen, others: &mut [Seen; 3]) -> (&'static str, [u64; 3]) {
+    let [nats, async_nats, floor] = others;
+    let times = [ours.median(), nats.median(), async_nats.median(), floor.median()];
+    table::row(what, WIDTH, 1, times);
+    (what, [ours.peak_kib, nats.peak_kib, async_nats.peak_kib])
+}
+
+/// Alive for as long as this takes, by their TTL.
+fn fill(registry: &mut Registry, size: usize) {
+    let headers = header(&[("Nats-TTL", "10h")]);
     registry.fill(size, |i| {
         let (service, instance) = (format!("service-{:03}", i % 500), format!("host-{i:07}"));
         let record = format!(
             "{{\"serviceName\":\"{service}\",\"instanceId\":\"{instance}\",\"version\":\"1.4.2\",\
-             \"status\":\"ACTIVE\",\"lastHeartbeat\":\"{heartbeat}\",\
+             \"status\":\"ACTIVE\",\"lastHeartbeat\":\"2026-11-24T00:00:00.000000+00:00\",\
              \"stickyActiveGroup\":null,\"metadata\":{{\"host\":\"{instance}\",\"pid\":\"4711\"}}}}"
         );
         (format!("service-instances__{service}__{instance}"), headers.clone(), record)
     });
 }
 
-fn once(server: &Server, words: &[&str]) -> Output {
+fn left(registry: &mut Registry) -> u64 {
+    registry.info().expect("a bucket")["state"]["messages"].as_u64().expect("a number")
+}
+
+fn tool(server: &Server, words: &[&str]) -> Output {
     aegis(words).arg("-s").arg(&server.url()).arg("--timeout=60s").within(secs(600)).run()
 }
 
-/// The run in the middle of five by its time; small registries get more.
-fn median(server: &Server, words: &[&str], size: usize) -> Output {
-    let runs = if size <= 10_000 { 11 } else { 3 };
-    let mut outputs: Vec<Output> = (0..runs).map(|_| once(server, words)).collect();
-    outputs.sort_by_key(|output| output.took);
-    outputs.swap_remove(runs / 2)
-}
-
-fn report(size: usize, what: &str, output: Output, floor: Duration) {
-    let failed = !matches!(output.code, 0 | 1);
-    let remark =
-        if failed { format!("  exit {}: {}", output.code, output.stderr) } else { String::new() };
-    println!(
-        "{size:>9}  {what:34} {:>7.1} ms {:>7.1} ms {:>8}{remark}",
-        output.took.as_secs_f64() * 1e3,
-        floor.as_secs_f64() * 1e3,
-        output.peak_kib
-    );
+fn peer(server: &Server, verb: &str, name: &str) -> Output {
+    peers(Build::Optimised, &[verb, name, &server.url(), BUCKET]).within(secs(600)).run()
 }

@@ -7,6 +7,7 @@
 //! here but the context file and the host's.
 
 mod arguments;
+pub mod call;
 pub mod context;
 pub mod env_file;
 mod host_file;
@@ -26,8 +27,7 @@ use std::path::Path;
 use argh::FromArgs;
 
 use self::arguments::{TopArgs, VerbArgs};
-pub use self::host_file::ENV_FILE;
-use self::host_file::HostFile;
+use self::host_file::{ENV_FILE, HostFile};
 use self::options::{CheckOptions, Invocation, Verb};
 use self::settings::Connection;
 use self::sorting::{Sorted, add_missing, find_verb, sort};
@@ -108,16 +108,35 @@ impl Call<'_> {
         };
         let env_file = global.iter().position(|word| word == "--env-file");
         let env_file = env_file.and_then(|at| global.get(at + 1));
-        let host = HostFile::read(env_file.map(String::as_str), self.env_file)?;
+        let host = match HostFile::read(env_file.map(String::as_str), self.env_file) {
+            Ok(host) => host,
+            Err(failure) => {
+                self.check = self.check_without_host(verb_name, &global, &own);
+                return Err(failure);
+            }
+        };
         let source = Source::new(self.env, &host);
         if verb_name == "cleanup" {
             add_cleanup_options(&source, &mut global, &mut own)?;
         }
-        let words: Vec<&str> = global.iter().map(String::as_str).chain([verb_name]).collect();
-        let words: Vec<&str> = words.into_iter().chain(own.iter().map(String::as_str)).collect();
-        let top = TopArgs::from_args(&[PROGRAM], &words)
-            .map_err(|exit| usage(address::shown(&exit.output.trim().replace('\n', " "))))?;
-        self.read(&source, &top, verb_name)
+        self.read(&source, &arguments(verb_name, &global, &own)?, verb_name)
+    }
+
+    /// What was asked of `check`, where the host's file cannot be used: it
+    /// answers in the format that was asked for all the same.
+    fn check_without_host(
+        &self,
+        verb_name: &str,
+        global: &[String],
+        own: &[String],
+    ) -> Option<(CheckOptions, Bucket)> {
+        let host = HostFile::none(self.env_file);
+        let source = Source::new(self.env, &host);
+        let top = arguments(verb_name, global, own).ok()?;
+        let VerbArgs::Check(args) = &top.verb else { return None };
+        let options = verbs::check(&source, args).ok()?;
+        let bucket = settings::bucket(&source, &top);
+        Some((options, bucket.unwrap_or_else(|_| Bucket::service_registry())))
     }
 
     fn read(
@@ -170,6 +189,13 @@ impl Call<'_> {
         let verbose = top.verbose;
         Ok(Parsed::Run(Box::new(Invocation { settings, bucket, verbose, unconnected, verb })))
     }
+}
+
+fn arguments(verb: &str, global: &[String], own: &[String]) -> Result<TopArgs, Failure> {
+    let (global, own) = (global.iter().map(String::as_str), own.iter().map(String::as_str));
+    let words: Vec<&str> = global.chain([verb]).chain(own).collect();
+    TopArgs::from_args(&[PROGRAM], &words)
+        .map_err(|exit| usage(address::shown(&exit.output.trim().replace('\n', " "))))
 }
 
 /// `AEGIS_CLEANUP_OPTIONS` of the environment or the host's file: options for

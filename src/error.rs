@@ -63,6 +63,12 @@ impl Failure {
         self
     }
 
+    /// The same failure with its hint made into another text.
+    pub fn map_hint(mut self, make: impl FnOnce(&str) -> String) -> Failure {
+        self.hint = self.hint.as_deref().map(make);
+        self
+    }
+
     /// What the operator has to look at.
     pub fn kind(&self) -> Kind {
         self.kind

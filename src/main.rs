@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
+use aegis_agent::cli::call::Call;
 use aegis_agent::cli::options::{Invocation, Verb};
 use aegis_agent::cli::{self, Parsed};
 use aegis_agent::commands;
@@ -43,14 +44,23 @@ fn main() -> ExitCode {
                 stays,
             });
             let unconnected = invocation.unconnected.clone();
+            let call = Call::of(&invocation.settings, &invocation.bucket);
             match run(*invocation, &|| read_anew(&args)) {
                 Ok(code) => code,
-                Err(failure) => exit(&failure.with_note(NO_CONNECTION, unconnected), check),
+                Err(failure) => {
+                    let failure = failure.map_hint(|hint| call.complete(hint));
+                    exit(&failure.with_note(NO_CONNECTION, unconnected), check)
+                }
             }
         }
         Err(error) => {
             logging::start(Style { journal: in_journal(), ..Style::default() });
             let Some((options, bucket)) = error.check.map(|check| *check) else {
+                if error.verb_is_check && asks_for_nagios(&args) {
+                    // Monitoring reads the first line of stdout and nothing else.
+                    let line = commands::check::report::nagios_usage(&error.failure.chain());
+                    let _ = io::stdout().write_all(line.as_bytes());
+                }
                 return exit(&error.failure, error.verb_is_check);
             };
             let mut out = BufWriter::new(io::stdout().lock());
@@ -60,6 +70,13 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Whether the arguments, wrong as they are, ask for a plug-in's answer.
+fn asks_for_nagios(args: &[OsString]) -> bool {
+    let pairs = args.iter().zip(args.iter().skip(1));
+    args.iter().any(|arg| arg == "--format=nagios")
+        || pairs.into_iter().any(|(name, value)| name == "--format" && value == "nagios")
 }
 
 /// The same call again, with the files and the environment of now.

@@ -13,6 +13,7 @@
 
 pub mod address;
 mod attempt;
+pub mod certificate;
 mod connector;
 pub mod failure;
 pub mod handshake;

@@ -29,12 +29,22 @@ use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
-    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Token, answered,
+    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
+    answered,
 };
 
 /// A question that was not answered by then is asked again: a direct get goes
 /// to any replica, and that may be the one that hangs.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// The same for what is asked otherwise each time: a consumer that was placed on
+/// a dead member of the cluster is never announced, however long one waits.
+const ASK_OTHERWISE: Duration = Duration::from_millis(250);
+/// So many of those leave together, at most: with one member of three dead, a
+/// third of them is never answered.
+const SIDE_BY_SIDE: u32 = 4;
+/// How long the first member of a cluster may take to answer before another one
+/// is asked; each further one has twice as long.
+const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
 
 const READING: &str = "reading the entry";
 /// What is being done while the bucket is looked at.
@@ -48,6 +58,8 @@ pub struct Registry {
     clock: Option<RegistryClock>,
     /// How long the last question waited for its answer.
     answer_time: Duration,
+    /// Number of the last question that is asked otherwise each time.
+    turns: u32,
     /// No exchange goes on after this.
     end: Option<Instant>,
     asides: Asides,
@@ -62,6 +74,7 @@ impl Registry {
             session: None,
             clock: None,
             answer_time: Duration::ZERO,
+            turns: 0,
             end: None,
             asides: Asides::default(),
         }
@@ -107,6 +120,11 @@ impl Registry {
     /// The bucket.
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
+    }
+
+    /// How NATS is reached.
+    pub fn settings(&self) -> &Settings {
+        self.connector.settings()
     }
 
     /// Bounds each exchange.
@@ -234,6 +252,19 @@ impl Registry {
         answer
     }
 
+    /// As `request`; waits no longer than `limit`, or four times as long as the
+    /// server took to greet.
+    pub fn request_within(
+        &mut self,
+        doing: &'static str,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Incoming, RegistryError> {
+        let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
+        let deadline = Instant::now() + limit.max(greeting * 4).min(self.timeout());
+        self.on_session(doing, |session| session.request(request, deadline))
+    }
+
     /// As `request`, for a question that may be asked twice.
     pub fn ask(
         &mut self,
@@ -261,11 +292,63 @@ impl Registry {
         questions: [(&'static str, Request); N],
         is_enough: impl Fn(&[Question]) -> bool,
     ) -> [Result<Answer, RegistryError>; N] {
+        let questions = questions.map(|(doing, request)| (doing, Ask::Same(request)));
+        let deadline = Instant::now() + self.timeout();
+        self.ask_by(&questions, is_enough, deadline)
+    }
+
+    /// As `ask_all`, through one member of the cluster after the other: one that
+    /// is cut off from the others lets clients in all the same and answers
+    /// nothing, or that there is no leader.
+    pub fn ask_anywhere<const N: usize>(
+        &mut self,
+        questions: &[(&'static str, Ask); N],
+    ) -> [Result<Answer, RegistryError>; N] {
+        self.ask_anywhere_until(questions, Instant::now() + self.timeout())
+    }
+
+    /// As `ask_anywhere`, until then.
+    pub fn ask_anywhere_until<const N: usize>(
+        &mut self,
+        questions: &[(&'static str, Ask); N],
+        deadline: Instant,
+    ) -> [Result<Answer, RegistryError>; N] {
+        let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
+        let mut patience = MEMBER_PATIENCE.max(greeting * 4);
+        let mut members = self.connector.choices();
+        loop {
+            let is_last = self.connector.choices() < 2;
+            let until = if is_last { deadline } else { deadline.min(Instant::now() + patience) };
+            let all = |open: &[Question]| open.iter().all(Question::is_answered);
+            let answers = self.ask_by(questions, all, until);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let doubts = answers.iter().filter_map(doubt_about_member);
+            let Some(doubt) = doubts.max() else { return answers };
+            let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
+            if is_last || stopped || left.is_zero() {
+                return answers;
+            }
+            members -= 1;
+            // Who says no is asked once.
+            if (doubt == Doubt::Refuses && members == 0) || self.move_on(left).is_err() {
+                return answers;
+            }
+            members = members.max(1);
+            patience *= 2;
+        }
+    }
+
+    /// Asks until enough is known, or `deadline` has come.
+    fn ask_by<const N: usize>(
+        &mut self,
+        questions: &[(&'static str, Ask); N],
+        is_enough: impl Fn(&[Question]) -> bool,
+        deadline: Instant,
+    ) -> [Result<Answer, RegistryError>; N] {
         let began = Instant::now();
-        let deadline = began + self.timeout();
-        let mut open = questions.map(|(doing, request)| Question {
+        let mut open = questions.each_ref().map(|(doing, ask)| Question {
             doing,
-            request,
+            ask,
             tokens: Vec::new(),
             answer: None,
         });
@@ -286,18 +369,20 @@ impl Registry {
         is_enough: &dyn Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> Result<(), RequestError> {
-        let session = self.session.as_mut().ok_or_else(no_session)?;
+        let Registry { session, turns, .. } = self;
+        let session = session.as_mut().ok_or_else(no_session)?;
         let stopping = session.stop_requested();
+        let otherwise = open.iter().any(|question| matches!(question.ask, Ask::Otherwise(_)));
+        let pause = if otherwise { ASK_OTHERWISE } else { ASK_AGAIN };
         // Where everything takes long, more questions make it longer.
-        let again = ASK_AGAIN.max(session.greeting * 2);
+        let pause = pause.max(session.greeting * 2);
+        let mut round = 0;
         while !is_enough(open) {
             for question in open.iter_mut().filter(|question| !question.is_answered()) {
-                match session.send(&question.request) {
-                    Ok(token) => question.tokens.push(token),
-                    Err(error) => question.answer = Some(Err(error)),
-                }
+                question.send(session, round, turns);
             }
-            let until = deadline.min(Instant::now() + again);
+            round += 1;
+            let until = deadline.min(Instant::now() + pause);
             while !is_enough(open) {
                 match session.receive(until) {
                     Ok(arrival) => take_answer(open, arrival),
@@ -323,6 +408,13 @@ impl Registry {
     /// `None` where it does not exist.
     pub fn info(&mut self) -> Result<Option<StreamInfo>, RegistryError> {
         let [answer] = self.ask_all([(LOOKING, requests::stream_info(&self.bucket))]);
+        self.take_info(LOOKING, answer)
+    }
+
+    /// As `info`, from whichever member of the cluster tells.
+    pub fn info_anywhere(&mut self) -> InfoResult {
+        let question = (LOOKING, Ask::Same(requests::stream_info(&self.bucket)));
+        let [answer] = self.ask_anywhere(&[question]);
         self.take_info(LOOKING, answer)
     }
 
@@ -491,24 +583,57 @@ pub struct Former {
     connector: Connector,
 }
 
+/// What is asked.
+pub enum Ask {
+    /// This, and the same again.
+    Same(Request),
+    /// What this makes of a number that no other question of the registry has.
+    Otherwise(Box<dyn Fn(u32) -> Request>),
+}
+
 /// The answer to a question.
 pub struct Answer {
     /// The reply.
     pub message: Incoming,
     /// Where the boot clock stood when it came.
     pub arrived: Duration,
+    /// The number of the question, where each had another.
+    pub turn: u32,
+}
+
+/// Why another member of the cluster may know more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// It says that it cannot tell.
+    Refuses,
+    /// It says nothing.
+    Silent,
+}
+
+fn doubt_about_member(answer: &Result<Answer, RegistryError>) -> Option<Doubt> {
+    match answer {
+        Err(RegistryError::Request(_, RequestError::TimedOut | RequestError::Lost(_))) => {
+            Some(Doubt::Silent)
+        }
+        Err(RegistryError::Request(_, RequestError::NoResponders)) => Some(Doubt::Refuses),
+        Err(_) => None,
+        Ok(answer) => {
+            let refusal = replies::refusal_in(answer.message.data())?;
+            (refusal.err_code == ApiError::NO_LEADER).then_some(Doubt::Refuses)
+        }
+    }
 }
 
 /// A question that is under way.
-struct Question {
+struct Question<'a> {
     doing: &'static str,
-    request: Request,
-    /// Of each time it was asked.
-    tokens: Vec<Token>,
+    ask: &'a Ask,
+    /// Of each time it was asked, with its number.
+    tokens: Vec<(Token, u32)>,
     answer: Option<Result<Answer, RequestError>>,
 }
 
-impl Question {
+impl Question<'_> {
     fn is_answered(&self) -> bool {
         self.answer.is_some()
     }
@@ -517,6 +642,27 @@ impl Question {
     fn is_refused(&self) -> bool {
         let error = |answer: &Answer| replies::refusal_in(answer.message.data()).is_some();
         self.answer.as_ref().is_some_and(|answer| answer.as_ref().map_or(true, error))
+    }
+
+    /// Sends it, for the first time in round 0.
+    fn send(&mut self, session: &mut Session, round: u32, turns: &mut u32) {
+        let copies = match self.ask {
+            Ask::Same(_) => 1,
+            Ask::Otherwise(_) => round.clamp(1, SIDE_BY_SIDE),
+        };
+        for _ in 0..copies {
+            let sent = match self.ask {
+                Ask::Same(request) => session.send(request),
+                Ask::Otherwise(request) => {
+                    *turns = turns.wrapping_add(1);
+                    session.send(&request(*turns))
+                }
+            };
+            match sent {
+                Ok(token) => self.tokens.push((token, *turns)),
+                Err(error) => self.answer = Some(Err(error)),
+            }
+        }
     }
 }
 
@@ -527,11 +673,13 @@ fn take_answer(open: &mut [Question], arrival: Arrival) {
         Arrival::Message(None, _) => return,
         Arrival::Refused(token, what) => (token, Err(RequestError::Denied(what))),
     };
-    let of = open.iter_mut().find(|question| question.tokens.contains(&token));
-    if let Some(question) = of {
+    for question in open {
+        let asked = question.tokens.iter().find(|(asked, _)| *asked == token);
+        let Some(&(_, turn)) = asked else { continue };
         let arrived = boot_clock();
-        let answer = answer.map(|message| Answer { message, arrived });
+        let answer = answer.map(|message| Answer { message, arrived, turn });
         question.answer.get_or_insert(answer);
+        return;
     }
 }
 

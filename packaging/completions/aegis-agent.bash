@@ -222,13 +222,21 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_init)
-            opts="--help --replicas --marker-ttl --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            opts="--help --replicas --marker-ttl --history --max-age --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --replicas)
                     COMPREPLY=()
                     return 0
                     ;;
                 --marker-ttl)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --history)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --max-age)
                     COMPREPLY=()
                     return 0
                     ;;

@@ -3,7 +3,7 @@ function __fish_aegis-agent_using_command
     set -e cmd[1]
     set -l target_cmd $argv
 
-    set -l known_value_flags 'bucket' 'context' 'creds' 'env-file' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'stale-after' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
+    set -l known_value_flags 'bucket' 'context' 'creds' 'env-file' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'stale-after' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
 
     set -l i 1
     set -l cleaned_cmd
@@ -96,8 +96,10 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l env-file
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l verbose -s v -d 'log more'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l replicas -r -d 'copies of a new bucket, 1 to 5 (AEGIS_REPLICAS; default 1)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l marker-ttl -r -d 'life of the server\'s delete markers in a new bucket (AEGIS_MARKER_TTL; default none)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l replicas -r -d 'copies, 1 to 5 (AEGIS_REPLICAS; of a new bucket: 3 in a cluster, else 1)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l marker-ttl -r -d 'life of the server\'s delete markers, or none (AEGIS_MARKER_TTL; of a new bucket: 60s)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l history -r -d 'keep one revision of a key, and drop the older ones: 1 (AEGIS_HISTORY)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l max-age -r -d 'let nothing end an entry but its own TTL: none (AEGIS_MAX_AGE)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l storage -r -d 'file or memory, for a new bucket (AEGIS_STORAGE; default file)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'

@@ -149,16 +149,23 @@ pub(super) struct RunArgs {
     subcommand,
     name = "init",
     help_triggers("-h", "--help"),
-    note = "Touches nothing else in a bucket that exists. Running it again does no harm.
+    note = "In a bucket that exists it changes what was asked for by an option, and
+nothing else. Running it again does no harm.
 The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct InitArgs {
-    /// copies of a new bucket, 1 to 5 (AEGIS_REPLICAS; default 1)
+    /// copies, 1 to 5 (AEGIS_REPLICAS; of a new bucket: 3 in a cluster, else 1)
     #[argh(option, arg_name = "n")]
     pub(super) replicas: Option<String>,
-    /// life of the server's delete markers in a new bucket (AEGIS_MARKER_TTL; default none)
+    /// life of the server's delete markers, or none (AEGIS_MARKER_TTL; of a new bucket: 60s)
     #[argh(option, arg_name = "duration")]
     pub(super) marker_ttl: Option<String>,
+    /// keep one revision of a key, and drop the older ones: 1 (AEGIS_HISTORY)
+    #[argh(option, arg_name = "n")]
+    pub(super) history: Option<String>,
+    /// let nothing end an entry but its own TTL: none (AEGIS_MAX_AGE)
+    #[argh(option, arg_name = "duration")]
+    pub(super) max_age: Option<String>,
     /// file or memory, for a new bucket (AEGIS_STORAGE; default file)
     #[argh(option, arg_name = "kind")]
     pub(super) storage: Option<String>,

@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -90,9 +89,8 @@ pub fn load(name: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Contex
 
 /// The context that `nats context select` chose: the CLI's `context.txt`.
 pub fn selected(env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
-    let mut name = String::new();
-    let file = fs::File::open(config(env)?.join("context.txt")).ok()?;
-    file.take(SELECTED_LIMIT).read_to_string(&mut name).ok()?;
+    let name = files::read(&config(env)?.join("context.txt"), SELECTED_LIMIT).ok()?;
+    let name = String::from_utf8(name).ok()?;
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let name = name.trim();
     (is_plain(name) && name.bytes().all(fits)).then(|| name.to_owned())

@@ -1,22 +1,19 @@
 //! The host's own settings: the file that the units read, for every verb.
 //!
-//! Reads it, bounded, and keeps what it says. Its syntax is for `env_file` to
+//! Reads it and keeps what it says. Its syntax is for `env_file` to
 //! know, and what beats what for `values` and `settings`.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::env_file;
 use crate::error::{Failure, Kind, plain};
+use crate::files;
 use crate::nats::address::shown_name;
 
 /// Where the packages put it.
-pub const ENV_FILE: &str = "/etc/aegis-agent/agent.env";
-/// A file larger than this holds no settings.
-const FILE_LIMIT: u64 = 1 << 20;
+pub(super) const ENV_FILE: &str = "/etc/aegis-agent/agent.env";
 
 /// What the host's file says. Its values may be secrets: no `Debug`.
 pub(super) struct HostFile {
@@ -26,6 +23,11 @@ pub(super) struct HostFile {
 }
 
 impl HostFile {
+    /// As if there were none.
+    pub(super) fn none(path: &Path) -> HostFile {
+        HostFile { path: path.to_owned(), variables: BTreeMap::new(), unreadable: None }
+    }
+
     /// The file of `--env-file`, which has to be readable; else the one at
     /// `default`, where there is one that can be read.
     pub(super) fn read(given: Option<&str>, default: &Path) -> Result<HostFile, Failure> {
@@ -33,9 +35,8 @@ impl HostFile {
         let shown = shown_name(&path.display().to_string());
         let bad =
             |why: &str| Failure::new(Kind::Config, format!("environment file {shown}: {why}"));
-        let mut file = HostFile { path, variables: BTreeMap::new(), unreadable: None };
-        match bytes_of(&file.path) {
-            Ok(bytes) if bytes.len() as u64 > FILE_LIMIT => return Err(bad("larger than 1 MiB")),
+        let mut file = HostFile::none(&path);
+        match files::read(&file.path, files::LARGEST) {
             Ok(bytes) => match String::from_utf8(bytes) {
                 Ok(text) => file.variables = env_file::parse(&text),
                 Err(_) => return Err(bad("not UTF-8")),
@@ -43,10 +44,12 @@ impl HostFile {
             Err(error) if given.is_some() => {
                 return Err(bad(&plain(&error)).with_hint("--env-file names it"));
             }
+            // Not the system's word: it can be read, and is no such file.
+            Err(error) if error.raw_os_error().is_none() => return Err(bad(&plain(&error))),
             Err(error) if is_absent(&error) => {}
             Err(error) => {
-                file.unreadable =
-                    Some(format!("{shown} exists and cannot be read: {}", plain(&error)));
+                let why = plain(&error);
+                file.unreadable = Some(format!("{shown} exists and cannot be read: {why}"));
             }
         }
         Ok(file)
@@ -70,16 +73,4 @@ impl HostFile {
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// At most one byte more than the limit, and never waits for a writer.
-fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits();
-    let file: File = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

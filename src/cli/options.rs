@@ -73,12 +73,17 @@ pub struct RunOptions {
 /// Options of `init`.
 #[derive(Debug)]
 pub struct InitOptions {
-    /// Replicas of a new bucket.
-    pub replicas: u8,
-    /// The server's own delete markers live this long.
-    pub marker_ttl: Option<Duration>,
+    /// So many replicas; `None` where nobody asked for a number.
+    pub replicas: Option<u8>,
+    /// The server's own delete markers live this long, or there are none;
+    /// `None` where nobody asked for either.
+    pub marker_ttl: Option<Option<Duration>>,
     /// Where a new bucket keeps its messages.
-    pub storage: Storage,
+    pub storage: Option<Storage>,
+    /// Lower the history of a bucket to 1.
+    pub lower_history: bool,
+    /// Take the `max_age` of a bucket away.
+    pub drop_max_age: bool,
 }
 
 /// How `check` answers.

@@ -63,6 +63,7 @@ pub(super) fn connection(
         timeout,
         name: String::new(),
         tls_first: layers.context.tls_first,
+        context: layers.named,
     };
     Ok(Connection { settings, bucket, unconnected })
 }
@@ -71,6 +72,8 @@ pub(super) fn connection(
 struct Layers<'a> {
     source: &'a Source<'a>,
     context: Context,
+    /// Its name.
+    named: Option<String>,
     /// The host's file names the context, and so goes before it.
     host_first: bool,
 }
@@ -81,13 +84,14 @@ impl Layers<'_> {
             .map_or_else(|| source.env("NATS_CONTEXT"), |given| Ok(Some(given)))?;
         if let Some(given) = source.take(named) {
             let context = context::load(&given.text, source.env)?;
-            return Ok(Layers { source, context, host_first: false });
+            return Ok(Layers { source, context, named: Some(given.text), host_first: false });
         }
-        let context = match source.take(source.host("NATS_CONTEXT")) {
-            Some(given) => context_of_host(source, &given.text)?,
+        let named = source.take(source.host("NATS_CONTEXT")).map(|given| given.text);
+        let context = match &named {
+            Some(name) => context_of_host(source, name)?,
             None => Context::default(),
         };
-        Ok(Layers { source, context, host_first: true })
+        Ok(Layers { source, context, named, host_first: true })
     }
 
     fn field(&self, of: impl Fn(&Context) -> &Option<String>, name: &'static str) -> Option<Given> {
@@ -256,7 +260,12 @@ fn login(
     {
         return Ok(login);
     }
-    Ok(in_url.unwrap_or(Login::None))
+    match in_url {
+        None if source.variable("NATS_PASSWORD")?.is_some() => {
+            Err(Failure::new(Kind::Config, "NATS_PASSWORD needs NATS_USER (or --user)"))
+        }
+        login => Ok(login.unwrap_or(Login::None)),
+    }
 }
 
 fn login_of_options(source: &Source<'_>, top: &TopArgs) -> Result<Option<Login>, Failure> {
@@ -295,12 +304,14 @@ fn login_of_variables(
     let text = |name| Ok::<_, Failure>(place(name)?.map(|given| given.text));
     let mut given = Vec::new();
     if let Some(user) = place("NATS_USER")? {
-        let Some(password) = source.variable("NATS_PASSWORD")? else {
-            let what = format!("{} needs NATS_PASSWORD or --password-file", user.name);
-            return Err(Failure::new(Kind::Config, what));
-        };
-        let password = Secret::Text(password.text);
-        given.push(("NATS_USER", Login::User { name: user.text, password }));
+        // Alone it is a token, as the nats CLI has it.
+        given.push(match source.variable("NATS_PASSWORD")? {
+            Some(password) => {
+                let password = Secret::Text(password.text);
+                ("NATS_USER", Login::User { name: user.text, password })
+            }
+            None => ("NATS_USER", Login::Token(Secret::Text(user.text))),
+        });
     }
     let creds = text("NATS_CREDS")?.map(|path| ("NATS_CREDS", Login::Creds(path.into())));
     let nkey = text("NATS_NKEY")?.map(|path| ("NATS_NKEY", Login::Nkey(path.into())));

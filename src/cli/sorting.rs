@@ -53,7 +53,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
             ],
             &["--standby"],
         ),
-        "init" => (&["--replicas", "--marker-ttl", "--storage"], &[]),
+        "init" => (&["--replicas", "--marker-ttl", "--history", "--max-age", "--storage"], &[]),
         "check" => (&["--format", "--output"], &["--probe", "--json"]),
         "cleanup" => (
             &["--stale-after", "--only", "--service", "--max-removals"],

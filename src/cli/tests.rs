@@ -269,6 +269,11 @@ fn a_bad_setting_leaves_check_knowing_how_to_answer() {
     let (_, bucket) =
         call("check", &[("AEGIS_BUCKET", "a b")]).unwrap_err().check.map(|check| *check).unwrap();
     assert_eq!(bucket.as_str(), "service_registry");
+    let error = call("check --json --env-file /nowhere/x", &env).unwrap_err();
+    assert!(error.failure.chain().starts_with("environment file /nowhere/x: "));
+    let (options, bucket) = error.check.map(|check| *check).unwrap();
+    assert_eq!((options.format, bucket.as_str()), (Format::Json, "b"));
+    assert!(call("list --json --env-file /nowhere/x", &env).unwrap_err().check.is_none());
     // Bad usage, and the other verbs.
     assert!(call("check --timeout soon", &[]).unwrap_err().check.is_none());
     assert!(call("list", &env).unwrap_err().check.is_none());
@@ -365,7 +370,9 @@ fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
     for (args, variable, value, words) in [
         ("run --service abc", "AEGIS_STANDBY", "true", "standby: true"),
         ("run --service abc", "AEGIS_META", "zone=a 'note=b c'", r#""note": "b c", "zone": "a""#),
-        ("init", "AEGIS_REPLICAS", "5", "replicas: 5"),
+        ("init", "AEGIS_REPLICAS", "5", "replicas: Some(5)"),
+        ("init", "AEGIS_HISTORY", "1", "lower_history: true"),
+        ("init", "AEGIS_MAX_AGE", "none", "drop_max_age: true"),
         ("init", "AEGIS_MARKER_TTL", "17s", "17s"),
         ("init", "AEGIS_STORAGE", "memory", "Memory"),
         ("check", "AEGIS_PROBE", "1", "probe: true"),

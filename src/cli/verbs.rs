@@ -231,11 +231,32 @@ pub(super) fn init(source: &Source<'_>, args: &InitArgs) -> Result<InitOptions, 
             _ => Err("must be file or memory"),
         })
     });
+    let marker_ttl = marker_ttl.map(|given| {
+        given.read(|text| match text {
+            "none" => Ok(None),
+            text => read_ttl(text).map(Some).map_err(|rule| format!("{rule}, or none")),
+        })
+    });
+    let history = source.given(&args.history, "--history", "AEGIS_HISTORY")?;
+    let max_age = source.given(&args.max_age, "--max-age", "AEGIS_MAX_AGE")?;
     Ok(InitOptions {
-        replicas: replicas.transpose()?.unwrap_or(1),
-        marker_ttl: marker_ttl.map(|given| given.read(read_ttl)).transpose()?,
-        storage: storage.transpose()?.unwrap_or(Storage::File),
+        replicas: replicas.transpose()?,
+        marker_ttl: marker_ttl.transpose()?,
+        storage: storage.transpose()?,
+        lower_history: only_value(history, "1")?,
+        drop_max_age: only_value(max_age, "none")?,
     })
+}
+
+/// A setting that has one good value: others are made with the nats CLI.
+fn only_value(given: Option<Given>, good: &str) -> Result<bool, Failure> {
+    let given = given.map(|given| {
+        given.read(|text| match text == good {
+            true => Ok(()),
+            false => Err(format!("must be {good}: nothing else is good for a registry")),
+        })
+    });
+    given.transpose().map(|given| given.is_some())
 }
 
 pub(super) fn check(source: &Source<'_>, args: &CheckArgs) -> Result<CheckOptions, Failure> {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
+use crate::cli::call::Call;
 use crate::cli::options::{CheckOptions, Format};
 use crate::error::{Failure, Kind, written};
 use crate::jetstream::bucket::Bucket;
@@ -37,6 +38,8 @@ pub fn run(
 ) -> Result<u8, Failure> {
     // SIGTERM and SIGINT must not leave the probe's entry in the bucket.
     let signals = if options.probe { Some(Rc::new(Signals::take()?)) } else { None };
+    let call = Call::of(&settings, &bucket);
+    let logins = facts::logins(&settings);
     let mut connector = Connector::new(settings);
     if let Some(signals) = &signals {
         connector = connector.with_waiter(signals.clone());
@@ -45,7 +48,7 @@ pub fn run(
     if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
         gap.hint = Some(gap.hint.take().map_or(note.clone(), |hint| format!("{hint}; {note}")));
     }
-    answer(options, &facts, out)
+    answer(options, &Facts { logins, ..facts }, &call, out)
 }
 
 /// The same for a call whose settings are bad: nothing was tried, and why is a
@@ -60,11 +63,21 @@ pub fn run_without(
     let mut facts = nothing_known(bucket, options.probe);
     facts.connection =
         Err(Gap { kind: GapKind::Denied, message: failure.chain(), hint: Some(hint.to_owned()) });
-    answer(options, &facts, out)
+    answer(options, &facts, &Call::default(), out)
 }
 
-fn answer(options: &CheckOptions, facts: &Facts, out: &mut dyn Write) -> Result<u8, Failure> {
+fn answer(
+    options: &CheckOptions,
+    facts: &Facts,
+    call: &Call,
+    out: &mut dyn Write,
+) -> Result<u8, Failure> {
     let mut checks = judge::judge(facts);
+    // What leads to another place than this call must not have its options.
+    let hinted = checks.iter_mut().filter(|check| check.name != "connection");
+    for hint in hinted.filter_map(|check| check.hint.as_mut()) {
+        *hint = printable(&call.complete(hint));
+    }
     if let (Some(connection), false) = (checks.first_mut(), options.origins.is_empty()) {
         let origins = printable(&options.origins.join(", "));
         connection.message.push_str(&format!("; settings from {origins}"));

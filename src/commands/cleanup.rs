@@ -64,7 +64,7 @@ pub fn run(
     let style = Style { json: options.json, dry_run: options.dry_run };
     let report = Report::new(console, style, Instant::now());
     let mut registry = Registry::connected(connector, bucket.clone())?;
-    let Some(info) = registry.info()? else {
+    let Some(info) = registry.info_anywhere()? else {
         return Err(RegistryError::Unfit(Unfit::NoBucket(bucket)).into());
     };
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
@@ -153,6 +153,8 @@ impl Cleanup<'_> {
             }
         }
         found.scanned = self.report.counts.scanned;
+        // Who told where the bucket ends may have been cut off from the others.
+        self.info.state.last_seq = self.info.state.last_seq.max(scan.last());
         scan.end(&mut self.registry);
         Ok(revisions)
     }
@@ -244,7 +246,8 @@ impl Cleanup<'_> {
             if ready.len() < READY_LIMIT {
                 scan.pull(&mut self.registry)?;
             }
-            let deadline = scan.deadline().into_iter().chain(self.remover.deadline()).min();
+            let deadline =
+                scan.deadline(&self.registry).into_iter().chain(self.remover.deadline()).min();
             let deadline = deadline.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
@@ -260,6 +263,12 @@ impl Cleanup<'_> {
                     } else {
                         self.removed(arrival)?;
                     }
+                }
+                Err(error @ RegistryError::Request(_, RequestError::TimedOut))
+                    if scan.may_replace_consumer(&self.registry) =>
+                {
+                    self.drain()?;
+                    scan.go_on_after(&mut self.registry, error)?;
                 }
                 Err(error) => {
                     fruitless += 1;
@@ -372,8 +381,7 @@ impl Cleanup<'_> {
             Choice::Remove(target) => Some(target),
             Choice::Unreadable(unreadable, unread) => {
                 if first {
-                    let stuck = matches!(unread, Unread::Stuck);
-                    self.report.unreadable(&unreadable, stuck.then_some(self.registry.bucket()));
+                    self.report.unreadable(&unreadable, matches!(unread, Unread::Stuck));
                 }
                 if first && matches!(unread, Unread::Beating) {
                     self.report.beating(&unreadable.key);
@@ -404,7 +412,7 @@ impl Cleanup<'_> {
 
     /// The exit code, and what stands on stderr.
     fn outcome(&self, end: Result<(), End>, over: Option<(u64, Counts)>) -> Result<(), Failure> {
-        let Counts { removed, failed, .. } = self.report.counts;
+        let Counts { removed, failed, stuck, .. } = self.report.counts;
         let partly = !self.dry_run && removed + failed > 0;
         match end {
             Err(End::Failed(failure)) if partly && failure.kind() == Kind::Unavailable => {
@@ -422,6 +430,13 @@ impl Cleanup<'_> {
                     let message = format!("{failed} entries could not be removed");
                     Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN))
                 }
+                None if stuck > 0 && !self.dry_run => {
+                    let message = format!(
+                        "unreadable entries that could not be removed: {stuck}; their keys cannot be \
+                         named safely"
+                    );
+                    Err(Failure::new(Kind::Incomplete, message))
+                }
                 None => Ok(()),
             },
         }
@@ -436,7 +451,7 @@ fn over_the_limit(most: u64, found: &Counts) -> Failure {
         found.reasons()
     );
     Failure::new(Kind::Incomplete, message).with_hint(
-        "is the registry's clock right, and are the services really gone? \
-         --dry-run shows them; a larger --max-removals lets them go",
+        "is the registry's clock right, and are the services really gone? a larger --max-removals \
+         lets them go; without it they are shown by: aegis-agent cleanup --dry-run",
     )
 }

@@ -1,18 +1,21 @@
 //! `init`: creates the bucket, or mends one in place.
 //!
-//! A bucket that exists is changed in one field only, by sending its own
-//! configuration back: what this program does not know of survives. Whether
+//! A bucket that exists is changed in the flag, and in what was asked for by an
+//! option, by sending its own configuration back: what this program does not know of survives. Whether
 //! the server then does what it said is tried, where there is doubt.
 
 use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::Value;
+use log::debug;
+use serde_json::{Value, json};
 
+use crate::cli::call::Call;
 use crate::cli::options::InitOptions;
 use crate::error::{Failure, Kind, written};
-use crate::jetstream::bucket::{Bucket, Storage};
+use crate::instance::staleness::DEFAULT_TTL;
+use crate::jetstream::bucket::{Bucket, NewBucket, Storage};
 use crate::jetstream::fitness::{self, ServerVersion, Unfit};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
@@ -27,6 +30,7 @@ use crate::text::printable::printable;
 
 const CREATING: &str = "creating the bucket";
 const SWITCHING: &str = "switching per-message TTL on";
+const CHANGING: &str = "changing the bucket";
 
 /// Makes the bucket fit for a registry and says on `out` what it changed.
 pub fn run(
@@ -36,6 +40,8 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let signals = Rc::new(Signals::take()?);
+    let call = Call::of(&settings, &bucket);
+    let out = &mut Lines { call, out };
     let connector = Connector::new(settings).with_waiter(signals.clone());
     let mut registry = Registry::connected(connector, bucket)?;
     let connected = registry.server().map_or(String::new(), |server| server.version.clone());
@@ -55,44 +61,64 @@ fn create(
     registry: &mut Registry,
     options: &InitOptions,
     connected: &str,
-    out: &mut dyn Write,
+    out: &mut Lines<'_>,
 ) -> Result<Option<StreamInfo>, Failure> {
     fitness::judge_server(connected)?;
     judge_cluster(registry)?;
     let bucket = registry.bucket().clone();
-    let request =
-        requests::create_bucket(&bucket, options.replicas, options.storage, options.marker_ttl);
-    let made = registry.request(CREATING, &request).and_then(|reply| {
-        let info = registry.read_info(CREATING, &reply)?;
-        Ok((info, replies::did_create(reply.data())))
-    });
+    let cluster = registry.server().and_then(|server| server.cluster.clone());
+    let standard = NewBucket::standard(&bucket, cluster.as_deref());
+    let mut new = NewBucket {
+        replicas: options.replicas.unwrap_or(standard.replicas),
+        storage: options.storage.unwrap_or(standard.storage),
+        marker_ttl: options.marker_ttl.unwrap_or(standard.marker_ttl),
+    };
+    let made = loop {
+        let request = requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
+        let made = registry.request(CREATING, &request).and_then(|reply| {
+            let info = registry.read_info(CREATING, &reply)?;
+            Ok((info, replies::did_create(reply.data())))
+        });
+        let code = made.as_ref().err().and_then(RegistryError::api_code);
+        // A number that was asked for is not replaced by another one.
+        let code = code.filter(|_| options.replicas.is_none());
+        match code.and_then(|code| new.after_refusal(code)) {
+            Some(smaller) => new = smaller,
+            None => break made,
+        }
+    };
     let (info, ours) = match made {
         Ok(made) => made,
         Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
             return Ok(Some(registry.info()?.ok_or(error)?));
         }
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(refused(&bucket, error)),
     };
     if let Err(unfit) = fitness::judge_bucket(&bucket, &info, connected) {
         // The stream went to a member of the cluster that does not know the
         // flag: there is no error, only the echo tells.
         return Err(undo(registry, &info, ours, unfit));
     }
-    let replicas = options.replicas;
-    let storage = match options.storage {
+    let storage = match new.storage {
         Storage::File => "file",
         Storage::Memory => "memory",
     };
-    let markers = options
-        .marker_ttl
-        .map_or(String::new(), |ttl| format!(", delete markers for {}", as_setting(ttl)));
+    let markers = match new.marker_ttl {
+        Some(ttl) => format!("delete markers for {}", as_setting(ttl)),
+        None => "no delete markers".to_owned(),
+    };
+    let fewer = match standard.replicas > new.replicas && cluster.is_some() {
+        true if options.replicas.is_none() => {
+            format!("; the cluster has no room for {} replicas", standard.replicas)
+        }
+        _ => String::new(),
+    };
     let verb = if ours { "created bucket" } else { "nothing needed changing in bucket" };
     say(
         out,
         &format!(
-            "{verb} {bucket}: per-message TTL, history 1, {replicas} replica{}, {storage} \
-             storage{markers}",
-            if replicas == 1 { "" } else { "s" }
+            "{verb} {bucket}: per-message TTL, history 1, {}, {storage} storage, {markers}{fewer}",
+            copies(new.replicas.into())
         ),
     )?;
     Ok(None)
@@ -131,59 +157,136 @@ fn undo(registry: &mut Registry, info: &StreamInfo, ours: bool, unfit: Unfit) ->
     };
     let message = format!("bucket {bucket} was made by a server that is not fit; {outcome}");
     Failure::new(Kind::Unavailable, message)
-        .with_hint("upgrade every nats-server of the cluster to 2.11 or later, then run init again")
+        .with_hint(
+            "upgrade every nats-server of the cluster to 2.11.2 or later; then: aegis-agent init",
+        )
         .with_source(unfit)
 }
 
-/// Switches the flag on where it is off, and touches nothing else.
+/// Switches the flag on where it is off, changes what was asked for, and
+/// touches nothing else.
 fn mend(
     registry: &mut Registry,
     signals: &Signals,
     options: &InitOptions,
     info: &StreamInfo,
     connected: &str,
-    out: &mut dyn Write,
+    out: &mut Lines<'_>,
 ) -> Result<(), Failure> {
     let bucket = registry.bucket().clone();
     fitness::judge_leader(info, connected)?;
     fitness::judge_kind(&bucket, info)?;
     let switched_on = !info.allows_ttl();
-    if switched_on {
-        judge_cluster(registry)?;
-        let request = requests::update_stream(&bucket, &with_flag(&info.config));
-        let changed = registry.configure(SWITCHING, &request).map_err(refused)?;
-        fitness::judge_bucket(&bucket, &changed, connected).map_err(|unfit| {
+    let Mended { config, changes } = mended(options, info);
+    let mut after = info.clone();
+    if !changes.is_empty() {
+        if switched_on {
+            judge_cluster(registry)?;
+        }
+        let doing = if switched_on { SWITCHING } else { CHANGING };
+        let request = requests::update_stream(&bucket, &config);
+        after = registry.configure(doing, &request).map_err(|error| refused(&bucket, error))?;
+        fitness::judge_bucket(&bucket, &after, connected).map_err(|unfit| {
             Failure::new(Kind::Unavailable, "the server took the change and did not make it")
-                .with_hint("upgrade every nats-server of the cluster to 2.11 or later")
+                .with_hint("upgrade every nats-server of the cluster to 2.11.2 or later")
                 .with_source(unfit)
         })?;
-        say(
-            out,
-            &format!(
+    }
+    let remarks = remarks(options, &after, &bucket);
+    say(
+        out,
+        &match (changes.len(), switched_on) {
+            (0, _) if remarks.is_empty() => {
+                format!("nothing needed changing: bucket {bucket} has per-message TTL")
+            }
+            (0, _) => format!("bucket {bucket} has per-message TTL; nothing was changed"),
+            (1, true) => format!(
                 "switched per-message TTL on in bucket {bucket} (allow_msg_ttl); nothing else was \
                  changed"
             ),
-        )?;
-    } else {
-        say(out, &format!("nothing needed changing: bucket {bucket} has per-message TTL"))?;
-    }
-    for remark in remarks(options, info, &bucket) {
+            _ => format!("changed bucket {bucket}: {}", changes.join(", ")),
+        },
+    )?;
+    for remark in remarks {
         say(out, &remark)?;
     }
-    if switched_on || may_wait_for_restart(info) {
-        prove(registry, signals, info, out)?;
+    if switched_on || may_wait_for_restart(&after) {
+        prove(registry, signals, &after, out)?;
     }
     Ok(())
 }
 
-/// The server's own configuration with that one field changed. Its metadata
-/// goes back as it came: servers work out the keys under `_nats.` themselves.
-fn with_flag(config: &Value) -> Value {
-    let mut config = config.clone();
-    if let Some(fields) = config.as_object_mut() {
-        fields.insert("allow_msg_ttl".into(), Value::Bool(true));
+/// What a bucket that exists is to become.
+struct Mended {
+    /// The server's own configuration, with what changes. Its metadata goes back
+    /// as it came: servers work out the keys under `_nats.` themselves.
+    config: Value,
+    /// What changes, in words.
+    changes: Vec<String>,
+}
+
+/// The flag, and what was asked for. *Pure*.
+fn mended(options: &InitOptions, info: &StreamInfo) -> Mended {
+    let mut config = info.config.clone();
+    let mut changes = Vec::new();
+    let mut set = |name: &str, value: Value, what: String| {
+        if let Some(fields) = config.as_object_mut() {
+            fields.insert(name.to_owned(), value);
+        }
+        changes.push(what);
+    };
+    if !info.allows_ttl() {
+        set("allow_msg_ttl", json!(true), "per-message TTL on (allow_msg_ttl)".to_owned());
     }
-    config
+    if options.lower_history && info.history() != 1 {
+        let was = match info.history() {
+            history if history < 1 => "all".to_owned(),
+            history => history.to_string(),
+        };
+        let what = format!("history 1 (was {was}; older revisions are gone)");
+        set("max_msgs_per_subject", json!(1), what);
+    }
+    let age = nanos(info, "max_age");
+    if options.drop_max_age && !age.is_zero() {
+        set("max_age", json!(0), format!("max_age none (was {})", as_setting(age)));
+    }
+    let replicas = info.number("num_replicas").max(1);
+    if let Some(wanted) = options.replicas.map(i64::from).filter(|wanted| *wanted != replicas) {
+        set("num_replicas", json!(wanted), format!("{} (was {replicas})", copies(wanted)));
+    }
+    let markers = nanos(info, MARKERS);
+    match options.marker_ttl {
+        Some(wanted)
+            if wanted.unwrap_or_default() != markers && may_have(options, info, wanted) =>
+        {
+            let ttl = wanted.unwrap_or_default();
+            let nanos = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+            let what = match wanted {
+                Some(ttl) => format!("delete markers for {}", as_setting(ttl)),
+                None => "no delete markers".to_owned(),
+            };
+            set(MARKERS, json!(nanos), what);
+        }
+        _ => {}
+    }
+    Mended { config, changes }
+}
+
+const MARKERS: &str = "subject_delete_marker_ttl";
+
+/// Whether the bucket may have such markers: with more than one revision a key
+/// shorter TTLs are raised to theirs.
+fn may_have(options: &InitOptions, info: &StreamInfo, markers: Option<Duration>) -> bool {
+    markers.is_none() || info.history() == 1 || options.lower_history
+}
+
+fn nanos(info: &StreamInfo, name: &str) -> Duration {
+    Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0))
+}
+
+/// `1 replica`, `3 replicas`
+fn copies(count: i64) -> String {
+    format!("{count} replica{}", if count == 1 { "" } else { "s" })
 }
 
 /// Whether a flag that is on may have no effect yet.
@@ -199,42 +302,34 @@ fn remarks(options: &InitOptions, info: &StreamInfo, bucket: &Bucket) -> Vec<Str
     if info.history() != 1 {
         remarks.push(format!(
             "history is {} and is left alone: when an entry expires, the one under it is current \
-             again; to lower it: nats stream edit {} --max-msgs-per-subject=1 (drops the old \
-             revisions)",
+             again; to lower it, which drops the older revisions: {}",
             info.history(),
-            bucket.stream()
+            fitness::LOWER_HISTORY
         ));
     }
-    let replicas = info.number("num_replicas").max(1);
-    if options.replicas > 1 && replicas != i64::from(options.replicas) {
-        remarks.push(format!(
-            "replicas are {replicas} and are left alone; to change them: nats stream edit {} \
-             --replicas={}",
-            bucket.stream(),
-            options.replicas
-        ));
+    let age = nanos(info, "max_age");
+    if !age.is_zero() && age <= DEFAULT_TTL {
+        let message = fitness::cut_short(age, DEFAULT_TTL);
+        remarks.push(format!("{message}; to take it away: {}", fitness::DROP_MAX_AGE));
     }
-    if options.storage == Storage::Memory && info.word("storage") != "memory" {
+    if info.history() == 1 && options.marker_ttl.is_none() && nanos(info, MARKERS).is_zero() {
+        debug!("bucket {bucket} has no delete markers: aegis-agent init --marker-ttl 60s");
+    }
+    if options.storage == Some(Storage::Memory) && info.word("storage") != "memory" {
         remarks.push(format!(
             "storage is {} and cannot be changed in a bucket that exists",
             info.word("storage")
         ));
     }
-    if let Some(ttl) = options.marker_ttl {
-        let nanos = u64::try_from(info.number("subject_delete_marker_ttl")).unwrap_or(0);
-        let present = Duration::from_nanos(nanos);
-        if present != ttl {
-            let present = match present {
-                Duration::ZERO => "there are no delete markers of the server's own".to_owned(),
-                present => format!("delete markers stay {}", as_setting(present)),
-            };
-            remarks.push(format!(
-                "{present}, which is left alone; to change it: nats stream edit {} \
-                 --subject-del-markers-ttl={}",
-                bucket.stream(),
-                as_setting(ttl)
-            ));
-        }
+    if let Some(Some(ttl)) = options.marker_ttl
+        && !may_have(options, info, Some(ttl))
+    {
+        remarks.push(format!(
+            "delete markers need history 1, or they stretch shorter TTLs: none were made; to have \
+             both: {} --marker-ttl {}",
+            fitness::LOWER_HISTORY,
+            as_setting(ttl)
+        ));
     }
     remarks
 }
@@ -245,14 +340,14 @@ fn prove(
     registry: &mut Registry,
     signals: &Signals,
     info: &StreamInfo,
-    out: &mut dyn Write,
+    out: &mut Lines<'_>,
 ) -> Result<(), Failure> {
     let version = info.leader_version().unwrap_or("of unknown version");
     match probe(registry, signals) {
         Ok(Probed::Expired { .. }) => say(out, "tried it: a 1 s TTL was obeyed"),
         Ok(Probed::Changed { stored, .. }) => {
             let stored = if stored.is_empty() { "no TTL" } else { &stored };
-            say(out, &format!("tried it: a 1 s TTL was stored as {stored} (see aegis-agent check)"))
+            say(out, &format!("tried it: a 1 s TTL was stored as {stored}; why: aegis-agent check"))
         }
         Ok(Probed::Lingered { late, .. }) => {
             let bucket = registry.bucket();
@@ -265,8 +360,8 @@ fn prove(
                 ),
             )
             .with_hint(
-                "restart nats-server (2.11.2 to 2.11.4 act on it only then) or upgrade it to \
-                 2.11.5 or later; then: aegis-agent check --probe",
+                "restart nats-server, since 2.11.2 to 2.11.4 act on it only then, or upgrade it to \
+                 2.11.10 or later; then: aegis-agent check --probe",
             ))
         }
         Ok(Probed::Refused(why)) => Err(Failure::new(
@@ -289,46 +384,105 @@ fn prove(
 }
 
 /// A refusal with what helps against it.
-fn refused(error: RegistryError) -> Failure {
+fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
     let RegistryError::Reply(doing, ReplyError::Api(api)) = &error else {
         return error.into();
     };
     let hint = match (api.err_code, *doing) {
         (ApiError::BAD_CONFIG, SWITCHING) => {
             "upgrade nats-server: 2.11.0 and 2.11.1 cannot switch it on in a bucket that exists, \
-             2.11.2 and later can (2.12.8 has no known TTL bugs)"
+             2.11.2 and later can, and 2.12.8 has no known TTL bugs"
         }
-        (10074, _) => "give --replicas 1, or run init against a cluster",
-        (10005, _) => "give fewer --replicas: the cluster has not that many servers with room",
-        (10065, _) => "nats stream find (which stream takes the subjects?)",
+        (10074, _) => "aegis-agent init --replicas 1",
+        (10005, _) => {
+            "the cluster has not that many servers with room; one replica needs one: aegis-agent init --replicas 1"
+        }
+        (10065, _) => {
+            let find = format!("nats stream find --subject '{}'", bucket.all());
+            return Failure::new(Kind::Unavailable, error.to_string()).with_hint(find);
+        }
         (10002 | 10023 | 10028 | 10047, _) => "raise the limits of JetStream, or free some room",
         _ => return error.into(),
     };
     Failure::new(Kind::Unavailable, error.to_string()).with_hint(hint)
 }
 
-fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
-    written(writeln!(out, "{}", printable(line)).and_then(|()| out.flush()))
+/// What this verb says, with commands that go where it went.
+struct Lines<'a> {
+    call: Call,
+    out: &'a mut dyn Write,
+}
+
+fn say(lines: &mut Lines<'_>, line: &str) -> Result<(), Failure> {
+    let line = printable(&lines.call.complete(line));
+    written(writeln!(lines.out, "{line}").and_then(|()| lines.out.flush()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::jetstream::replies::StreamState;
+
+    fn info(config: Value) -> StreamInfo {
+        StreamInfo {
+            config,
+            state: StreamState::default(),
+            ts: None,
+            leader: None,
+            is_mirror: false,
+        }
+    }
+
+    const NOTHING: InitOptions = InitOptions {
+        replicas: None,
+        marker_ttl: None,
+        storage: None,
+        lower_history: false,
+        drop_max_age: false,
+    };
 
     #[test]
     fn the_flag_is_all_that_changes_in_a_configuration() {
         let config = json!({
             "name": "KV_x", "allow_msg_ttl": false, "a_field_of_the_future": {"n": [1.5, null]},
-            "max_bytes": u64::MAX, "metadata": {"_nats.ver": "2.12.8", "owner": "us"},
+            "max_bytes": u64::MAX, "max_age": 5, "max_msgs_per_subject": 7, "num_replicas": 2,
+            "metadata": {"_nats.ver": "2.12.8", "owner": "us"},
         });
         let mut expected = config.clone();
         expected["allow_msg_ttl"] = json!(true);
-        assert_eq!(with_flag(&config), expected);
+        assert_eq!(mended(&NOTHING, &info(config)).config, expected);
     }
 
     #[test]
     fn a_configuration_that_lacks_the_flag_gets_it() {
-        assert_eq!(with_flag(&json!({})), json!({ "allow_msg_ttl": true }));
+        let lacks = mended(&NOTHING, &info(json!({ "max_msgs_per_subject": 1 })));
+        assert_eq!(lacks.config["allow_msg_ttl"], json!(true));
+    }
+
+    #[test]
+    fn what_is_asked_for_changes_and_nothing_else() {
+        let config = json!({
+            "allow_msg_ttl": true, "max_msgs_per_subject": 10, "max_age": 10_000_000_000_u64,
+            "num_replicas": 1, "max_bytes": 77,
+        });
+        let all = InitOptions {
+            replicas: Some(3),
+            marker_ttl: Some(Some(Duration::from_secs(60))),
+            lower_history: true,
+            drop_max_age: true,
+            ..NOTHING
+        };
+        let Mended { config: after, changes } = mended(&all, &info(config.clone()));
+        assert_eq!(changes.len(), 4, "{changes:?}");
+        let expected = json!({
+            "allow_msg_ttl": true, "max_msgs_per_subject": 1, "max_age": 0, "num_replicas": 3,
+            "max_bytes": 77, "subject_delete_marker_ttl": 60_000_000_000_u64,
+        });
+        assert_eq!(after, expected);
+        let again = mended(&all, &info(after));
+        assert_eq!(again.changes, Vec::<String>::new());
+        // With more than one revision a key markers would stretch TTLs.
+        let markers = InitOptions { marker_ttl: Some(Some(Duration::from_secs(60))), ..NOTHING };
+        assert_eq!(mended(&markers, &info(config)).changes, Vec::<String>::new());
     }
 }

@@ -25,7 +25,7 @@ use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::Scan;
 use crate::text::duration::words;
-use crate::text::printable::printable;
+use crate::text::printable::{printable, printable_json};
 use crate::text::table::Table;
 use crate::text::time::format_time;
 
@@ -52,7 +52,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     let connector = Connector::new(settings);
     let mut registry = Registry::connected(connector, bucket)?;
-    let info = registry.info()?;
+    let info = registry.info_anywhere()?;
     let Some(info) = info else {
         let unfit = Unfit::NoBucket(registry.bucket().clone());
         return Err(RegistryError::Unfit(unfit).into());
@@ -131,8 +131,16 @@ impl Summary {
 
 /// Where the answer goes, and in which form.
 enum View<'a> {
-    Json { out: &'a mut dyn Write, first: bool },
-    Table { out: &'a mut dyn Write, all: bool, table: Table },
+    /// Sorted as the table is: each after its names, and where it begins.
+    Json {
+        out: &'a mut dyn Write,
+        found: Vec<(Box<str>, usize)>,
+    },
+    Table {
+        out: &'a mut dyn Write,
+        all: bool,
+        table: Table,
+    },
 }
 
 #[derive(Serialize)]
@@ -170,16 +178,19 @@ impl<'a> View<'a> {
             out,
             "{{\"schema\":1,\"bucket\":\"{bucket}\",\"serverTime\":\"{now}\",\"instances\":["
         ))?;
-        Ok(View::Json { out, first: true })
+        Ok(View::Json { out, found: Vec::new() })
     }
 
     fn add(&mut self, shown: &Shown) -> Result<(), Failure> {
         match self {
-            View::Json { out, first } => {
-                let comma = if *first { "" } else { "," };
-                *first = false;
+            View::Json { found, .. } => {
                 let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
-                written(json.and_then(|json| write!(out, "{comma}{json}")))
+                written(json.map(|json| {
+                    let record = &shown.record;
+                    let names = format!("{}\0{}\0", record.service_name, record.instance_id);
+                    let begins = names.len();
+                    found.push(((names + &printable_json(&json)).into(), begins));
+                }))
             }
             View::Table { all, table, .. } => {
                 table.push(shown.as_row(*all));
@@ -195,10 +206,16 @@ impl<'a> View<'a> {
         service: Option<&ServiceName>,
     ) -> Result<(), Failure> {
         match self {
-            View::Json { out, .. } => {
+            View::Json { out, mut found } => {
+                found.sort();
+                for (place, (text, begins)) in found.iter().enumerate() {
+                    let comma = if place == 0 { "" } else { "," };
+                    written(write!(out, "{comma}{}", &text[*begins..]))?;
+                }
                 let unreadable =
                     serde_json::to_string(&summary.unreadable).map_err(io::Error::from);
                 written(unreadable.and_then(|unreadable| {
+                    let unreadable = printable_json(&unreadable);
                     writeln!(
                         out,
                         "],\"hidden\":{{\"stale\":{},\"unreadable\":{}}},\"unreadable\":{unreadable}}}",

@@ -71,14 +71,10 @@ impl Unfit {
     pub fn hint(&self) -> String {
         match self {
             Unfit::TooOld { .. } => {
-                "upgrade nats-server to 2.11 or later (2.12.8 has no known TTL bugs)".into()
+                "upgrade nats-server to 2.11.2 or later; 2.12.8 has no known TTL bugs".into()
             }
-            Unfit::NoBucket(bucket) => format!("aegis-agent init --bucket {bucket}"),
-            Unfit::NoFlag(bucket) => {
-                format!(
-                    "aegis-agent init --bucket {bucket} (switches it on, touching nothing else)"
-                )
-            }
+            // On a flag that is off it is switched on, and nothing else touched.
+            Unfit::NoBucket(_) | Unfit::NoFlag(_) => "aegis-agent init".into(),
             Unfit::NotABucket(..) => {
                 "give another --bucket, or repair the stream with the nats CLI".into()
             }
@@ -147,6 +143,12 @@ pub fn judge_kind(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
     if info.flag("sealed") {
         return Err(Unfit::NotABucket(bucket.clone(), "it is sealed"));
     }
+    if info.config.get("subject_transform").is_some_and(|transform| !transform.is_null()) {
+        return Err(Unfit::NotABucket(
+            bucket.clone(),
+            "it stores what is written under other subjects (subject_transform)",
+        ));
+    }
     let subjects = info.config.get("subjects").and_then(|s| s.as_array());
     let ours = bucket.subject(">");
     if !subjects.is_some_and(|list| list.iter().any(|s| s.as_str() == Some(ours.as_str()))) {
@@ -181,25 +183,22 @@ pub struct Defeat {
 
 /// What the bucket does to entries with this TTL instead of what was asked:
 /// `max_age` ends them first, and where history is not 1 a delete-marker TTL
-/// stretches shorter ones (the server rewrites the header: docs/nats.md).
-pub fn ttl_defeats(bucket: &Bucket, info: &StreamInfo, ttl: Duration) -> Vec<Defeat> {
+/// stretches shorter ones (the server rewrites the header, docs/nats.md).
+pub fn ttl_defeats(info: &StreamInfo, ttl: Duration) -> Vec<Defeat> {
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
     let mut defeats = Vec::new();
     if !age.is_zero() && age <= ttl {
-        defeats.push(Defeat {
-            message: cut_short(age, ttl),
-            hint: format!("nats stream edit {} --max-age=0s", bucket.stream()),
-        });
+        defeats.push(Defeat { message: cut_short(age, ttl), hint: DROP_MAX_AGE.to_owned() });
     }
     if info.history() != 1 && marker > ttl {
         defeats.push(Defeat {
             message: stretched(marker, &format!("a TTL of {}", as_setting(ttl))),
-            hint: lower_history(bucket),
+            hint: LOWER_HISTORY.to_owned(),
         });
     }
     if info.history() != 1 && !info.flag("allow_rollup_hdrs") {
-        defeats.push(Defeat { message: NO_ROLLUPS.into(), hint: lower_history(bucket) });
+        defeats.push(Defeat { message: NO_ROLLUPS.into(), hint: LOWER_HISTORY.to_owned() });
     }
     defeats
 }
@@ -226,10 +225,10 @@ pub fn stretched(marker: Duration, whose: &str) -> String {
     )
 }
 
-/// The command that leaves one revision a key.
-pub fn lower_history(bucket: &Bucket) -> String {
-    format!("nats stream edit {} --max-msgs-per-subject=1", bucket.stream())
-}
+/// The command that leaves one revision a key, and drops the older ones.
+pub const LOWER_HISTORY: &str = "aegis-agent init --history 1";
+/// The command that leaves the end of entries to their own TTL.
+pub const DROP_MAX_AGE: &str = "aegis-agent init --max-age none";
 
 #[cfg(test)]
 mod tests {

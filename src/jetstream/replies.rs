@@ -44,6 +44,8 @@ impl ApiError {
     pub const NAME_TAKEN: u32 = 10058;
     /// JetStream is off for the account.
     pub const NO_JETSTREAM_ACCOUNT: u32 = 10039;
+    /// The cluster has no leader.
+    pub const NO_LEADER: u32 = 10008;
     /// JetStream is off.
     pub const NO_JETSTREAM: u32 = 10076;
 

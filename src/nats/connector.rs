@@ -47,6 +47,9 @@ pub struct Settings {
     /// TLS comes before the server's first word (`handshake_first`). Where this
     /// is not said it is found out, which takes a second.
     pub tls_first: bool,
+    /// The context of the `nats` CLI that was named, for commands that go where
+    /// this call went.
+    pub context: Option<String>,
 }
 
 impl Settings {
@@ -95,6 +98,16 @@ impl Connector {
     /// How long each exchange may take.
     pub fn timeout(&self) -> Duration {
         self.settings.timeout
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many servers there are to choose from.
+    pub fn choices(&self) -> usize {
+        self.servers().len()
     }
 
     /// Waits until `until`; may end early.

@@ -69,9 +69,15 @@ impl Cause {
             Cause::Tls(_) | Cause::NotTls => {
                 Some("check --tlsca, --tlscert and --tlskey against the server's certificate")
             }
+            Cause::Login(why) if why.to_lowercase().contains("expired") => Some(
+                "put fresh credentials into that file: it is read again, and no restart is needed",
+            ),
             Cause::Login(_) => Some(
                 "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
             ),
+            Cause::Other(why) if why.to_lowercase().contains("maximum connections") => {
+                Some("raise max_connections of nats-server, or of the account")
+            }
             Cause::LameDuck | Cause::Closed | Cause::Other(_) => None,
         }
     }

@@ -8,9 +8,15 @@ use crate::error::{Failure, Kind};
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{ApiError, ReplyError};
 use crate::nats::{ConnectError, RequestError};
+use crate::text::printable::clipped;
 
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";
+
+/// What is being done while a heartbeat is written.
+pub const WRITING: &str = "writing the entry";
+/// What is being done while the own entry is taken out.
+pub const DEREGISTERING: &str = "deregistering";
 
 /// Why an exchange with the registry failed.
 #[derive(Debug)]
@@ -21,10 +27,67 @@ pub enum RegistryError {
     Request(&'static str, RequestError),
     /// The server refused what is named.
     Reply(&'static str, ReplyError),
+    /// The record is too large to be stored.
+    TooLarge(TooLarge),
     /// Nothing may be written here.
     Unfit(Unfit),
     /// The server does not say what time it is.
     NoClock,
+}
+
+/// A record that is too large.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooLarge {
+    /// So many bytes it has, with its headers where the server counts them.
+    pub size: usize,
+    /// So many are taken, and which setting says so.
+    pub limit: String,
+    /// The largest piece of metadata, and its size.
+    pub largest: Option<(String, usize)>,
+}
+
+impl TooLarge {
+    /// The error, in these words where the record's size is why.
+    pub fn named(error: RegistryError, record: &[u8]) -> RegistryError {
+        match TooLarge::of(&error, record) {
+            Some(large) => RegistryError::TooLarge(large),
+            None => error,
+        }
+    }
+
+    /// What is wrong with a record, if its size is why it was not stored.
+    pub fn of(error: &RegistryError, record: &[u8]) -> Option<TooLarge> {
+        let (size, limit) = match error {
+            RegistryError::Request(_, RequestError::TooLarge { size, limit }) => {
+                (*size, format!("{limit} bytes (max_payload)"))
+            }
+            RegistryError::Reply(_, ReplyError::Api(api)) if api.err_code == 10054 => {
+                (record.len(), "less (max_msg_size, 10054)".to_owned())
+            }
+            _ => return None,
+        };
+        let record: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
+        let metadata = record.get("metadata").and_then(|metadata| metadata.as_object());
+        let sizes = metadata.into_iter().flatten().map(|(name, value)| {
+            let size = value.as_str().map_or_else(|| value.to_string().len(), str::len);
+            (name.clone(), size)
+        });
+        Some(TooLarge { size, limit, largest: sizes.max_by_key(|(_, size)| *size) })
+    }
+}
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let taker = if self.limit.contains("max_payload") { "the server" } else { "the bucket" };
+        write!(f, "the record has {} bytes, and {taker} takes {}", self.size, self.limit)?;
+        match &self.largest {
+            Some((name, size)) => {
+                let name = clipped(name, 64);
+                write!(f, "; its largest metadata is {name} with {size} bytes")
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl RegistryError {
@@ -67,6 +130,7 @@ impl fmt::Display for RegistryError {
             RegistryError::Connect(error) => error.fmt(f),
             RegistryError::Request(doing, error) => write!(f, "{doing}: {error}"),
             RegistryError::Reply(doing, error) => write!(f, "{doing}: {error}"),
+            RegistryError::TooLarge(record) => write!(f, "{WRITING}: {record}"),
             RegistryError::Unfit(unfit) => unfit.fmt(f),
             RegistryError::NoClock => {
                 f.write_str("the server does not tell its time (no ts in its replies)")
@@ -83,28 +147,44 @@ impl From<RegistryError> for Failure {
         match error {
             RegistryError::Connect(error) => error.into(),
             RegistryError::Unfit(unfit) => unfit.into(),
+            RegistryError::TooLarge(record) => {
+                let failure = Failure::new(Kind::Unavailable, text);
+                match record.largest {
+                    Some((name, _)) => {
+                        let name = clipped(&name, 64);
+                        failure.with_hint(format!("shorten or leave out --meta {name}=..."))
+                    }
+                    None => failure,
+                }
+            }
             RegistryError::NoClock => Failure::new(Kind::Unavailable, text),
             RegistryError::Request(CREATING, RequestError::Denied(what)) => {
                 let text =
                     format!("the bucket does not exist, and this user is not permitted to {what}");
                 Failure::new(Kind::Refused, text).with_hint(format!(
-                    "have it made by a user who may (aegis-agent init), or give this user the \
-                         permission to {what}"
+                    "give this user the permission to {what}, or let a user who has it make the bucket \
+                     once, by: aegis-agent init"
                 ))
             }
             RegistryError::Request(_, RequestError::Denied(what))
                 if what.starts_with("subscribe") =>
             {
                 Failure::new(Kind::Refused, text).with_hint(format!(
-                    "replies arrive there: --inbox-prefix (AEGIS_INBOX_PREFIX) must be one that \
+                    "replies arrive there: --inbox-prefix must be one that \
                      this user may subscribe to, or permit it to {what}"
                 ))
             }
             RegistryError::Request(_, RequestError::Denied(what)) => {
-                Failure::new(Kind::Refused, text).with_hint(format!(
-                    "give the user of this program the permission to {what}; \
-                     aegis-agent(8) lists what each verb needs"
-                ))
+                Failure::new(Kind::Refused, text)
+                    .with_hint(format!("give the user of this program the permission to {what}"))
+            }
+            // Nobody takes messages for the bucket's subjects any more.
+            RegistryError::Request(WRITING | DEREGISTERING, RequestError::NoResponders) => {
+                Failure::new(
+                    Kind::Unavailable,
+                    format!("{text}: the bucket is gone, or no server leads it"),
+                )
+                .with_hint("aegis-agent check")
             }
             RegistryError::Request(_, RequestError::NoResponders) => {
                 Failure::new(Kind::Unavailable, text).with_hint(
@@ -113,7 +193,7 @@ impl From<RegistryError> for Failure {
             }
             RegistryError::Request(_, RequestError::TimedOut) => {
                 Failure::new(Kind::Unavailable, text)
-                    .with_hint("the server may be slow or frozen (see --timeout)")
+                    .with_hint("the server may be slow or frozen: a longer --timeout gives it time")
             }
             RegistryError::Request(..) => Failure::new(Kind::Unavailable, text),
             RegistryError::Reply(_, ReplyError::Api(api)) => {
@@ -127,5 +207,34 @@ impl From<RegistryError> for Failure {
             }
             RegistryError::Reply(..) => Failure::new(Kind::Unavailable, text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_too_large_names_its_largest_metadata() {
+        let record = br#"{"metadata":{"a":"1","labels":"0123456789","n":12}}"#;
+        let error = RequestError::TooLarge { size: 900, limit: 800 };
+        let large = TooLarge::of(&RegistryError::Request(WRITING, error), record).expect("it is");
+        assert_eq!(
+            large.to_string(),
+            "the record has 900 bytes, and the server takes 800 bytes (max_payload); its largest \
+             metadata is labels with 10 bytes"
+        );
+        let lost = RegistryError::Request(WRITING, RequestError::TimedOut);
+        assert_eq!(TooLarge::of(&lost, record), None);
+    }
+
+    #[test]
+    fn a_bucket_that_is_gone_is_not_called_jetstream_off() {
+        let gone = RegistryError::Request(WRITING, RequestError::NoResponders);
+        let failure = Failure::from(gone);
+        assert!(failure.chain().contains("the bucket is gone"), "{}", failure.chain());
+        assert_eq!(failure.hint(), Some("aegis-agent check"));
+        let look = RegistryError::Request("looking", RequestError::NoResponders);
+        assert!(Failure::from(look).hint().is_some_and(|hint| hint.contains("JetStream")));
     }
 }

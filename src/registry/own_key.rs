@@ -17,7 +17,8 @@ use time::OffsetDateTime;
 
 use super::Registry;
 use super::clock::{RegistryClock, boot_clock};
-use super::failure::RegistryError;
+use super::failure::{DEREGISTERING, RegistryError, TooLarge, WRITING};
+use crate::instance::entry::Entry;
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests::{self, Put};
 use crate::jetstream::stored;
@@ -34,6 +35,9 @@ pub enum Aside {
     Time,
     /// The bucket's configuration, and its leader.
     Bucket,
+    /// What stands there before this put. It is asked ahead of the put, in the
+    /// same write.
+    Entry,
 }
 
 /// What an answer told that nobody waited for.
@@ -43,6 +47,10 @@ pub enum Told {
     Time,
     /// The bucket as it is; the clock was set as well.
     Bucket(Box<StreamInfo>),
+    /// What stood under the key before the put; `None` for nothing.
+    Entry(Option<Box<Entry>>),
+    /// That may not be read.
+    EntryDenied,
 }
 
 /// By which request the time of our entry can be had.
@@ -65,12 +73,13 @@ struct Acknowledged {
 }
 
 /// A question that nobody waits for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Asked {
     token: Token,
     what: Aside,
     source: TimeSource,
     sent: Duration,
+    key: String,
 }
 
 /// What a registry knows beside its session.
@@ -129,12 +138,17 @@ impl Registry {
         limit: Duration,
         asides: &[Aside],
     ) -> Result<u64, RegistryError> {
-        const DOING: &str = "writing the entry";
+        const DOING: &str = WRITING;
         let deadline = Instant::now() + limit.min(self.timeout());
         let key = put.key.to_owned();
         let sent = boot_clock();
-        let token = self.send(DOING, &requests::put(&self.bucket, put))?;
-        for aside in asides {
+        for aside in asides.iter().filter(|aside| **aside == Aside::Entry) {
+            self.ask_aside(*aside, &key, sent);
+        }
+        let request = requests::put(&self.bucket, put);
+        let named = |error| TooLarge::named(error, &request.payload);
+        let token = self.send(DOING, &request).map_err(named)?;
+        for aside in asides.iter().filter(|aside| **aside != Aside::Entry) {
             self.ask_aside(*aside, &key, sent);
         }
         let reply = loop {
@@ -154,7 +168,7 @@ impl Registry {
             }
         };
         let revision = replies::acknowledged(reply.data())
-            .map_err(|error| RegistryError::Reply(DOING, error))?;
+            .map_err(|error| named(RegistryError::Reply(DOING, error)))?;
         self.acknowledged(Acknowledged { revision, sent, at: boot_clock() });
         Ok(revision)
     }
@@ -181,17 +195,30 @@ impl Registry {
 
     /// Asks without waiting; it is no harm where that does not succeed.
     fn ask_aside(&mut self, what: Aside, key: &str, sent: Duration) {
-        let source = self.asides.source;
+        let source = match what {
+            // A decision hangs on it, and a replica may lag.
+            Aside::Entry if self.asides.asks_leader() => TimeSource::MessageGet,
+            _ => self.asides.source,
+        };
         let request = match (what, source) {
+            (Aside::Entry, TimeSource::Nothing) => {
+                self.asides.told.push(Told::EntryDenied);
+                return;
+            }
             (Aside::Time, TimeSource::Nothing) => return,
-            (Aside::Time, TimeSource::DirectGet) => requests::direct_get(&self.bucket, key),
-            (Aside::Time, TimeSource::MessageGet) => requests::get_last(&self.bucket, key),
+            (Aside::Time | Aside::Entry, TimeSource::DirectGet) => {
+                requests::direct_get(&self.bucket, key)
+            }
+            (Aside::Time | Aside::Entry, TimeSource::MessageGet) => {
+                requests::get_last(&self.bucket, key)
+            }
             (Aside::Bucket, _) => requests::stream_info(&self.bucket),
         };
         // An earlier one that is not answered yet is not waited for any longer.
         self.asides.asked.retain(|asked| asked.what != what);
         if let Ok(token) = self.send("asking beside a heartbeat", &request) {
-            self.asides.asked.push(Asked { token, what, source, sent });
+            let key = key.to_owned();
+            self.asides.asked.push(Asked { token, what, source, sent, key });
         }
     }
 
@@ -209,7 +236,46 @@ impl Registry {
         match asked.what {
             Aside::Time => self.take_time(&asked, answer),
             Aside::Bucket => self.take_bucket(&asked, answer),
+            Aside::Entry => self.take_stood(asked, answer),
         }
+    }
+
+    /// Takes what stood under the key before a put.
+    fn take_stood(&mut self, asked: Asked, answer: Result<Incoming, RequestError>) {
+        let told = match (answer, asked.source) {
+            (Ok(message), TimeSource::MessageGet) => match stored::read_message(message.data()) {
+                Ok(message) => {
+                    Told::Entry(Some(Box::new(Entry::of_message(&self.bucket, message))))
+                }
+                Err(ReplyError::Api(error)) if error.err_code == ApiError::NO_MESSAGE => {
+                    Told::Entry(None)
+                }
+                Err(_) => return,
+            },
+            (Ok(message), _) => match stored::direct_origin(message.headers()) {
+                Some((revision, at)) => {
+                    let entry = Entry::of_value(message, asked.key, revision, at);
+                    Told::Entry(Some(Box::new(entry)))
+                }
+                None if message.status() == Some(404) => Told::Entry(None),
+                None => return,
+            },
+            (Err(RequestError::NoResponders), TimeSource::DirectGet) => {
+                self.asides.source = TimeSource::MessageGet;
+                return;
+            }
+            // The next one is asked of whoever may be asked.
+            (Err(RequestError::Denied(_)), TimeSource::MessageGet) if self.asides.asks_leader() => {
+                self.asides.leader_refused();
+                return;
+            }
+            (Err(RequestError::Denied(_)), _) => {
+                self.asides.source = TimeSource::Nothing;
+                Told::EntryDenied
+            }
+            (Err(_), _) => return,
+        };
+        self.asides.told.push(told);
     }
 
     fn take_time(&mut self, asked: &Asked, answer: Result<Incoming, RequestError>) {
@@ -267,7 +333,7 @@ impl Registry {
     /// Puts a delete marker over exactly `revision`: a purge marker, which
     /// leaves nothing under it, where the bucket permits.
     pub fn deregister(&mut self, key: &str, revision: u64) -> Result<(), RegistryError> {
-        const DOING: &str = "deregistering";
+        const DOING: &str = DEREGISTERING;
         for rollup in [true, false] {
             let request = requests::deregister(&self.bucket, key, revision, rollup);
             let reply = self.request(DOING, &request)?;

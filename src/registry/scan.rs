@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use log::debug;
 
 use super::failure::RegistryError;
-use super::{Answer, Registry};
+use super::{Answer, Ask, Registry};
 use crate::instance::entry::Entry;
 use crate::jetstream::pulls::{Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
-use crate::nats::{Arrival, Request, RequestError};
+use crate::nats::{Arrival, RequestError};
 
 /// A session lost this often in a row during a scan, without an entry in
 /// between, is an outage.
@@ -26,6 +26,12 @@ const CONSUMER_PAUSE: Duration = Duration::from_millis(100);
 /// after which time: healthy replicas lag by some milliseconds.
 const LOOKS_AGAIN: u32 = 1;
 const LAG_PAUSE: Duration = Duration::from_millis(30);
+/// A consumer that was asked for messages and has not delivered any by then is
+/// given up for another one: the member of the cluster that has it may be dead.
+/// Longer where the server is slow to greet.
+const CONSUMER_PATIENCE: Duration = Duration::from_millis(700);
+/// How long an answer to the removal of a consumer is waited for.
+const ENDING: Duration = Duration::from_millis(300);
 /// How long the server keeps a consumer that nobody asks for messages.
 const CONSUMER_KEPT: Duration = Duration::from_secs(30);
 /// The same while entries are removed, over a slow link as well.
@@ -52,6 +58,11 @@ pub struct Scan {
     pulls: Pulls,
     /// Without an entry by then the server is silent.
     deadline: Instant,
+    /// When this consumer was asked, or delivered last.
+    heard: Instant,
+    /// It took the place of a silent one: the server's time does not begin anew
+    /// with each of them.
+    replaced: bool,
     /// Sessions lost in a row, and where the last one began.
     restarts: u32,
     resumed_at: u64,
@@ -62,49 +73,42 @@ pub struct Scan {
     leader_last: u64,
     /// How often another consumer was asked for what lies there.
     looks: u32,
-    /// Consumers of this scan before this one.
-    generation: u32,
 }
 
 impl Scan {
     /// Begins a scan of the newest revisions on the registry's session. `info`
     /// is the bucket's.
     pub fn begin(registry: &mut Registry, info: &StreamInfo) -> Result<Scan, RegistryError> {
-        let (consumer, request) = Scan::ask(registry)?;
-        let [answer] = registry.ask_all([(SCANNING, request)]);
+        let (consumer, ask) = Scan::ask(registry)?;
+        let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
         Scan::begun(registry, consumer, &answer?, info)
     }
 
-    /// The name of a consumer for a scan on the registry's session, and the
-    /// request that makes it, for whoever sends it together with others.
-    pub fn ask(registry: &Registry) -> Result<(String, Request), RegistryError> {
-        let consumer = consumer_name(registry)?;
-        let request = requests::create_consumer(registry.bucket(), &consumer, CONSUMER_KEPT);
-        Ok((consumer, request))
+    /// The name of consumers for a scan on the registry's session, and the
+    /// question that makes them, for whoever sends it together with others.
+    pub fn ask(registry: &Registry) -> Result<(String, Ask), RegistryError> {
+        let name = consumer_name(registry)?;
+        let (bucket, prefix) = (registry.bucket().clone(), name.clone());
+        let ask = Ask::Otherwise(Box::new(move |turn| {
+            requests::create_consumer(&bucket, &numbered(&prefix, turn), CONSUMER_KEPT)
+        }));
+        Ok((name, ask))
     }
 
-    /// Begins a scan with the answer to [`Scan::ask`]'s request.
+    /// Begins a scan with the answer to [`Scan::ask`]'s question.
     pub fn begun(
         registry: &mut Registry,
-        consumer: String,
+        name: String,
         answer: &Answer,
         info: &StreamInfo,
     ) -> Result<Scan, RegistryError> {
         let pending = made(registry, answer)?;
         let is_replicated = info.number("num_replicas") > 1;
-        Ok(Scan {
-            leader_last: if is_replicated { info.state.last_seq } else { 0 },
-            consumer,
-            reads: Reads::Newest,
-            history: info.history(),
-            pulls: Pulls::over(1..=u64::MAX, pending),
-            deadline: Instant::now() + registry.timeout(),
-            restarts: 0,
-            resumed_at: 0,
-            gone_since: None,
-            looks: 0,
-            generation: 0,
-        })
+        let leader_last = if is_replicated { info.state.last_seq } else { 0 };
+        let pulls = Pulls::over(1..=u64::MAX, pending);
+        let consumer = numbered(&name, answer.turn);
+        let scan = Scan::over(registry, consumer, Reads::Newest, info, pulls);
+        Ok(Scan { leader_last, ..scan })
     }
 
     /// Begins a scan that bears that what it has read is removed meanwhile:
@@ -115,24 +119,41 @@ impl Scan {
         info: &StreamInfo,
         first: u64,
     ) -> Result<Scan, RegistryError> {
-        // Another name than that of an earlier scan on this session.
-        let consumer = format!("{}-r", consumer_name(registry)?);
-        let request = requests::create_reader(registry.bucket(), &consumer, first, REMOVING_KEPT);
-        let [answer] = registry.ask_all([(SCANNING, request)]);
-        let pending = made(registry, &answer?)?;
-        Ok(Scan {
+        let session = consumer_name(registry)?;
+        let (name, ask) = reading_from(registry, first, REMOVING_KEPT)?;
+        let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
+        let answer = answer?;
+        let pending = made(registry, &answer)?;
+        // A leader that is cut off and does not know it yet tells an old end.
+        let moved = consumer_name(registry)? != session;
+        let told = if moved { registry.info_anywhere()? } else { None };
+        let last = told.map_or(0, |info| info.state.last_seq).max(info.state.last_seq);
+        let pulls = Pulls::over(first..=last, pending);
+        let consumer = numbered(&name, answer.turn);
+        Ok(Scan::over(registry, consumer, Reads::Every, info, pulls))
+    }
+
+    fn over(
+        registry: &Registry,
+        consumer: String,
+        reads: Reads,
+        info: &StreamInfo,
+        pulls: Pulls,
+    ) -> Scan {
+        Scan {
             leader_last: 0,
             consumer,
-            reads: Reads::Every,
+            reads,
             history: info.history(),
-            pulls: Pulls::over(first..=info.state.last_seq, pending),
+            pulls,
             deadline: Instant::now() + registry.timeout(),
+            heard: Instant::now(),
+            replaced: false,
             restarts: 0,
             resumed_at: 0,
             gone_since: None,
             looks: 0,
-            generation: 0,
-        })
+        }
     }
 
     /// The next entry, delete markers included; `None` at the end.
@@ -169,7 +190,7 @@ impl Scan {
 
     fn step(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
         self.pull(registry)?;
-        let arrival = registry.receive(SCANNING, self.deadline)?;
+        let arrival = registry.receive(SCANNING, self.silent_at(registry))?;
         let entry = self.take(registry, arrival)?;
         if entry.is_none() && Instant::now() >= self.deadline {
             return Err(RegistryError::Request(SCANNING, RequestError::TimedOut));
@@ -177,15 +198,33 @@ impl Scan {
         Ok(entry)
     }
 
+    /// Without an entry by then something is wrong: with the consumer, or with
+    /// the server.
+    fn silent_at(&self, registry: &Registry) -> Instant {
+        let greeting = registry.session().map_or(Duration::ZERO, |session| session.greeting);
+        self.deadline.min(self.heard + CONSUMER_PATIENCE.max(greeting * 4))
+    }
+
     /// Whether everything has been read.
     pub fn is_finished(&self) -> bool {
         self.pulls.is_finished()
     }
 
-    /// Without an entry by then the server is silent; `None` where it was not
-    /// asked for any.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.pulls.are_under_way().then_some(self.deadline)
+    /// Without an entry by then something is wrong; `None` where the server was
+    /// not asked for any.
+    pub fn deadline(&self, registry: &Registry) -> Option<Instant> {
+        self.pulls.are_under_way().then(|| self.silent_at(registry))
+    }
+
+    /// The last revision that was read.
+    pub fn last(&self) -> u64 {
+        self.pulls.last()
+    }
+
+    /// Whether the consumer is silent and another one may not be.
+    pub fn may_replace_consumer(&self, registry: &Registry) -> bool {
+        let now = Instant::now();
+        self.pulls.are_under_way() && now >= self.silent_at(registry) && now < self.deadline
     }
 
     /// Asks for more, where that is due.
@@ -195,7 +234,10 @@ impl Scan {
         match registry.send(SCANNING, &request) {
             Ok(token) => {
                 if !self.pulls.are_under_way() {
-                    self.deadline = Instant::now() + registry.timeout();
+                    self.heard = Instant::now();
+                    if !self.replaced {
+                        self.deadline = self.heard + registry.timeout();
+                    }
                 }
                 self.pulls.sent(token, next);
             }
@@ -245,7 +287,9 @@ impl Scan {
             return Ok(None);
         };
         let is_new = self.pulls.delivered(&delivery).map_err(contradicted)?;
-        self.deadline = Instant::now() + registry.timeout();
+        self.heard = Instant::now();
+        self.deadline = self.heard + registry.timeout();
+        self.replaced = false;
         self.gone_since = None;
         Ok(is_new.then(|| Entry::of_delivery(registry.bucket(), message, &delivery)))
     }
@@ -253,13 +297,13 @@ impl Scan {
     /// Removes the consumer, before the server forgets it by itself.
     pub fn end(self, registry: &mut Registry) {
         let request = requests::delete_consumer(registry.bucket(), &self.consumer);
-        if let Err(error) = registry.request(SCANNING, &request) {
+        if let Err(error) = registry.request_within(SCANNING, &request, ENDING) {
             debug!("the consumer {} is left to its end: {error}", self.consumer);
         }
     }
 
     /// Goes on after what can be survived: a lost session, and a consumer that
-    /// went with its member of the cluster. The error is what cannot.
+    /// went with its member of the cluster, which says so or is silent. The error is what cannot.
     pub fn go_on_after(
         &mut self,
         registry: &mut Registry,
@@ -282,6 +326,13 @@ impl Scan {
                 registry.idle_until(Instant::now() + CONSUMER_PAUSE);
                 self.restart(registry)
             }
+            RegistryError::Request(SCANNING, RequestError::TimedOut)
+                if self.may_replace_consumer(registry) =>
+            {
+                debug!("the consumer is silent after revision {}", self.pulls.last());
+                self.replaced = true;
+                self.restart_by(registry, self.deadline)
+            }
             _ => Err(error),
         }
     }
@@ -293,27 +344,56 @@ impl Scan {
         if self.restarts > FRUITLESS_RESTARTS { Err(error) } else { Ok(()) }
     }
 
-    /// Goes on with a fresh consumer on the registry's session.
+    /// Goes on with a fresh consumer.
     pub fn restart(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
-        self.generation += 1;
+        self.restart_by(registry, Instant::now() + registry.timeout())
+    }
+
+    fn restart_by(
+        &mut self,
+        registry: &mut Registry,
+        deadline: Instant,
+    ) -> Result<(), RegistryError> {
         // Not waited for: where it fails the server forgets it by itself.
         let request = requests::delete_consumer(registry.bucket(), &self.consumer);
         registry.send(SCANNING, &request).ok();
-        self.consumer = format!("{}-{}", consumer_name(registry)?, self.generation);
-        let bucket = registry.bucket();
         // Where the newest of a key has to be told from older ones the server
         // does it, and delivers all of them again.
-        let request = if self.reads == Reads::Newest && self.history != 1 {
-            requests::create_consumer(bucket, &self.consumer, CONSUMER_KEPT)
+        let (name, ask) = if self.reads == Reads::Newest && self.history != 1 {
+            Scan::ask(registry)?
         } else {
             let kept = if self.reads == Reads::Every { REMOVING_KEPT } else { CONSUMER_KEPT };
-            requests::create_reader(bucket, &self.consumer, self.pulls.last() + 1, kept)
+            reading_from(registry, self.pulls.last() + 1, kept)?
         };
-        let [answer] = registry.ask_all([(SCANNING, request)]);
-        let pending = made(registry, &answer?)?;
+        let [answer] = registry.ask_anywhere_until(&[(SCANNING, ask)], deadline);
+        let answer = answer?;
+        let pending = made(registry, &answer)?;
+        self.consumer = numbered(&name, answer.turn);
         self.pulls.restart(pending);
+        self.heard = Instant::now();
+        self.deadline = deadline;
         Ok(())
     }
+}
+
+/// The name of consumers over all that is stored from `first` on, and the
+/// question that makes them.
+fn reading_from(
+    registry: &Registry,
+    first: u64,
+    kept: Duration,
+) -> Result<(String, Ask), RegistryError> {
+    let name = format!("{}-r", consumer_name(registry)?);
+    let (bucket, prefix) = (registry.bucket().clone(), name.clone());
+    let ask = Ask::Otherwise(Box::new(move |turn| {
+        requests::create_reader(&bucket, &numbered(&prefix, turn), first, kept)
+    }));
+    Ok((name, ask))
+}
+
+/// The name of one of several consumers.
+fn numbered(name: &str, turn: u32) -> String {
+    format!("{name}-{turn}")
 }
 
 /// How many messages the consumer has that was made.

@@ -40,6 +40,31 @@ pub(super) fn clip(text: &str, width: usize) -> Cow<'_, str> {
     Cow::Owned(safe.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect())
 }
 
+/// JSON that was written, with the same characters as `\u001b`: they stand in
+/// strings only, and a terminal may show the answer as it is.
+pub fn printable_json(json: &str) -> String {
+    // Most is plain.
+    if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return json.to_owned();
+    }
+    // Most is plain.
+    if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return json.to_owned();
+    }
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_unsafe(c) && c != '\n' {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -61,6 +86,15 @@ mod tests {
             let expected = format!("a\\u{{{:x}}}b", u32::from(c));
             assert_eq!(printable(&format!("a{c}b")), expected);
         }
+    }
+
+    #[test]
+    fn json_says_the_same_without_them() {
+        let text = "a\u{85}b\u{9b}31m\u{202e}\u{2028}\u{7f}é漢";
+        let json = printable_json(&format!("{}\n", serde_json::json!({ "k": text })));
+        assert!(json.contains("a\\u0085b\\u009b31m\\u202e\\u2028\\u007fé漢\"}\n"), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["k"], text);
     }
 
     #[test]

@@ -6,6 +6,12 @@
 
 use time::{Date, Month, OffsetDateTime, SignedDuration, Time, UtcOffset};
 
+/// A time for people: UTC, to the second, with its zone: `2026-11-23T09:37:31Z`.
+pub fn format_time_to_second(t: OffsetDateTime) -> String {
+    let text = format_time(t);
+    format!("{}Z", text.split('.').next().unwrap_or(&text))
+}
+
 /// A time as records carry it: UTC, six fraction digits (the rest is cut
 /// off), `+00:00`.
 pub fn format_time(t: OffsetDateTime) -> String {

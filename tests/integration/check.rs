@@ -9,7 +9,7 @@ use crate::harness::registry::{Registry, header};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs, time as rfc3339};
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "connection",
     "server-version",
     "jetstream",
@@ -19,6 +19,8 @@ const NAMES: [&str; 9] = [
     "max-age",
     "legacy-entries",
     "clock",
+    "markers",
+    "login",
 ];
 
 fn record(service: &str, instance: &str) -> String {
@@ -69,6 +71,11 @@ fn is_skipped(check: &Value) -> bool {
 
 fn hints(answer: &Value, name: &str, text: &str) {
     assert!(word(answer, name, "hint").contains(text), "{text:?} in {:#}", one(answer, name));
+}
+
+/// A command of ours that goes where `check` went.
+fn ours(server: &Server, words: &str) -> String {
+    format!("aegis-agent -s {} {words}", server.url())
 }
 
 /// All but the named checks are ok.
@@ -132,7 +139,7 @@ fn a_server_of_2_10_is_critical_in_the_words_of_run() {
     let answer = check(&server.url(), &["--probe"]).exits(2).json();
     says(&answer, "server-version", "critical", &["2.10.25", "too old"]);
     says(&answer, "ttl-flag", "critical", &["allow_msg_ttl is off"]);
-    hints(&answer, "ttl-flag", "upgrade nats-server to 2.11 or later");
+    hints(&answer, "ttl-flag", "upgrade nats-server to 2.11.2 or later");
     says(&answer, "ttl-probe", "unknown", &["too old"]);
     run_says_the_same(&server.url(), &answer, "server-version");
 }
@@ -148,7 +155,7 @@ fn a_missing_flag_is_critical_in_the_words_of_run() {
     let (server, _registry) = bucket_on("2.12.8", &json!({ "allow_msg_ttl": false }));
     let answer = check(&server.url(), &["--probe"]).exits(2).json();
     says(&answer, "ttl-flag", "critical", &["allow_msg_ttl is off"]);
-    hints(&answer, "ttl-flag", "aegis-agent init --bucket service_registry");
+    hints(&answer, "ttl-flag", &ours(&server, "init"));
     says(&answer, "ttl-probe", "unknown", &["not checked", "allow_msg_ttl is off"]);
     else_ok(&answer, &["ttl-flag", "ttl-probe"]);
     run_says_the_same(&server.url(), &answer, "ttl-flag");
@@ -169,7 +176,7 @@ fn where_the_server_cannot_switch_the_flag_on_the_upgrade_comes_first() {
     let (server, _registry) = bucket_on("2.11.0", &json!({ "allow_msg_ttl": false }));
     let answer = check(&server.url(), &[]).exits(2).json();
     hints(&answer, "ttl-flag", "2.11.2 or later");
-    hints(&answer, "ttl-flag", "aegis-agent init --bucket service_registry");
+    hints(&answer, "ttl-flag", &ours(&server, "init"));
 }
 
 /// "a symptom that this bucket shows right now (instances past their TTL and
@@ -187,11 +194,7 @@ fn instances_past_their_ttl_and_still_there_are_critical() {
     let answer = output.json();
     says(&answer, "server-version", "critical", &["1 instance is past", "2.11.4", "restart"]);
     hints(&answer, "server-version", "restart nats-server");
-    hints(
-        &answer,
-        "server-version",
-        "aegis-agent cleanup --bucket service_registry --only expired",
-    );
+    hints(&answer, "server-version", &ours(&server, "cleanup --only expired"));
 }
 
 // JetStream and the account.
@@ -327,7 +330,7 @@ fn a_missing_bucket_is_critical_and_names_the_command_that_makes_it() {
     let server = Server::any();
     let answer = check(&server.url(), &["--bucket=absent", "--probe"]).exits(2).json();
     says(&answer, "bucket", "critical", &["bucket absent does not exist"]);
-    assert_eq!(one(&answer, "bucket")["hint"], "aegis-agent init --bucket absent");
+    assert_eq!(one(&answer, "bucket")["hint"], ours(&server, "--bucket absent init"));
     for name in ["ttl-flag", "history", "max-age", "legacy-entries", "clock", "ttl-probe"] {
         says(&answer, name, "unknown", &["not checked: "]);
     }
@@ -366,7 +369,7 @@ fn a_bucket_that_is_nearly_full_is_a_warning_before_it_is_full() {
     registry.put("foxtrot-service", &[], &"x".repeat(1_000));
     let answer = check(&server.url(), &[]).exits(1).json();
     says(&answer, "bucket", "warning", &["nearly full", "every live service expires"]);
-    hints(&answer, "bucket", "nats stream edit KV_service_registry --max-bytes=20480");
+    hints(&answer, "bucket", &ours(&server, "init --history 1 --marker-ttl 60s"));
     else_ok(&answer, &["bucket"]);
 }
 
@@ -375,7 +378,7 @@ fn history_above_1_is_a_warning_that_says_what_happens() {
     let (server, _registry) = bucket_on("2.15.1", &json!({ "max_msgs_per_subject": 10 }));
     let answer = check(&server.url(), &[]).exits(1).json();
     says(&answer, "history", "warning", &["keeps 10 revisions", "the one under it is current"]);
-    hints(&answer, "history", "nats stream edit KV_service_registry --max-msgs-per-subject=1");
+    hints(&answer, "history", &ours(&server, "init --history 1"));
     assert_eq!(one(&answer, "history")["value"], 10);
     else_ok(&answer, &["history"]);
     // The leak of #8594 needs history, and was mended in 2.15.1.
@@ -392,7 +395,7 @@ fn a_max_age_shorter_than_the_ttl_is_a_warning() {
     );
     let answer = check(&server.url(), &[]).exits(1).json();
     says(&answer, "max-age", "warning", &["max_age 10s", "TTL of 30s"]);
-    hints(&answer, "max-age", "nats stream edit KV_service_registry --max-age=0s");
+    hints(&answer, "max-age", &ours(&server, "init --max-age none"));
     assert_eq!(one(&answer, "max-age")["value"], 10.0);
     else_ok(&answer, &["max-age"]);
     // What counts is the TTL that is in use.
@@ -417,7 +420,7 @@ fn delete_markers_stretch_the_ttl_only_with_history() {
     registry.put(&key("orders-api", "a"), &[("Nats-TTL", "30s")], &record("orders-api", "a"));
     let answer = check(&server.url(), &[]).exits(1).json();
     says(&answer, "max-age", "warning", &["delete markers of 1m stretch a TTL of 30s"]);
-    hints(&answer, "max-age", "--max-msgs-per-subject=1");
+    hints(&answer, "max-age", "init --history 1");
 }
 
 // Legacy entries.
@@ -449,7 +452,7 @@ fn legacy_entries_that_are_being_rewritten_name_who_writes_them() {
         &["50 of 500 instances", "orders-api 30, billing 10, web 10", "old SDK is still running"],
     );
     hints(&answer, "legacy-entries", "update the SDK of billing, orders-api, web first");
-    hints(&answer, "legacy-entries", "aegis-agent cleanup --bucket service_registry --only no-ttl");
+    hints(&answer, "legacy-entries", &ours(&server, "cleanup --only no-ttl"));
     assert_eq!(one(&answer, "legacy-entries")["value"], 50);
     else_ok(&answer, &["legacy-entries"]);
 }
@@ -462,7 +465,7 @@ fn legacy_entries_of_yesterday_are_leftovers_that_cleanup_removes() {
     says(&answer, "legacy-entries", "warning", &["50 of 500 instances", "leftovers"]);
     assert_eq!(
         one(&answer, "legacy-entries")["hint"],
-        "aegis-agent cleanup --bucket service_registry --only no-ttl"
+        format!("aegis-agent -s {} cleanup --only no-ttl", proxy.url())
     );
 }
 

@@ -110,7 +110,11 @@ impl Clocks {
 
     /// The host wakes up: what the kernel tells whoever has asked.
     fn wake(&self) {
-        let mut pipe = std::fs::OpenOptions::new().write(true).open(&self.wakes).expect("opens");
+        let mut pipe = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.wakes)
+            .expect("opens the pipe, whoever else has");
         pipe.write_all(&[1; 8]).expect("writes into the pipe");
     }
 

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::registry::Registry;
-use crate::harness::secs;
 use crate::harness::server::{Server, Setup};
+use crate::harness::{eventually, secs};
 
 fn init(url: &str, options: &[&str]) -> Output {
     aegis(&[&["init", "-s", url], options].concat()).run()
@@ -45,7 +45,7 @@ fn a_missing_bucket_is_made_fit_and_a_second_time_nothing_changes() {
                 "name": "KV_service_registry", "subjects": ["$KV.service_registry.>"],
                 "max_msgs_per_subject": 1, "allow_msg_ttl": true, "allow_rollup_hdrs": true,
                 "allow_direct": true, "discard": "new", "storage": "file", "num_replicas": 1,
-                "max_age": 0,
+                "max_age": 0, "subject_delete_marker_ttl": 60_000_000_000_u64,
             }),
         );
         let output = init(&server.url(), &[]).exits(0);
@@ -109,24 +109,65 @@ fn history_is_left_alone_and_the_command_is_named() {
     registry.update(&json!({ FLAGLESS: false, "max_msgs_per_subject": 10 }));
     let output = init(&server.url(), &[]).exits(0);
     assert!(
-        output.stdout.contains("nats stream edit KV_service_registry --max-msgs-per-subject=1"),
+        output.stdout.contains(&format!("aegis-agent -s {} init --history 1", server.url())),
         "{output:?}"
     );
     assert_eq!(config(&mut registry)["max_msgs_per_subject"], 10);
 }
 
+/// "`--history 1` and `--max-age none` (mend an existing bucket on request)"
 #[test]
-fn what_is_asked_for_and_differs_in_an_old_bucket_is_named_and_left_alone() {
-    let (server, mut registry) = flagless_on("2.12.8");
-    let before = config(&mut registry);
-    let options = ["--replicas=3", "--storage=memory", "--marker-ttl=60s"];
-    let output = init(&server.url(), &options).exits(0);
-    for text in ["replicas are 1", "storage is file", "--subject-del-markers-ttl=1m"] {
-        assert!(output.stdout.contains(text), "{output:?}");
+fn what_is_asked_for_is_mended_in_an_old_bucket_and_nothing_else() {
+    for version in ["2.11.2", "2.11.11", "2.12.8", "2.14.6", "2.15.1"] {
+        let server = Server::start(version);
+        let mut registry = Registry::at(&server.url());
+        registry.create(&json!({
+            "max_msgs_per_subject": 10, "max_age": 10_000_000_000_u64,
+            "duplicate_window": 10_000_000_000_u64, "max_bytes": 99_999_999,
+            "description": "ours",
+        }));
+        registry.put("service-instances__web__a", &[], "{}");
+        registry.put("service-instances__web__a", &[], "{}");
+        let before = config(&mut registry);
+        let output = init(&server.url(), &[]).exits(0);
+        for words in ["max_age 10s is not longer", "init --max-age none", "init --history 1"] {
+            assert!(output.stdout.contains(words), "{version}: {output:?}");
+        }
+        assert!(!output.stdout.contains("nothing needed changing"), "{output:?}");
+        assert_eq!(config(&mut registry), before);
+        // Markers would stretch TTLs here.
+        let output = init(&server.url(), &["--marker-ttl=60s"]).exits(0);
+        assert!(output.stdout.contains("delete markers need history 1"), "{output:?}");
+        assert_eq!(config(&mut registry), before);
+
+        let options = ["--history", "1", "--max-age", "none", "--marker-ttl", "60s"];
+        let output = init(&server.url(), &options).exits(0);
+        for words in ["history 1 (was 10", "max_age none (was 10s)", "delete markers for 1m"] {
+            assert!(output.stdout.contains(words), "{version}: {output:?}");
+        }
+        let after = config(&mut registry);
+        let mut expected = before;
+        expected["max_msgs_per_subject"] = json!(1);
+        expected["max_age"] = json!(0);
+        expected["subject_delete_marker_ttl"] = json!(60_000_000_000_u64);
+        expected["metadata"] = after["metadata"].clone();
+        assert_eq!(after, expected, "{version}");
+        assert_eq!(registry.revisions("service-instances__web__a").len(), 1);
+        let output = init(&server.url(), &options).exits(0);
+        assert!(output.stdout.contains("nothing needed changing"), "{output:?}");
+        init(&server.url(), &["--marker-ttl=none"]).exits(0);
+        assert!(config(&mut registry)["subject_delete_marker_ttl"].as_u64().unwrap_or(0) == 0);
     }
-    let after = config(&mut registry);
-    assert_eq!(after["num_replicas"], before["num_replicas"]);
-    assert_eq!(after["subject_delete_marker_ttl"], before["subject_delete_marker_ttl"]);
+}
+
+#[test]
+fn storage_of_an_old_bucket_stays_and_a_bad_wish_is_usage() {
+    let (server, mut registry) = flagless_on("2.12.8");
+    let output = init(&server.url(), &["--storage=memory"]).exits(0);
+    assert!(output.stdout.contains("storage is file"), "{output:?}");
+    assert_eq!(config(&mut registry)["storage"], "file");
+    init(&server.url(), &["--history=5"]).exits(64);
+    init(&server.url(), &["--max-age=1h"]).exits(64);
 }
 
 #[test]
@@ -168,7 +209,7 @@ fn a_server_of_2_10_is_refused_and_nothing_is_made() {
     let server = Server::start("2.10.25");
     let output = init(&server.url(), &[]).exits(69);
     assert!(output.stderr.contains("2.10.25 is too old"), "{output:?}");
-    assert!(output.stderr.contains("upgrade nats-server to 2.11 or later"), "{output:?}");
+    assert!(output.stderr.contains("upgrade nats-server to 2.11.2 or later"), "{output:?}");
     let mut registry = Registry::at(&server.url());
     assert!(registry.info().is_err(), "no bucket was made");
     registry.create(&json!({}));
@@ -212,19 +253,34 @@ fn more_replicas_than_servers_is_said_in_words() {
     let server = Server::start("2.12.8");
     let output = init(&server.url(), &["--replicas=3"]).exits(69);
     assert!(output.stderr.contains("more than one replica needs a cluster"), "{output:?}");
-    assert!(output.stderr.contains("--replicas 1"), "{output:?}");
+    let command = format!("aegis-agent -s {} init --replicas 1", server.url());
+    assert!(output.stderr.contains(&command), "{output:?}");
     assert!(Registry::at(&server.url()).info().is_err());
 }
 
 #[test]
-fn a_cluster_gets_as_many_replicas_as_asked_for() {
+fn a_cluster_gets_three_replicas_or_as_many_as_asked_for() {
     let cluster = Cluster::start(&["2.12.8"]);
     // JetStream elects its leader first.
     Registry::named(&cluster.servers[0].url(), "first").create(&json!({ "num_replicas": 3 }));
-    let output = init(&cluster.urls(), &["--replicas=3"]).exits(0);
+    let output = init(&cluster.urls(), &[]).exits(0);
     assert!(output.stdout.contains("3 replicas"), "{output:?}");
     let made = config(&mut Registry::at(&cluster.servers[2].url()));
-    has(&made, &json!({ "num_replicas": 3, FLAGLESS: true }));
+    let markers = 60_000_000_000_u64;
+    has(&made, &json!({ "num_replicas": 3, FLAGLESS: true, "subject_delete_marker_ttl": markers }));
+    let output = init(&cluster.urls(), &["--replicas=1", "--bucket=alone"]).exits(0);
+    assert!(output.stdout.contains("1 replica,"), "{output:?}");
+    // The hint of check mends it.
+    let check = || aegis(&["check", "--json", "--bucket=alone", "-s", &cluster.urls()]).run();
+    let before = check().exits(1).json();
+    let row = &before["checks"][3];
+    assert_eq!((&row["name"], &row["status"]), (&json!("bucket"), &json!("warning")), "{row:#}");
+    assert!(row["hint"].as_str().expect("a hint").ends_with(" init --replicas 3"), "{row:#}");
+    init(&cluster.urls(), &["--bucket=alone", "--replicas=3"]).exits(0);
+    eventually(secs(10), "it has three", || match check().json()["checks"][3]["status"].as_str() {
+        Some("ok") => Ok(()),
+        status => Err(format!("{status:?}")),
+    });
 }
 
 /// A leader of 2.10 drops the flag without a word: the bucket is not left so.
@@ -238,7 +294,7 @@ fn in_a_mixed_cluster_no_bucket_without_the_flag_is_left() {
         match output.code {
             0 => assert_eq!(info.expect("made")["config"][FLAGLESS], true, "{output:?}"),
             69 => {
-                assert!(output.stderr.contains("2.11 or later"), "{output:?}");
+                assert!(output.stderr.contains("2.11.2 or later"), "{output:?}");
                 assert!(info.is_err(), "it is not left behind: {output:?} {info:?}");
             }
             _ => panic!("{output:?}"),

@@ -64,10 +64,10 @@ fn each_cause_of_an_outage_is_said_once() {
     registry.delete();
     registry.create(&json!({ "allow_msg_ttl": false }));
     server.reconfigure("\"other\"", "\"right\"");
-    agent.wait_for_line("aegis-agent init --bucket", secs(5));
+    agent.wait_for_line(" init", secs(5));
     nothing_happens_for(secs(2));
     assert_eq!(registry.everything().len(), 0, "never a blind write");
-    for cause in ["connection refused", "login refused", "aegis-agent init --bucket"] {
+    for cause in ["connection refused", "login refused", " init"] {
         assert_eq!(agent.lines_with(cause).len(), 1, "{cause}: {}", agent.stderr());
     }
     registry.update(&json!({ "allow_msg_ttl": true }));
@@ -119,7 +119,7 @@ fn a_bucket_that_loses_its_flag_is_said_once_and_never_written_to() {
         say("the agent was quicker; nothing to see");
         return;
     }
-    agent.wait_for_line("aegis-agent init --bucket service_registry", secs(3));
+    agent.wait_for_line(&format!("aegis-agent -s {} init", server.url()), secs(3));
     nothing_happens_for(secs(3));
     assert_eq!(registry.everything().len(), 0);
     // The refusal, and on a fresh session its cause.
@@ -174,7 +174,7 @@ fn sessions_that_end_at_once_are_not_replaced_in_a_tight_loop() {
     let proxy = Proxy::to(server.port());
     let watch = registry.watch(KEY);
     // The first interval is drawn from all of it: no heartbeat comes between.
-    let agent = agent(&proxy.url(), "24h", "8h");
+    let agent = agent_with(&proxy.url(), "24h", "8h", &[("AEGIS_STALE_AFTER", "24h")]);
     for session in 1..=5 {
         watch.wait_for(session, secs(5));
         proxy.cut();

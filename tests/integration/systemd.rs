@@ -258,7 +258,10 @@ fn the_status_names_a_duplicate_until_it_is_gone() {
     let mut second = agent(&server.url(), &theirs).spawn();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host has a name");
     let too = |pid: u32| {
-        format!("; another agent (host {}, pid {pid}) writes this entry too", host.trim())
+        format!(
+            "; another agent (host {}, pid {pid}) writes this entry too (duplicate agent)",
+            host.trim()
+        )
     };
     let (from, status) = eventually(secs(5), "a status with the other", || {
         let heard = manager.hear();

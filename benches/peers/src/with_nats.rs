@@ -70,7 +70,10 @@ fn number(value: &Value, name: &str) -> Result<u64> {
 
 impl Peer for Blocking {
     fn connect(url: &str, bucket: &str) -> Result<Blocking> {
-        let connection = nats::connect(url)?;
+        // Left alone it waits a random while, up to a second, before its very
+        // first attempt.
+        let options = nats::Options::new().reconnect_delay_callback(|_| Duration::ZERO);
+        let connection = options.connect(url)?;
         let inbox = connection.new_inbox();
         let replies = connection.subscribe(&inbox)?;
         let mut ttl = HeaderMap::new();

@@ -257,7 +257,7 @@ fn what_the_hosts_file_says_wrong_is_named_with_the_file_and_no_secret_is_shown(
     for (text, words) in [
         ("NATS_TIMEOUT=soon", "NATS_TIMEOUT in FILE \"soon\": not a duration"),
         ("NATS_URL=ftp://u:secret@a", "NATS_URL in FILE ***@a: the scheme"),
-        ("NATS_USER=u", "NATS_USER in FILE needs NATS_PASSWORD"),
+        ("NATS_PASSWORD=p", "NATS_PASSWORD needs NATS_USER (or --user)"),
         ("NATS_CERT=/c", "NATS_CERT in FILE needs NATS_KEY"),
         ("NATS_TOKEN=secret\nNATS_CREDS=/c", "NATS_CREDS and NATS_TOKEN: only one kind"),
         ("AEGIS_STALE_AFTER=x", "AEGIS_STALE_AFTER in FILE \"x\": not a duration"),
@@ -285,7 +285,7 @@ fn a_file_that_was_named_has_to_be_readable_and_the_default_one_need_not_be_ther
     assert_eq!(bucket("list"), "default");
     assert_eq!(bucket(&format!("list --env-file {}", other.display())), "other");
     assert_eq!(bucket(&format!("--env-file={} list", other.display())), "other");
-    for (name, words) in [("absent.env", "no such file"), ("config", "it is no regular file")] {
+    for (name, words) in [("absent.env", "no such file"), ("config", "is a directory")] {
         let named = host.0.join(name);
         let (code, message) = host.failure(&format!("list --env-file {}", named.display()), &[]);
         let said = format!("environment file {}: {words}", named.display());
@@ -307,7 +307,7 @@ fn a_host_file_that_cannot_be_read_is_told_of_where_connecting_fails() {
     std::fs::remove_file(host.file()).unwrap();
     std::fs::create_dir(host.file()).unwrap();
     let call = host.ok("list", &[]);
-    let words = "agent.env exists and cannot be read: it is no regular file";
+    let words = "agent.env exists and cannot be read: is a directory";
     assert!(call.unconnected.unwrap().contains(words));
     assert_eq!(call.settings.servers[0].host, "127.0.0.1");
 }
@@ -325,7 +325,7 @@ fn the_selected_context_is_never_taken_but_named_where_nothing_says_where_to_con
     for text in ["", "../prod", "a b; rm", &"x".repeat(300)] {
         std::fs::write(host.0.join("config/nats/context.txt"), text).unwrap();
         let note = host.ok("list", &[]).unconnected;
-        assert!(note.is_none_or(|note| note.ends_with(&"x".repeat(256))), "{text}");
+        assert_eq!(note, None, "{text}");
     }
 }
 

@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use time::{OffsetDateTime, SignedDuration};
 
 use super::census::Census;
@@ -17,11 +19,14 @@ use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness;
 use crate::jetstream::replies::{self, AccountInfo, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
-use crate::nats::{ConnectError, RequestError};
+use crate::nats::address::shown_name;
+use crate::nats::certificate::not_after;
+use crate::nats::login::{Login, read_login};
+use crate::nats::{ConnectError, RequestError, Settings};
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
-use crate::registry::{LOOKING, Registry};
+use crate::registry::{Ask, LOOKING, Registry};
 use crate::system::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";
@@ -83,8 +88,38 @@ pub struct Facts {
     pub census: Result<Census, Gap>,
     /// How far this host's clock is ahead of the registry's.
     pub clock: Option<SignedDuration>,
+    /// What of our login ends.
+    pub logins: Vec<Ending>,
+    /// When all this was found out, by this host's clock.
+    pub now: OffsetDateTime,
     /// The live test; `None` where it was not asked for.
     pub probe: Option<Result<Probed, Gap>>,
+}
+
+/// A part of our login, and when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Which, with its file.
+    pub what: String,
+    /// `None` where it never does.
+    pub at: Option<OffsetDateTime>,
+}
+
+/// The parts of a login that can end. What cannot be read is for the connection
+/// to say.
+pub(super) fn logins(settings: &Settings) -> Vec<Ending> {
+    let mut logins = Vec::new();
+    if let (Login::Creds(path), Ok(read)) = (&settings.login, read_login(&settings.login)) {
+        let what = format!("the user JWT in {}", shown_name(&path.display().to_string()));
+        logins.push(Ending { what, at: read.expires() });
+    }
+    if let Some((path, _)) = &settings.tls.client
+        && let Ok(der) = CertificateDer::from_pem_file(path)
+    {
+        let what = format!("the certificate {}", shown_name(&path.display().to_string()));
+        logins.push(Ending { what, at: not_after(&der) });
+    }
+    logins
 }
 
 fn missing(why: &str) -> Gap {
@@ -100,6 +135,8 @@ pub(super) fn nothing_known(bucket: Bucket, probe: bool) -> Facts {
         stream: Err(missing("no connection to NATS")),
         census: Err(missing("there is no usable bucket")),
         clock: None,
+        logins: Vec::new(),
+        now: OffsetDateTime::now_utc(),
         probe: probe.then(|| Err(missing("no connection to NATS"))),
     }
 }
@@ -133,9 +170,9 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
             return facts;
         }
     };
-    let [account, stream, scan] = registry.ask_all([
-        (ACCOUNT, requests::account_info(&facts.bucket)),
-        (LOOKING, requests::stream_info(&facts.bucket)),
+    let [account, stream, scan] = registry.ask_anywhere(&[
+        (ACCOUNT, Ask::Same(requests::account_info(&facts.bucket))),
+        (LOOKING, Ask::Same(requests::stream_info(&facts.bucket))),
         (SCANNING, scan),
     ]);
     facts.account = account.map_err(gap).and_then(|answer| {

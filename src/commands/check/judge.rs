@@ -1,4 +1,4 @@
-//! The verdicts of `check`: facts in, ten checks out. *Pure*.
+//! The verdicts of `check`: facts in, checks out. *Pure*.
 //!
 //! What `run` would refuse is said in the words of `fitness`, with the same
 //! hint. A check that cannot be made because an earlier one failed is
@@ -29,21 +29,24 @@ pub fn judge(facts: &Facts) -> Vec<Row> {
     let Ok(connected) = &facts.connection else {
         let rest = ["server-version", "jetstream", "bucket", "ttl-flag", "history", "max-age"];
         let probe = facts.probe.is_some().then_some("ttl-probe");
-        let names = rest.into_iter().chain(["legacy-entries", "clock"]).chain(probe);
-        checks.extend(names.map(|name| Row::skipped(name, "no connection to NATS")));
+        let names = rest.into_iter().chain(["legacy-entries", "clock", "markers"]);
+        let skipped = |name| Row::skipped(name, "no connection to NATS");
+        checks.extend(names.map(skipped));
+        checks.push(server::login(facts));
+        checks.extend(probe.map(skipped));
         return checks;
     };
     checks.extend([
         server::server_version(facts, connected),
         server::jetstream(facts, connected),
-        bucket::bucket(facts),
+        bucket::bucket(facts, connected),
     ]);
     match usable(facts) {
         Ok(info) => checks.extend([
             bucket::ttl_flag(&facts.bucket, info, connected),
             bucket::history(&facts.bucket, info),
-            bucket::max_age(&facts.bucket, info, facts.census.as_ref().ok()),
-            bucket::legacy_entries(&facts.bucket, &facts.census),
+            bucket::max_age(info, facts.census.as_ref().ok()),
+            bucket::legacy_entries(&facts.census),
         ]),
         Err(because) => checks.extend(
             ["ttl-flag", "history", "max-age", "legacy-entries"]
@@ -51,6 +54,11 @@ pub fn judge(facts: &Facts) -> Vec<Row> {
         ),
     }
     checks.push(server::clock(facts));
+    checks.push(match usable(facts) {
+        Ok(info) => bucket::markers(info),
+        Err(because) => Row::skipped("markers", because),
+    });
+    checks.push(server::login(facts));
     if let Some(probe) = &facts.probe {
         checks.push(expiry::ttl_probe(probe, &server::known(facts, connected)));
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::row::{Grade, Metric, Row, Unit};
 use crate::jetstream::bucket::Bucket;
-use crate::text::printable::printable;
+use crate::text::printable::{printable, printable_json};
 use crate::text::prometheus::{Kind, family, label};
 
 /// The worst status of all checks.
@@ -61,7 +61,7 @@ pub fn json(checks: &[Row]) -> String {
     let answer = Answer { schema: 1, status: worst(checks), checks };
     let json = serde_json::to_string(&answer)
         .expect("strings, numbers and their lists are always written as JSON");
-    json + "\n"
+    printable_json(&json) + "\n"
 }
 
 /// For Nagios and its kin: `AEGIS WARNING: text | 'label'=value[unit];warn;crit`.
@@ -97,6 +97,11 @@ pub fn nagios(bucket: &Bucket, checks: &[Row]) -> String {
     }
     text.push('\n');
     text
+}
+
+/// The same for a call that is wrong: nothing was checked.
+pub fn nagios_usage(message: &str) -> String {
+    format!("AEGIS UNKNOWN: {}\n", printable(message).replace('|', "/"))
 }
 
 fn metrics(checks: &[Row]) -> impl Iterator<Item = &Metric> {

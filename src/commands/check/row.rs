@@ -78,7 +78,8 @@ pub struct Row {
     pub status: Grade,
     /// The facts seen. Printable.
     pub message: String,
-    /// The command or the setting that mends it, where it is not ok.
+    /// The command or the setting that mends it; where it is ok, that makes it
+    /// better.
     pub hint: Option<String>,
     /// The fact as a number, a switch or a version: see docs/registry.md.
     pub value: Option<Value>,
@@ -153,7 +154,7 @@ impl Row {
     /// A fact that could not be had.
     pub(super) fn of_gap(name: &'static str, status: Grade, gap: &Gap) -> Row {
         let check = Row::new(name, status, clipped(&gap.message, LONGEST_TEXT));
-        check.hint(gap.hint.as_deref().unwrap_or("try again with -v, which says more"))
+        check.hint(gap.hint.as_deref().unwrap_or("more is said by: aegis-agent check -v"))
     }
 }
 

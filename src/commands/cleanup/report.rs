@@ -64,6 +64,8 @@ pub struct Counts {
     pub failed: u64,
     /// Cannot be read.
     pub unreadable: u64,
+    /// Of these: were to go, and could not.
+    pub stuck: u64,
 }
 
 impl Counts {
@@ -220,19 +222,18 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Takes an entry that cannot be read. `stuck_in`: it was to go and cannot.
-    pub fn unreadable(&mut self, entry: &Unreadable, stuck_in: Option<&Bucket>) {
+    /// Takes an entry that cannot be read. `stuck`: it was to go and cannot. No
+    /// command takes it: a bucket does not permit to delete single messages
+    /// (10057), and a purge of its key takes other keys with it.
+    pub fn unreadable(&mut self, entry: &Unreadable, stuck: bool) {
         self.counts.unreadable += 1;
+        self.counts.stuck += u64::from(stuck);
         if self.style.json {
             self.unreadable.push(entry);
         } else if self.counts.unreadable <= LINES {
             let (key, why) = (clipped(&entry.key, WIDEST), printable(&entry.why));
             let revision = entry.revision;
-            let stays = stuck_in.map(|bucket| {
-                let command = format!("nats stream rmm {} {revision}", bucket.stream());
-                format!("; not removed: its key cannot be named safely; this removes it: {command}")
-            });
-            let stays = stays.unwrap_or_default();
+            let stays = if stuck { "; not removed: its key cannot be named safely" } else { "" };
             self.clear_progress();
             self.write(format_args!("unreadable: {key} (revision {revision}): {why}{stays}\n"));
         }
@@ -377,14 +378,13 @@ mod tests {
     #[test]
     fn what_is_unreadable_is_named_safely() {
         let entry = Unreadable { key: "\u{1b}[2J".into(), revision: 3, why: "not JSON".into() };
-        let bucket = Bucket::service_registry();
-        let text = report(TEXT, false, |r| r.unreadable(&entry, Some(&bucket)));
+        let text = report(TEXT, false, |r| r.unreadable(&entry, true));
         assert!(text.starts_with(
             "unreadable: \\u{1b}[2J (revision 3): not JSON; not removed: its key cannot be named \
-             safely; this removes it: nats stream rmm KV_service_registry 3\n"
+             safely\n"
         ));
         assert!(text.ends_with("unreadable 1, in 0 s\n"), "{text}");
-        let text = report(TEXT, false, |r| r.unreadable(&entry, None));
+        let text = report(TEXT, false, |r| r.unreadable(&entry, false));
         assert!(text.starts_with("unreadable: \\u{1b}[2J (revision 3): not JSON\n"), "{text}");
     }
 }

@@ -17,7 +17,7 @@ use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::keeper::{CLOCK_TRUST, Keeper, News, SessionState, Step};
+use super::keeper::{CLOCK_TRUST, Found, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use crate::cli::options::RunOptions;
@@ -269,6 +269,15 @@ impl Agent {
         for told in self.registry.take_told() {
             match told {
                 Told::Time => self.compare_clocks(now),
+                Told::Entry(entry) => {
+                    let found = entry.map_or(Found::Nothing, |entry| self.whose(&entry));
+                    let news = self.keeper.stood(now, found);
+                    self.say(news);
+                }
+                Told::EntryDenied => {
+                    let news = self.keeper.stood(now, Found::Unknown);
+                    self.say(news);
+                }
                 Told::Bucket(info) => {
                     if let Err(unfit) = self.registry.fit(Some(*info.clone())) {
                         self.give_up(unfit);

@@ -43,6 +43,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// more, since each carries the revision that it follows.
 const STAMPS_KEPT: usize = 32;
 
+/// Who writes an entry that may not be read.
+const UNREAD: &str = "somebody else (who: the entry cannot be read)";
+
 /// The session, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionState {
@@ -88,6 +91,8 @@ pub(super) enum Refusal {
 pub(super) enum Next {
     /// Put again, over this revision (`None`: over whatever there is).
     Put(Option<u64>),
+    /// The same, and ask who wrote that revision: nobody waits for the answer.
+    PutAndAsk(u64),
     /// Look what stands there, and ask again with what was found.
     Look,
     /// Give the session up.
@@ -294,6 +299,8 @@ impl Keeper {
         is_clustered: bool,
         tells_time: bool,
     ) -> &'static [Aside] {
+        // What is read is the other's, then, who does not tell when it was sent.
+        let tells_time = tells_time && self.duplicate.is_none();
         let kept = if is_clustered { LEADER_KEPT } else { BUCKET_KEPT };
         let aged = now.saturating_sub(self.looked) > kept;
         // Where only the bucket tells the time, every second heartbeat asks for
@@ -386,7 +393,9 @@ impl Keeper {
             (Some(ours), Some(last)) if last < ours => {
                 (Next::Put(Some(last)), Some(News::BucketRestored))
             }
-            (_, _) => (Next::Look, None),
+            // Who wrote it is worth a line, and no wait.
+            (Some(_), Some(last)) => (Next::PutAndAsk(last), None),
+            (_, None) => (Next::Look, None),
         }
     }
 
@@ -428,13 +437,27 @@ impl Keeper {
                 // Each revision of ours on this session was acknowledged, so
                 // this one is somebody else's.
                 Some(last) if last != 0 && ours.is_some() => {
-                    let who = "somebody else (who: the entry cannot be read)".to_owned();
-                    let news = self.met(now, who, self.ttl);
+                    let news = self.met(now, UNREAD.to_owned(), self.ttl);
                     (put(last), news)
                 }
                 Some(last) => (put(last), None),
                 None => (Next::GiveUp, None),
             },
+        }
+    }
+
+    /// What stood there before our last put, where something else was expected:
+    /// the answer to [`Next::PutAndAsk`].
+    pub(super) fn stood(&mut self, now: Duration, found: Found) -> Option<News> {
+        let ours = self.current?;
+        match found {
+            Found::Nothing | Found::Marker { expired: true, .. } => Some(News::EntryGone),
+            Found::Marker { .. } => Some(News::EntryDeleted),
+            // The answer came so late that it tells of our own put.
+            Found::Own { .. } => None,
+            Found::Others { revision, who, ttl } if revision < ours => self.met(now, who, ttl),
+            Found::Others { .. } => None,
+            Found::Unknown => self.met(now, UNREAD.to_owned(), self.ttl),
         }
     }
 

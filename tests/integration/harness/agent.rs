@@ -119,7 +119,7 @@ impl Invocation {
             std::thread::spawn(move || {
                 let mut bytes = Vec::new();
                 let _ = pipe.read_to_end(&mut bytes);
-                bytes
+                (bytes, Instant::now())
             })
         };
         let name = self.program.rsplit('/').next().unwrap_or_default();
@@ -171,7 +171,8 @@ pub struct Agent {
     child: Child,
     errors: Arc<Mutex<Vec<Line>>>,
     stderr: Option<JoinHandle<()>>,
-    stdout: Option<JoinHandle<Vec<u8>>>,
+    /// All of it, and when it ended.
+    stdout: Option<JoinHandle<(Vec<u8>, Instant)>>,
 }
 
 /// What a process uses, from /proc.
@@ -263,8 +264,10 @@ impl Agent {
             }
             std::thread::sleep(millis(1));
         };
-        let took = self.started.elapsed();
-        let stdout = self.finish_output();
+        // To the millisecond it is known to have ended; its stdout ended with it.
+        let reaped = Instant::now();
+        let (stdout, ended) = self.finish_output();
+        let took = ended.min(reaped) - self.started;
         Output { code: code(status), stdout, stderr: self.stderr(), took, peak_kib, peak_threads }
     }
 
@@ -342,10 +345,11 @@ impl Agent {
         }
     }
 
-    fn finish_output(&mut self) -> String {
+    fn finish_output(&mut self) -> (String, Instant) {
         self.finish_errors();
-        let bytes = self.stdout.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        let output = self.stdout.take().and_then(|thread| thread.join().ok());
+        let (bytes, ended) = output.unwrap_or_else(|| (Vec::new(), Instant::now()));
+        (String::from_utf8_lossy(&bytes).into_owned(), ended)
     }
 }
 
@@ -361,7 +365,7 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let stdout = self.finish_output();
+            let (stdout, _) = self.finish_output();
             eprintln!("--- {} {}\n", self.name, self.arguments);
             for line in self.lines() {
                 eprintln!("{:>8.3} s {}", (line.at - self.started).as_secs_f64(), line.text);

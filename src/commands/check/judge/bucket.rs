@@ -10,7 +10,7 @@ use super::super::row::{Grade, Row, Unit, metric};
 use super::{NEARLY_FULL, bytes, room, rounded};
 use crate::instance::staleness::DEFAULT_TTL;
 use crate::jetstream::bucket::Bucket;
-use crate::jetstream::fitness::{self, ServerVersion, Unfit, lower_history};
+use crate::jetstream::fitness::{self, DROP_MAX_AGE, LOWER_HISTORY, ServerVersion, Unfit};
 use crate::jetstream::replies::{StreamInfo, Used};
 use crate::jetstream::server_bugs::{BugKind, known_bugs};
 use crate::text::duration::{as_setting, words};
@@ -19,7 +19,7 @@ use crate::text::printable::clipped;
 /// Services that a message names; the rest is counted.
 const SERVICES_NAMED: usize = 5;
 
-pub(super) fn bucket(facts: &Facts) -> Row {
+pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
     const NAME: &str = "bucket";
     let info = match &facts.stream {
         Ok(Some(info)) => info,
@@ -54,23 +54,27 @@ pub(super) fn bucket(facts: &Facts) -> Row {
     );
     let share = |used: Option<Used>| used.and_then(|used| used.share()).unwrap_or(0.0_f64);
     let mut check = if share(by_bytes).max(share(by_count)) >= NEARLY_FULL {
-        let (what, option) = if share(by_bytes) >= share(by_count) {
-            (by_bytes.map(room), format!("--max-bytes={}", by_bytes.map_or(0, |u| u.limit * 2)))
-        } else {
-            let used = by_count.map(|u| format!("{} of {} entries used", u.used, u.limit));
-            (used, format!("--max-msgs={}", by_count.map_or(0, |u| u.limit * 2)))
+        let by_bytes = by_bytes.filter(|used| used.share() >= by_count.and_then(|u| u.share()));
+        let what = match (by_bytes, by_count) {
+            (Some(used), _) => room(used),
+            (None, count) => {
+                count.map_or(String::new(), |u| format!("{} of {} entries used", u.used, u.limit))
+            }
         };
         message = format!(
             "bucket {} is nearly full: {}; {}",
             facts.bucket,
-            what.unwrap_or_default(),
+            what,
             match info.word("discard") {
                 "old" => "when it is, the oldest entries go, alive or not",
                 _ => "when it is, even a refresh is refused and every live service expires",
             }
         );
-        Row::new(NAME, Grade::Warning, message)
-            .hint(format!("nats stream edit {} {option}", facts.bucket.stream()))
+        Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
+    } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
+        let message =
+            format!("{message}; it stands and falls with one server of the cluster {cluster}");
+        Row::new(NAME, Grade::Warning, message).hint("aegis-agent init --replicas 3")
     } else {
         Row::new(NAME, Grade::Ok, message)
     };
@@ -124,18 +128,16 @@ pub(super) fn history(bucket: &Bucket, info: &StreamInfo) -> Row {
     let kept = if history < 1 { "all".to_owned() } else { history.to_string() };
     let message = format!(
         "bucket {bucket} keeps {kept} revisions a key: when an entry expires, the one under it is \
-         current again, and one without TTL comes back for ever"
+         current again, and one without TTL comes back for ever; to lower it drops the older ones"
     );
     let message = match info.flag("allow_rollup_hdrs") {
         true => message,
         false => format!("{message}; {}", fitness::NO_ROLLUPS),
     };
-    Row::new(NAME, Grade::Warning, message)
-        .hint(format!("{} (drops the old revisions)", lower_history(bucket)))
-        .value(history)
+    Row::new(NAME, Grade::Warning, message).hint(LOWER_HISTORY).value(history)
 }
 
-pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census>) -> Row {
+pub(super) fn max_age(info: &StreamInfo, census: Option<&Census>) -> Row {
     const NAME: &str = "max-age";
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
@@ -145,16 +147,14 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
     let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
     let stretched = !marker.is_zero() && shortest == Some(marker);
     let check = if !age.is_zero() && age <= ttl {
-        Row::new(NAME, Grade::Warning, fitness::cut_short(age, ttl))
-            .hint(format!("nats stream edit {} --max-age=0s", bucket.stream()))
+        Row::new(NAME, Grade::Warning, fitness::cut_short(age, ttl)).hint(DROP_MAX_AGE)
     } else if info.history() != 1 && (marker > least || stretched) {
         let whose = if marker > least {
             format!("a TTL of {}", as_setting(least))
         } else {
             "shorter TTLs (entries have exactly that one)".to_owned()
         };
-        Row::new(NAME, Grade::Warning, fitness::stretched(marker, &whose))
-            .hint(lower_history(bucket))
+        Row::new(NAME, Grade::Warning, fitness::stretched(marker, &whose)).hint(LOWER_HISTORY)
     } else {
         let age = match age {
             Duration::ZERO => "no max_age".to_owned(),
@@ -171,7 +171,7 @@ pub(super) fn max_age(bucket: &Bucket, info: &StreamInfo, census: Option<&Census
     check.value(rounded(age.as_secs_f64(), 1e3))
 }
 
-pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> Row {
+pub(super) fn legacy_entries(census: &Result<Census, Gap>) -> Row {
     const NAME: &str = "legacy-entries";
     let census = match census {
         Ok(census) => census,
@@ -180,7 +180,7 @@ pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> R
     let total = census.legacy_total();
     let instances =
         format!("{} instance{}", census.instances, if census.instances == 1 { "" } else { "s" });
-    let cleanup = format!("aegis-agent cleanup --bucket {bucket} --only no-ttl");
+    let cleanup = "aegis-agent cleanup --only no-ttl";
     let recent = format!("the last {}", words(RECENT));
     let check = if total == 0 {
         let message = match census.instances {
@@ -234,6 +234,44 @@ pub(super) fn legacy_entries(bucket: &Bucket, census: &Result<Census, Gap>) -> R
             )
             .alarms("0"),
         )
+}
+
+/// The `nats` CLI 0.5.1 edits a stream of a bucket on a terminal only, and a
+/// bucket that has per-message TTL only where it has delete markers, too (10052).
+fn more_room(bucket: &Bucket, info: &StreamInfo, bytes: Option<Used>) -> String {
+    let Some(used) = bytes else {
+        return format!("raise max_msgs of the stream {}, or set it to -1", bucket.stream());
+    };
+    if info.number("subject_delete_marker_ttl") > 0 {
+        return format!("nats kv edit {bucket} --max-bucket-size={}", used.limit.saturating_mul(2));
+    }
+    format!(
+        "the nats CLI edits buckets with delete markers only, so first: {LOWER_HISTORY} \
+         --marker-ttl 60s"
+    )
+}
+
+/// Not having them is a choice: a bucket of an older registry has none.
+pub(super) fn markers(info: &StreamInfo) -> Row {
+    const NAME: &str = "markers";
+    let nanos = u64::try_from(info.number("subject_delete_marker_ttl")).unwrap_or(0);
+    let check = match Duration::from_nanos(nanos) {
+        Duration::ZERO if info.history() == 1 => Row::new(
+            NAME,
+            Grade::Ok,
+            "no delete markers: nothing tells a watcher of the bucket that an entry has expired",
+        )
+        .hint("aegis-agent init --marker-ttl 60s"),
+        Duration::ZERO => {
+            Row::new(NAME, Grade::Ok, "no delete markers, which history above 1 does not permit")
+        }
+        ttl => Row::new(
+            NAME,
+            Grade::Ok,
+            format!("a delete marker tells for {} that an entry has expired", words(ttl)),
+        ),
+    };
+    check.value(rounded(nanos as f64 / 1e9, 1e3))
 }
 
 /// `orders-api 30, web 20, and 7 more services`: those with most first.

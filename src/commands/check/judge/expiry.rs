@@ -70,8 +70,8 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
                     format!("restart nats-server, and upgrade it to {fixed} or later")
                 }
                 (Some(fixed), false) => format!("upgrade nats-server to {fixed} or later"),
-                (None, _) => "restart nats-server; if it does so again upgrade it (2.12.8 has no \
-                              known TTL bugs)"
+                (None, _) => "restart nats-server; if it does so again upgrade it, 2.12.8 has no \
+                              known TTL bugs"
                     .to_owned(),
             };
             let check = Row::new(NAME, Grade::Critical, message).hint(hint);

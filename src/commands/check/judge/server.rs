@@ -6,13 +6,16 @@ use std::time::Duration;
 use super::super::facts::{Connected, Facts, Gap, GapKind};
 use super::super::row::{Grade, Row, Unit, metric};
 use super::{NEARLY_FULL, room, rounded};
-use crate::jetstream::fitness::{self, ServerVersion, lower_history};
+use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
 use crate::text::duration::words;
+use crate::text::time::format_time_to_second;
 
 /// A clock this far off is worth a warning.
 const CLOCK_LIMIT: Duration = Duration::from_secs(1);
+/// A login that ends within this is worth a warning.
+const LOGIN_LIMIT: time::Duration = time::Duration::days(14);
 
 pub(super) fn connection(facts: &Facts) -> Row {
     const NAME: &str = "connection";
@@ -33,16 +36,16 @@ pub(super) fn connection(facts: &Facts) -> Row {
     };
     let seconds = connected.round_trip.as_secs_f64();
     let message = format!(
-        "{}{cluster}, nats-server {}, round trip {:.1} ms",
+        "{}{cluster}, nats-server {}, round trip {}",
         connected.place,
         connected.version,
-        seconds * 1e3
+        short(connected.round_trip)
     );
     Row::new(NAME, Grade::Ok, message).value(rounded(seconds, 1e6)).metric(metric(
         "round_trip",
         Unit::Seconds,
         seconds,
-        "From a connection to the server's greeting",
+        "From a PING to the server's PONG",
     ))
 }
 
@@ -88,7 +91,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
                 symptoms(&known)
             }
         );
-        let cleanup = format!("aegis-agent cleanup --bucket {} --only expired", facts.bucket);
+        let cleanup = "aegis-agent cleanup --only expired";
         let hint = match fix(&known) {
             Some(fixed) => format!(
                 "restart nats-server and upgrade it to {fixed} or later; until then: {cleanup}"
@@ -100,9 +103,9 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
     if let Some(fixed) = fix(&known) {
         let only_history = known.iter().all(|bug| bug.kind == BugKind::WheelLeaks);
         let hint = if only_history {
-            format!("{} (or upgrade nats-server to {fixed} or later)", lower_history(&facts.bucket))
+            format!("upgrade nats-server to {fixed} or later, or: {LOWER_HISTORY}")
         } else {
-            format!("upgrade nats-server to {fixed} or later (2.12.8 has no known TTL bugs)")
+            format!("upgrade nats-server to {fixed} or later; 2.12.8 has no known TTL bugs")
         };
         let message = format!("{about}: {}", symptoms(&known));
         return Row::new(NAME, Grade::Warning, message).hint(hint).value(version);
@@ -112,13 +115,13 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
             "{about}, but {older} is older than 2.11: led by such a server, nothing expires"
         );
         return Row::new(NAME, Grade::Warning, message)
-            .hint("upgrade every nats-server of the cluster to 2.11 or later")
+            .hint("upgrade every nats-server of the cluster to 2.11.2 or later")
             .value(version);
     }
     match (parsed, level) {
         (None, None | Some(0)) => {
             Row::new(NAME, Grade::Unknown, format!("version {version:?} cannot be read"))
-                .hint("aegis-agent check --probe (tries whether entries expire)")
+                .hint("aegis-agent check --probe")
                 .value(version)
         }
         _ => Row::new(NAME, Grade::Ok, about).value(version),
@@ -202,6 +205,52 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
     }
 }
 
+/// `310 us`, `4.2 ms`, `1.5 s`: never nothing.
+fn short(time: Duration) -> String {
+    match time.as_micros() {
+        micros @ 0..1_000 => format!("{} us", micros.max(1)),
+        micros @ 1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => words(time),
+    }
+}
+
+/// What of our login ends soon: nobody else warns before every program with it
+/// is shut out at once.
+pub(super) fn login(facts: &Facts) -> Row {
+    const NAME: &str = "login";
+    let now = match facts.clock {
+        Some(ahead) => facts.now.checked_sub(ahead).unwrap_or(facts.now),
+        None => facts.now,
+    };
+    let ends = facts.logins.iter().filter_map(|login| login.at.map(|at| (at, &login.what)));
+    let Some((at, what)) = ends.min() else {
+        let message = match facts.logins.as_slice() {
+            [] => "nothing in the login ends by itself".to_owned(),
+            [one, ..] => format!("{} never ends", one.what),
+        };
+        return Row::new(NAME, Grade::Ok, message);
+    };
+    let left = at - now;
+    let when = format_time_to_second(at);
+    let (grade, message) = if left.is_negative() || left.is_zero() {
+        let ago = words(left.unsigned_abs());
+        (Grade::Critical, format!("{what} ended at {when}, {ago} ago"))
+    } else {
+        let message = format!("{what} ends at {when}, in {}", words(left.unsigned_abs()));
+        (if left < LOGIN_LIMIT { Grade::Warning } else { Grade::Ok }, message)
+    };
+    let days = left.as_seconds_f64();
+    let check = Row::new(NAME, grade, message).value(rounded(days, 1.0)).metric(
+        metric("login_left", Unit::Seconds, days, "Time until the login ends").warns("1209600:"),
+    );
+    match grade {
+        Grade::Ok => check,
+        _ => {
+            check.hint("put a fresh one into that file: it is read again, and no restart is needed")
+        }
+    }
+}
+
 pub(super) fn clock(facts: &Facts) -> Row {
     const NAME: &str = "clock";
     let Some(offset) = facts.clock else {
@@ -217,7 +266,7 @@ pub(super) fn clock(facts: &Facts) -> Row {
     let check = if offset.unsigned_abs() >= CLOCK_LIMIT {
         let message = format!("{message}: programs that compare times here see wrong ages");
         Row::new(NAME, Grade::Warning, message)
-            .hint("timedatectl (is this host's clock synchronised, and the server's?)")
+            .hint("is this host's clock synchronised, and the server's? timedatectl tells")
     } else {
         Row::new(NAME, Grade::Ok, message)
     };

@@ -4,6 +4,7 @@
 use log::{info, warn};
 
 use super::Agent;
+use crate::cli::call::Call;
 use crate::jetstream::bucket::NewBucket;
 use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{ApiError, StreamInfo};
@@ -25,9 +26,10 @@ impl Agent {
     /// Warns where the bucket takes our TTL and does not keep to it, once.
     fn say_defeats(&mut self, info: &StreamInfo) {
         let bucket = self.registry.bucket();
-        let defeats = fitness::ttl_defeats(bucket, info, self.options.ttl);
+        let defeats = fitness::ttl_defeats(info, self.options.ttl);
         for defeat in defeats.iter().filter(|defeat| !self.defeats.contains(defeat)) {
-            warn!("bucket {bucket}: {}; hint: {}", defeat.message, defeat.hint);
+            let call = Call::of(self.registry.settings(), bucket);
+            warn!("bucket {bucket}: {}; hint: {}", defeat.message, call.complete(&defeat.hint));
         }
         self.defeats = defeats;
     }
@@ -86,13 +88,13 @@ impl Agent {
         info!("created bucket {bucket}: {}", settings(&info));
         // A server that is in no cluster has said so.
         if new.replicas < wanted.replicas && cluster.is_some() {
+            let more = format!("aegis-agent init --replicas {}", wanted.replicas);
             warn!(
                 "bucket {bucket} has {} of the {} replicas that it should have: the cluster has no \
-                 more members with room for one; when it has: nats stream edit {} --replicas={}",
+                 more members with room for one; when it has: {}",
                 new.replicas,
                 wanted.replicas,
-                bucket.stream(),
-                wanted.replicas
+                Call::of(self.registry.settings(), &bucket).complete(&more)
             );
         }
         Ok(info)

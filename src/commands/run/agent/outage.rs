@@ -10,6 +10,7 @@ use log::{debug, warn};
 use time::OffsetDateTime;
 
 use super::Agent;
+use crate::cli::call::Call;
 use crate::error::Failure;
 use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
@@ -41,7 +42,9 @@ impl Agent {
             debug!("{name}: {cause}");
             return;
         }
-        let hint = failure.hint().map_or(String::new(), |hint| format!("; hint: {hint}"));
+        let call = Call::of(self.registry.settings(), self.registry.bucket());
+        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
+        let hint = hint.unwrap_or_default();
         match (first, self.keeper.was_registered()) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {

@@ -19,9 +19,9 @@ use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
 use crate::nats::RequestError;
-use crate::registry::EntryResult;
 use crate::registry::clock::boot_clock;
 use crate::registry::failure::RegistryError;
+use crate::registry::{Aside, EntryResult};
 use crate::text::printable::printable;
 
 /// What stands under our own key.
@@ -59,10 +59,11 @@ impl Agent {
         rollup: bool,
     ) -> Result<u64, RegistryError> {
         let mut expected = expected;
+        let mut asks = false;
         let mut round = 0;
         loop {
             round += 1;
-            let error = match self.put(expected, rollup) {
+            let error = match self.put(expected, rollup, asks) {
                 Ok(revision) => return Ok(revision),
                 Err(error) => error,
             };
@@ -79,14 +80,21 @@ impl Agent {
                 next = after;
             }
             match next {
-                Next::Put(over) => expected = over,
+                Next::Put(over) => (expected, asks) = (over, false),
+                Next::PutAndAsk(over) => (expected, asks) = (Some(over), true),
                 Next::Look | Next::GiveUp => return Err(error),
             }
         }
     }
 
-    /// One put, with what is to be asked beside it.
-    fn put(&mut self, expected: Option<u64>, rollup: bool) -> Result<u64, RegistryError> {
+    /// One put, with what is to be asked beside it: with `asks` who wrote what
+    /// stands there.
+    fn put(
+        &mut self,
+        expected: Option<u64>,
+        rollup: bool,
+        asks: bool,
+    ) -> Result<u64, RegistryError> {
         let stamp = self.stamp();
         self.record.last_heartbeat = stamp;
         self.stamped = Some((stamp, boot_clock()));
@@ -96,6 +104,7 @@ impl Agent {
         let tells_time = self.registry.entry_tells_time();
         // A registration has asked already.
         let asides = match self.keeper.is_registered() {
+            true if asks => &[Aside::Entry],
             true => self.keeper.asides(sent, is_clustered, tells_time),
             false => &[],
         };
@@ -139,7 +148,7 @@ impl Agent {
         }
     }
 
-    fn whose(&self, entry: &Entry) -> Found {
+    pub(super) fn whose(&self, entry: &Entry) -> Found {
         let revision = entry.revision;
         if entry.deleted {
             return Found::Marker { revision, expired: entry.expired };

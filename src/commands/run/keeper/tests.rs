@@ -83,7 +83,7 @@ fn each_refusal_has_its_consequence() {
             Next::Put(Some(12)),
             Some(News::BucketRestored),
         ),
-        ("somebody wrote", Refusal::Conflict(Some(21)), 1, Next::Look, None),
+        ("somebody wrote", Refusal::Conflict(Some(21)), 1, Next::PutAndAsk(21), None),
         ("somebody wrote, in a cluster", Refusal::Conflict(None), 1, Next::Look, None),
         ("without end", Refusal::Conflict(Some(21)), CONFLICT_ROUNDS, Next::GiveUp, None),
     ] {
@@ -124,6 +124,25 @@ fn what_is_found_decides() {
     let mut fresh = Keeper::new(TTL, INTERVAL, 1);
     assert_eq!(fresh.found(secs(2), None, others(9, "b")), (Next::Put(Some(9)), None));
     assert_eq!(fresh.duplicate(), None, "whom it takes over from is no duplicate");
+}
+
+/// The answer comes with the acknowledgement, or after it.
+#[test]
+fn what_stood_there_is_told_after_the_put() {
+    let marker = |expired| Found::Marker { revision: 21, expired };
+    let duplicate = |who: &str| Some(News::Duplicate(who.to_owned()));
+    for (what, found, news) in [
+        ("gone in between", Found::Nothing, Some(News::EntryGone)),
+        ("expired", marker(true), Some(News::EntryGone)),
+        ("deleted", marker(false), Some(News::EntryDeleted)),
+        ("our own put already", Found::Own { revision: 22 }, None),
+        ("another agent", others(21, "b"), duplicate("b")),
+        ("not to be read", Found::Unknown, duplicate(UNREAD)),
+    ] {
+        let mut keeper = registered(secs(1), 20);
+        beat(&mut keeper, secs(2), 22);
+        assert_eq!(keeper.stood(secs(2), found), news, "{what}");
+    }
 }
 
 #[test]
@@ -256,6 +275,10 @@ fn the_time_is_asked_with_every_heartbeat_and_the_bucket_now_and_then() {
     assert_eq!(count(false, true, 1), (5, 360));
     assert_eq!(count(true, true, 1), (51, 360));
     assert_eq!(count(true, false, 1), (180, 0));
+    let mut shared = registered(secs(0), 1);
+    shared.found(secs(1), Some(2), others(2, "b"));
+    beat(&mut shared, secs(1), 3);
+    assert_eq!(shared.asides(secs(2), false, true), [Aside::Bucket]);
 }
 
 /// "Every exchange of a running agent is bounded by what is left of its entry's

@@ -1,0 +1,160 @@
+//! What is wrong is said in the words that an operator can act on.
+
+use serde_json::json;
+
+use crate::harness::agent::{Output, aegis};
+use crate::harness::registry::{Client, Registry};
+use crate::harness::server::{Server, Setup};
+use crate::harness::{eventually, secs};
+
+fn list(server: &Server) -> Output {
+    aegis(&["list", "-s", &server.url()]).run()
+}
+
+/// The server says so and closes before it has read a word of ours.
+#[test]
+fn a_server_that_takes_no_more_connections_is_called_that() {
+    let server = Server::with(Setup {
+        version: "2.12.8",
+        extra: "max_connections: 1\n".to_owned(),
+        ..Setup::default()
+    });
+    // The look whether it is up may still count.
+    let _holder =
+        eventually(secs(5), "the one connection", || Client::login(&server.url(), &json!({})));
+    for _ in 0..10 {
+        let output = list(&server).exits(69);
+        assert!(output.stderr.contains("maximum connections exceeded"), "{output:?}");
+        assert!(output.stderr.contains("hint: raise max_connections"), "{output:?}");
+    }
+}
+
+/// "record larger than `max_payload` or the bucket permits (10054): say how
+/// large and which metadata"
+#[test]
+fn a_record_that_is_too_large_is_measured_and_its_largest_metadata_named() {
+    let payload = "max_payload: 1024\n".to_owned();
+    let small = Server::with(Setup { version: "2.12.8", extra: payload, ..Setup::default() });
+    Registry::at(&small.url()).create(&json!({}));
+    let narrow = Server::start("2.12.8");
+    Registry::at(&narrow.url()).create(&json!({ "max_msg_size": 400 }));
+    for (server, limit) in [(&small, "(max_payload)"), (&narrow, "(max_msg_size, 10054)")] {
+        let labels = format!("--meta=labels={}", "x".repeat(900));
+        let mut agent = aegis(&["run", "--service=web", "--instance=a", "--meta=zone=b", "-s"])
+            .arg(&server.url())
+            .arg(&labels)
+            .spawn();
+        let line = agent.wait_for_line("cannot register web/a", secs(5)).text;
+        assert!(line.contains(limit), "{line}");
+        assert!(line.contains("its largest metadata is labels with 900 bytes"), "{line}");
+        assert!(line.contains("hint: shorten or leave out --meta labels="), "{line}");
+    }
+}
+
+/// It was called "is JetStream enabled?".
+#[test]
+fn a_bucket_that_is_deleted_under_an_agent_is_called_gone() {
+    let server = Server::start("2.12.8");
+    let mut registry = Registry::at(&server.url());
+    registry.create(&json!({}));
+    let mut agent =
+        aegis(&["run", "--service=web", "--instance=a", "--ttl=3s", "--interval=500ms", "-s"])
+            .arg(&server.url())
+            .spawn();
+    agent.wait_for_line("registered web/a", secs(5));
+    registry.delete();
+    agent.wait_for_line("503): the bucket is gone, or no server leads it", secs(3));
+    agent.wait_for_line("restored web/a", secs(8));
+    assert!(!agent.stderr().contains("is JetStream enabled"), "{}", agent.stderr());
+}
+
+/// Monitoring reads the first line of stdout.
+#[test]
+fn a_plug_in_call_with_a_bad_option_answers_on_stdout() {
+    for call in [
+        &["check", "--format", "nagios", "--nosuch"][..],
+        &["check", "--format=nagios", "--bucket=a.b"],
+        &["--timeout", "never|ever", "check", "--format", "nagios"],
+    ] {
+        let output = aegis(call).run().exits(3);
+        assert!(output.stdout.starts_with("AEGIS UNKNOWN: "), "{output:?}");
+        assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
+        assert!(!output.stdout.contains('|'), "{output:?}");
+    }
+}
+
+/// As the `nats` CLI has it.
+#[test]
+fn nats_user_alone_is_a_token_and_nats_password_alone_is_refused() {
+    let server = Server::with(Setup {
+        extra: "authorization { token: \"t0ken\" }\n".to_owned(),
+        ..Setup::default()
+    });
+    let url = server.url();
+    let output = aegis(&["list", "-s", &url]).env("NATS_USER", "t0ken").run().exits(69);
+    assert!(output.stderr.contains("does not exist"), "{output:?}");
+    let output = aegis(&["list", "-s", &url]).env("NATS_PASSWORD", "p").run().exits(78);
+    assert!(output.stderr.contains("NATS_PASSWORD needs NATS_USER"), "{output:?}");
+}
+
+/// Everything that is registered there is stored somewhere else.
+#[test]
+fn a_stream_that_stores_under_other_subjects_is_no_bucket() {
+    let server = Server::start("2.12.8");
+    let mut registry = Registry::at(&server.url());
+    registry.create(&json!({
+        "subject_transform": { "src": "$KV.service_registry.>", "dest": "moved.>" },
+    }));
+    let output = aegis(&["check", "--json", "-s", &server.url()]).run().exits(2);
+    assert!(output.stdout.contains("subject_transform"), "{output:?}");
+    let mut agent =
+        aegis(&["run", "--service=web", "--instance=a", "-s"]).arg(&server.url()).spawn();
+    agent.wait_for_line("subject_transform", secs(5));
+    assert!(!agent.stderr().contains("registered web/a"), "{}", agent.stderr());
+}
+
+/// "JSON sorted like the text, with control and direction characters escaped"
+#[test]
+fn the_json_is_sorted_like_the_text_and_safe_on_a_terminal() {
+    let server = Server::start("2.12.8");
+    let mut registry = Registry::at(&server.url());
+    registry.create(&json!({}));
+    let odd = "a\u{85}b\u{9b}31m\u{202e}c\u{2028}d\u{7f}";
+    for (service, instance) in [("web", "b"), ("api", "z"), ("web", "a")] {
+        let record = json!({
+            "serviceName": service, "instanceId": instance, "version": "1.0.0",
+            "status": "ACTIVE", "lastHeartbeat": "2099-01-01T00:00:00Z",
+            "stickyActiveGroup": null, "metadata": { "odd": odd },
+        });
+        let key = format!("service-instances__{service}__{instance}");
+        registry.put(&key, &[("Nats-TTL", "1h")], &record.to_string());
+    }
+    let output = aegis(&["list", "--json", "-s", &server.url()]).run().exits(0);
+    let bad = |c: char| c != '\n' && (c.is_control() || ('\u{2028}'..='\u{202e}').contains(&c));
+    assert_eq!(output.stdout.chars().filter(|c| bad(*c)).count(), 0, "{output:?}");
+    let answer = output.json();
+    let instances = answer["instances"].as_array().expect("an array");
+    assert!(instances.iter().all(|one| one["metadata"]["odd"] == odd), "{answer:#}");
+    let names = instances.iter().map(|one| format!("{}{}", one["serviceName"], one["instanceId"]));
+    let names: Vec<String> = names.collect();
+    assert_eq!(names, ["\"api\"\"z\"", "\"web\"\"a\"", "\"web\"\"b\""]);
+}
+
+/// The end of our certificate is seen before every agent is shut out at once.
+#[test]
+fn check_tells_when_our_certificate_has_ended() {
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+    let file = |name: &str| format!("{certificates}/{name}");
+    let (cert, key) = (file("client-expired.pem"), file("client-expired-key.pem"));
+    let absent = Server::absent(Setup::default());
+    let output = aegis(&["check", "--json", "--tlscert", &cert, "--tlskey", &key, "-s"])
+        .arg(&absent.url())
+        .run()
+        .exits(2);
+    let answer = output.json();
+    let checks = answer["checks"].as_array().expect("an array");
+    let login = checks.iter().find(|check| check["name"] == "login").expect("it is there");
+    assert_eq!(login["status"], "critical", "{login:#}");
+    let message = login["message"].as_str().expect("a message");
+    assert!(message.contains("ended at 2021-01-01T00:00:00Z"), "{message}");
+}
