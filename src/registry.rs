@@ -424,7 +424,12 @@ impl Registry {
         doing: &'static str,
         answer: Result<Answer, RegistryError>,
     ) -> Result<Option<StreamInfo>, RegistryError> {
-        let answer = answer?;
+        let answer = answer.map_err(|error| match (error, self.bucket.domain()) {
+            (RegistryError::Request(doing, RequestError::NoResponders), Some(domain)) => {
+                RegistryError::Request(doing, RequestError::NoDomain(domain.to_owned()))
+            }
+            (error, _) => error,
+        })?;
         match self.info_of(doing, &answer.message, answer.arrived) {
             Err(error) if error.api_code() == Some(ApiError::NO_STREAM) => Ok(None),
             result => result.map(Some),

@@ -251,7 +251,7 @@ impl Cleanup<'_> {
             let deadline = deadline.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
-                    fruitless = 0;
+                    let before = (ready.len(), self.remover.under_way());
                     if scan.owns(&arrival) {
                         match scan.take(&self.registry, arrival) {
                             Ok(entry) => ready.extend(entry),
@@ -262,6 +262,14 @@ impl Cleanup<'_> {
                         }
                     } else {
                         self.removed(arrival)?;
+                    }
+                    if before != (ready.len(), self.remover.under_way()) {
+                        fruitless = 0;
+                    } else if Instant::now() >= deadline && !scan.is_finished() {
+                        // What nobody asked for puts no deadline off.
+                        fruitless += 1;
+                        let late = RegistryError::Request(SCANNING, RequestError::TimedOut);
+                        self.session_lost(late, fruitless, Some(scan))?;
                     }
                 }
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
@@ -284,7 +292,15 @@ impl Cleanup<'_> {
         let mut fruitless = 0;
         while let Some(deadline) = self.remover.deadline() {
             match self.registry.receive(REMOVING, deadline) {
-                Ok(arrival) => self.removed(arrival)?,
+                Ok(arrival) => {
+                    let before = self.remover.under_way();
+                    self.removed(arrival)?;
+                    if before == self.remover.under_way() && Instant::now() >= deadline {
+                        fruitless += 1;
+                        let late = RegistryError::Request(REMOVING, RequestError::TimedOut);
+                        self.session_lost(late, fruitless, None)?;
+                    }
+                }
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, None)?;

@@ -22,6 +22,9 @@ use crate::error::plain;
 /// a handful.
 const OPERATIONS_LIMIT: u32 = 1_000;
 
+/// Reads in one go.
+const ROUNDS_LIMIT: u32 = 32;
+
 /// An attempt that is under way.
 pub(super) struct Attempt {
     pub(super) id: AttemptId,
@@ -171,7 +174,9 @@ impl Talk {
 
     /// Reads and writes what can be; whether the server serves.
     fn advance(&mut self, server: usize, context: &mut Context<'_>) -> Result<bool, Cause> {
-        loop {
+        // Some rounds, and then the others: a peer that talks without end has no
+        // more time than the race.
+        for _ in 0..ROUNDS_LIMIT {
             // What the peer said counts for more than that it takes no more.
             let written = self.stream.write(&mut self.out);
             let securing = self.stream.is_handshaking();

@@ -166,6 +166,8 @@ pub enum RequestError {
     Denied(String),
     /// Nobody listens on that subject: no JetStream, no stream, no leader.
     NoResponders,
+    /// The same for a JetStream domain, by its name.
+    NoDomain(String),
     /// The request itself cannot be sent.
     Invalid(String),
     /// Headers and payload together are larger than the server takes, in
@@ -186,6 +188,9 @@ impl fmt::Display for RequestError {
             RequestError::Lost(why) => write!(f, "connection lost: {why}"),
             RequestError::Denied(what) => write!(f, "not permitted to {what}"),
             RequestError::NoResponders => f.write_str("nobody answers there (503)"),
+            RequestError::NoDomain(name) => {
+                write!(f, "nobody answers for the JetStream domain {name} (503)")
+            }
             RequestError::Invalid(why) => f.write_str(why),
             RequestError::TooLarge { size, limit } => {
                 write!(f, "it has {size} bytes, and the server takes {limit} (max_payload)")

@@ -416,7 +416,7 @@ fn a_context_that_cannot_be_used_is_named_with_what_is_wrong_with_it() {
         ("url", "url of the context"),
         ("gone", "/nowhere/a.creds: no such file"),
         ("list", "not a JSON object"),
-        ("absent", "contexts that exist: env, gone"),
+        ("absent", "contexts that exist: domain, env, gone"),
         ("../x", "must be the plain name"),
     ] {
         refused(with_context(&config, name, "list").run(), 78, &[words]);

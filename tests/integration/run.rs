@@ -199,6 +199,8 @@ fn sighup_beats_at_once() {
     let mut agent =
         patient_agent(&server.url(), "10m", "3m").env("AEGIS_STALE_AFTER", "1h").spawn();
     registered(&mut agent);
+    // A revision that is replaced before it is delivered is never seen.
+    watch.wait_for(1, secs(2));
     agent.signal("HUP");
     watch.wait_for(2, secs(1));
     assert!(agent.is_running());

@@ -80,6 +80,11 @@ impl Remover {
         self.under_way.is_empty()
     }
 
+    /// How many wait for a reply.
+    pub fn under_way(&self) -> usize {
+        self.under_way.len()
+    }
+
     /// Whether there is room for another one.
     pub fn has_room(&self) -> bool {
         self.under_way.len() < self.window.size
