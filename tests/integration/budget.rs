@@ -14,7 +14,7 @@ const KEY: &str = "service-instances__orders-api__host-1";
 
 /// What an agent may have resident, in KiB; the goal is 2,970. 1,500 of it are the
 /// C library's.
-const RESIDENT_KIB: u64 = 3_400;
+const RESIDENT_KIB: u64 = 3_500;
 /// Of that, not backed by a file; the goal is 205.
 const ANONYMOUS_KIB: u64 = 260;
 /// One thread, one `poll`.
