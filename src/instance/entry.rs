@@ -26,6 +26,8 @@ pub struct Entry {
     pub stored: Stored,
     /// A delete marker, of a client or of the server itself.
     pub deleted: bool,
+    /// What the server says of a marker of its own; empty for any other.
+    pub marker_reason: Box<str>,
     /// The value.
     pub value: Vec<u8>,
 }
@@ -34,11 +36,13 @@ impl Entry {
     /// Out of a reply of `STREAM.MSG.GET`.
     pub fn of_message(bucket: &Bucket, message: StoredMessage) -> Entry {
         let (deleted, ttl) = marks(Headers(&message.headers));
+        let marker_reason = marker_reason(deleted, Headers(&message.headers));
         Entry {
             key: bucket.key(&message.subject).unwrap_or(&message.subject).to_owned(),
             revision: message.sequence,
             stored: Stored { at: message.stored, ttl },
             deleted,
+            marker_reason,
             value: message.data,
         }
     }
@@ -53,8 +57,9 @@ impl Entry {
     /// Out of a value whose key and origin are known.
     pub fn of_value(message: Incoming, key: String, revision: u64, at: OffsetDateTime) -> Entry {
         let (deleted, ttl) = marks(message.headers());
+        let marker_reason = marker_reason(deleted, message.headers());
         let stored = Stored { at, ttl };
-        Entry { key, revision, stored, deleted, value: message.into_data() }
+        Entry { key, revision, stored, deleted, marker_reason, value: message.into_data() }
     }
 
     /// The instance record in it. `None` for what is no instance: a
@@ -87,6 +92,12 @@ fn marks(headers: Headers<'_>) -> (bool, Ttl) {
     }
     let ttl = ttl.and_then(|ttl| std::str::from_utf8(ttl).ok());
     (deleted, stored_ttl(ttl))
+}
+
+/// `MaxAge`, `Purge` or `Remove` (ADR-48), where the server itself put a marker.
+fn marker_reason(deleted: bool, headers: Headers<'_>) -> Box<str> {
+    let reason = headers.first(requests::MARKER_REASON_HEADER).filter(|_| deleted);
+    String::from_utf8_lossy(reason.unwrap_or_default()).into()
 }
 
 /// An entry that cannot be read, and why.

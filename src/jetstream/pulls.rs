@@ -146,7 +146,12 @@ impl Pulls {
     /// A pull was sent.
     pub fn sent(&mut self, token: Token, pull: NextPull) {
         self.oversized = false;
-        self.under_way.push_back(Pull { token, batch: pull.batch, left: pull.batch, served: false });
+        self.under_way.push_back(Pull {
+            token,
+            batch: pull.batch,
+            left: pull.batch,
+            served: false,
+        });
     }
 
     /// Whether the server was asked for messages that have not come.
@@ -244,7 +249,7 @@ mod tests {
     use super::*;
 
     fn delivery(sequence: u64, pending: u64) -> Delivery {
-        Delivery { sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
+        Delivery { sequence, place: sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
     }
 
     fn pull(pulls: &mut Pulls, token: u64) -> NextPull {

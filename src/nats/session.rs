@@ -200,6 +200,21 @@ impl Session {
         }
     }
 
+    /// What arrives next in the inbox, if something does before `until`. May
+    /// end early with nothing, whenever a wait does: for an owner that has more
+    /// to attend to.
+    pub fn glance_until(&mut self, until: Instant) -> Result<Option<Arrival>, RequestError> {
+        if let Some(arrival) = self.take_arrived()? {
+            return Ok(Some(arrival));
+        }
+        if self.has_ended() {
+            return Err(self.lost());
+        }
+        self.flush();
+        self.wait(until);
+        self.take_arrived()
+    }
+
     /// The answer to one request; other arrivals are dropped.
     pub fn answer(&mut self, token: Token, deadline: Instant) -> Result<Incoming, RequestError> {
         self.answer_to_any(&[token], deadline)

@@ -62,6 +62,10 @@ pub struct Scan {
     leader_last: u64,
     /// How often another consumer was asked for what lies there.
     looks: u32,
+    /// So many messages there were when it began.
+    announced: u64,
+    /// It was told that there is more.
+    extended: bool,
     /// Consumers of this scan before this one.
     generation: u32,
 }
@@ -103,6 +107,8 @@ impl Scan {
             resumed_at: 0,
             gone_since: None,
             looks: 0,
+            announced: pending,
+            extended: false,
             generation: 0,
         })
     }
@@ -131,8 +137,27 @@ impl Scan {
             resumed_at: 0,
             gone_since: None,
             looks: 0,
+            announced: pending,
+            extended: false,
             generation: 0,
         })
+    }
+
+    /// So many messages there were when it began: keys, where it reads the
+    /// newest revisions.
+    pub fn announced(&self) -> u64 {
+        self.announced
+    }
+
+    /// Goes on up to revision `last`, if it ended before.
+    pub fn extend(&mut self, last: u64) {
+        self.leader_last = self.leader_last.max(last);
+        self.extended = true;
+    }
+
+    /// Whether it was told to go on.
+    pub fn was_extended(&self) -> bool {
+        self.extended
     }
 
     /// The next entry, delete markers included; `None` at the end.

@@ -105,6 +105,7 @@ mod tests {
             revision: 1,
             stored: Stored { at: NOW - time::Duration::seconds(age_secs), ttl },
             deleted: false,
+            marker_reason: Box::default(),
             value: b"{}".to_vec(),
         }
     }

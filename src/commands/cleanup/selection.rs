@@ -209,6 +209,7 @@ mod tests {
             revision: 7,
             stored: Stored { at: NOW, ttl: Ttl::After(Duration::from_secs(30)) },
             deleted: false,
+            marker_reason: Box::default(),
             value: format!(
                 "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{at}\"}}"
             )
