@@ -95,6 +95,7 @@ fn parse_call(
         VerbArgs::Check(args) => Verb::Check(verbs::check(args)?),
         VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(args)?),
         VerbArgs::List(args) => Verb::List(verbs::list(args)?),
+        VerbArgs::Watch(args) => Verb::Watch(verbs::watch(&source, args)?),
     };
     let (mut settings, bucket) = match settings::connection(&source, &top) {
         Ok(both) => both,

@@ -101,6 +101,9 @@ aegis\-agent \- see who is alive in a NATS service registry, and whether it work
 .B aegis\-agent list
 .RI [ options ]
 .br
+.B aegis\-agent watch
+.RI [ options ]
+.br
 .B aegis\-agent check
 .RI [ options ]
 .SH DESCRIPTION
@@ -109,6 +112,8 @@ which each running instance of a service has an entry that expires unless it is
 refreshed.
 .B list
 shows the entries,
+.B watch
+tells who comes and goes,
 .B check
 says whether expiry really works there. The verbs that write
 .RB ( run ,
@@ -124,7 +129,7 @@ of the nats CLI, which beats the default. A duration is written 10s, 500ms, 1m
 or as a number of seconds. The answer goes to standard output, everything else
 to standard error.
 .SH VERBS
-{list}{check}.SH OPTIONS
+{list}{watch}{check}.SH OPTIONS
 {global}.TP
 \fB\-h\fR, \fB\-\-help\fR
 show what a verb takes
@@ -140,17 +145,23 @@ stand beside their option. One that is empty counts as not set.
 0 done, 64 wrong call, 69 NATS or bucket not available, 77 refused, 78 bad file
 or environment
 .TP
+.B watch
+0 after SIGTERM, SIGINT or when nobody reads any more, 64 wrong call, 75 nobody
+reads standard output and it is full, 78 bad file or environment
+.TP
 .B check
 0 ok, 1 warning, 2 critical, 3 unknown
 .SH EXAMPLES
 .nf
 aegis\-agent list \-\-all
+aegis\-agent watch orders\-api \-\-exec /usr/local/sbin/update\-upstream
 aegis\-agent check \-\-format nagios \-s nats://n1.example.org,nats://n2.example.org
 .fi
 .SH SEE ALSO
 .BR aegis\-agent (8)
 ",
         list = verb("list"),
+        watch = verb("watch"),
         check = verb("check"),
         global = options(top.flags),
     );

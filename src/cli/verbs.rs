@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
-use super::options::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions};
+use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs, WatchArgs};
+use super::options::{
+    CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, WatchOptions,
+};
 use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
 use crate::health::verdict::{HealthCheck, HealthOptions};
-use crate::instance::record::InstanceId;
+use crate::instance::filter::{Filter, Name};
+use crate::instance::record::{InstanceId, ServiceName, Status};
 use crate::instance::staleness::{DEFAULT_STALE_AFTER, DEFAULT_TTL};
 use crate::jetstream::bucket::Storage;
 use crate::nats::address::shown;
@@ -20,6 +23,8 @@ use crate::text::duration::{self, as_setting};
 const LONGEST_TTL: Duration = Duration::from_secs(86_400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_STALE_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);
+const DEFAULT_SETTLE: Duration = Duration::from_millis(200);
+const LONGEST_SETTLE: Duration = Duration::from_secs(60);
 const LONGEST_META: usize = 1_024;
 const DEFAULT_HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_HEALTH_FAILURES: u32 = 3;
@@ -251,12 +256,78 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<CleanupOptions, Failure> {
 }
 
 pub(super) fn list(args: &ListArgs) -> Result<ListOptions, Failure> {
+    let names = args.service.iter().map(|name| {
+        let service: ServiceName = option(&Some(name.clone()), "--service")
+            .map_or_else(|| Err(usage("--service needs a value")), Given::read_from_str)?;
+        service.as_str().parse().map_err(usage)
+    });
+    let mut names: Vec<Name> = names.collect::<Result<_, _>>()?;
+    if args.service.is_some() && !args.asked.is_empty() {
+        return Err(usage("--service and a name say different things: give one"));
+    }
+    names.extend(read_names(&args.asked)?);
+    let given = [args.json, args.names, args.wide].iter().filter(|given| **given).count();
+    if given > 1 {
+        return Err(usage("--json, --names and --wide say different things: give one"));
+    }
+    let meta = args.meta.iter().map(|text| {
+        text.parse().map_err(|rule| usage(format!("--meta {:?}: {rule}", shown(text))))
+    });
+    let status = option(&args.status, "--status").map(|given| given.read(read_status));
     Ok(ListOptions {
         all: args.all,
-        service: option(&args.service, "--service").map(Given::read_from_str).transpose()?,
+        filter: Filter {
+            names,
+            status: status.transpose()?,
+            meta: meta.collect::<Result<_, _>>()?,
+        },
+        asked: args.service.iter().chain(&args.asked).cloned().collect(),
         stale_after: stale_after(&args.stale_after)?,
+        wide: args.wide,
+        names: args.names,
         json: args.json,
     })
+}
+
+pub(super) fn watch(source: &Source<'_>, args: &WatchArgs) -> Result<WatchOptions, Failure> {
+    let exec = source.given(&args.exec, "--exec", "AEGIS_EXEC")?;
+    let exec = exec.map(|given| {
+        given.read(|text| match HealthCheck::exec(text)? {
+            HealthCheck::Exec(words) => Ok(words),
+            HealthCheck::Tcp { .. } => Err("names no program"),
+        })
+    });
+    let settle = source.given(&args.settle, "--settle", "AEGIS_SETTLE")?;
+    let settle = settle.map(|given| given.duration(Duration::ZERO, LONGEST_SETTLE));
+    Ok(WatchOptions {
+        filter: Filter { names: read_names(&args.asked)?, ..Filter::default() },
+        stale_after: stale_after(&args.stale_after)?,
+        json: args.json,
+        exec: exec.transpose()?,
+        settle: settle.transpose()?.unwrap_or(DEFAULT_SETTLE),
+    })
+}
+
+fn read_names(asked: &[String]) -> Result<Vec<Name>, Failure> {
+    let read = |text: &String| {
+        text.parse().map_err(|rule| {
+            usage(format!("{:?}: must be SERVICE or SERVICE/INSTANCE: {rule}", shown(text)))
+        })
+    };
+    asked.iter().map(read).collect()
+}
+
+/// A word as it stands in records: those of this program in any case, those of
+/// newer ones in capitals.
+fn read_status(text: &str) -> Result<String, &'static str> {
+    let word = text.to_ascii_uppercase();
+    let is_word =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    match Status::parse(&word) {
+        Some(_) => Ok(word),
+        None if is_word(text) => Ok(word),
+        None => Err("must be ACTIVE, STANDBY, UNHEALTHY or SHUTDOWN, or another word in capitals"),
+    }
 }
 
 fn stale_after(value: &Option<String>) -> Result<Duration, Failure> {

@@ -38,3 +38,4 @@ mod tls;
 mod twins;
 mod units;
 mod usage;
+mod watch;

@@ -252,6 +252,11 @@ impl Agent {
         code(status)
     }
 
+    /// What it wrote to stdout; it must have ended.
+    pub fn stdout(&mut self) -> String {
+        self.finish_output()
+    }
+
     pub fn usage(&self) -> Usage {
         let read = |file: &str| {
             std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap_or_default()
