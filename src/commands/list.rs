@@ -5,14 +5,16 @@
 //! is sorted, and keeps one short row an instance. An entry that is refreshed
 //! meanwhile is delivered twice, and shown once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+mod keys;
+
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use self::keys::{Fate, Keys};
 use crate::cli::options::ListOptions;
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
@@ -66,7 +68,12 @@ pub fn run(
     let mut scan = Scan::begin(&mut registry, &info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 
-    let mut summary = Summary::default();
+    let mut summary = Summary {
+        hidden: BTreeMap::new(),
+        hidden_entries: 0,
+        unreadable: Vec::new(),
+        keys: Keys::until(info.state.last_seq),
+    };
     let mut view = View::begin(options, registry.bucket(), clock, out)?;
     let mut is_complete = false;
     while !is_complete {
@@ -77,7 +84,7 @@ pub fn run(
         }
         // The server counts what is left apart from storing: where a key is
         // missing it may have been refreshed just then.
-        is_complete = summary.counted.len() as u64 >= scan.announced() || scan.was_extended();
+        is_complete = summary.keys.count() as u64 >= scan.announced() || scan.was_extended();
         if !is_complete {
             let info = registry.info()?;
             scan.extend(info.map_or(0, |info| info.state.last_seq));
@@ -95,47 +102,35 @@ struct Shown {
     now: OffsetDateTime,
 }
 
-/// What became of a key.
-enum Counted {
-    Shown,
-    Hidden(Vec<Reason>),
-    Unreadable,
-    Other,
-}
-
 /// What is counted beside what is shown.
-#[derive(Default)]
 struct Summary {
     hidden: BTreeMap<Reason, usize>,
     hidden_entries: usize,
     unreadable: Vec<Unreadable>,
-    /// By the hash of the key: that two of a hundred thousand have the same one
-    /// is as likely as 1 in 10^9.
-    counted: HashMap<u64, Counted>,
-    hasher: RandomState,
+    keys: Keys,
 }
 
 impl Summary {
     /// The entry, if it is to be shown; otherwise it is counted. Of a key that
     /// comes again only the last verdict counts, but what is shown is shown.
     fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
-        let key = self.hasher.hash_one(&entry.key);
-        match self.counted.get(&key) {
-            Some(Counted::Shown) => return None,
-            Some(Counted::Hidden(reasons)) => {
+        match self.keys.fate(&entry.key, entry.revision) {
+            Some(Fate::Shown) => return None,
+            Some(Fate::Hidden { old, expired }) => {
                 self.hidden_entries -= 1;
-                for reason in reasons {
-                    if let Some(count) = self.hidden.get_mut(reason) {
+                for (of, reason) in [(old, Reason::HeartbeatTooOld), (expired, Reason::Expired)] {
+                    if let Some(count) = self.hidden.get_mut(&reason).filter(|_| of) {
                         *count -= 1;
                     }
                 }
                 self.hidden.retain(|_, count| *count > 0);
             }
-            Some(Counted::Unreadable) => self.unreadable.retain(|one| one.key != entry.key),
-            Some(Counted::Other) | None => {}
+            Some(Fate::Unreadable) => self.unreadable.retain(|one| one.key != entry.key),
+            Some(Fate::Other) | None => {}
         }
-        let (counted, shown) = self.judge(entry, options, clock);
-        self.counted.insert(key, counted);
+        let (key, revision) = (entry.key.clone(), entry.revision);
+        let (fate, shown) = self.judge(entry, options, clock);
+        self.keys.note(&key, revision, fate);
         shown
     }
 
@@ -144,17 +139,17 @@ impl Summary {
         entry: Entry,
         options: &ListOptions,
         clock: RegistryClock,
-    ) -> (Counted, Option<Shown>) {
+    ) -> (Fate, Option<Shown>) {
         let record = match entry.instance() {
-            None => return (Counted::Other, None),
+            None => return (Fate::Other, None),
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {
                 self.unreadable.push(unreadable);
-                return (Counted::Unreadable, None);
+                return (Fate::Unreadable, None);
             }
         };
         if !options.filter.wants(&record) {
-            return (Counted::Other, None);
+            return (Fate::Other, None);
         }
         let now = clock.now();
         let reasons = judge(&record, &entry.stored, now, options.stale_after);
@@ -164,9 +159,11 @@ impl Summary {
             for reason in &hiding {
                 *self.hidden.entry(*reason).or_default() += 1;
             }
-            return (Counted::Hidden(hiding), None);
+            let old = hiding.contains(&Reason::HeartbeatTooOld);
+            let expired = hiding.contains(&Reason::Expired);
+            return (Fate::Hidden { old, expired }, None);
         }
-        (Counted::Shown, Some(Shown { entry, record, reasons, now }))
+        (Fate::Shown, Some(Shown { entry, record, reasons, now }))
     }
 }
 

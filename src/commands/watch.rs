@@ -82,6 +82,7 @@ pub fn run(options: WatchOptions, settings: Settings, bucket: Bucket) -> Result<
         teller: Teller { attention: Rc::clone(&attention), lines },
         stale_after: options.stale_after,
         followers: 0,
+        has_begun: false,
         outage: None,
         reread_pause: FIRST_REREAD_PAUSE,
         reread_not_before: Instant::now(),
@@ -131,6 +132,8 @@ struct Watcher {
     stale_after: Duration,
     /// Consumers so far.
     followers: u32,
+    /// The last attempt to follow the bucket came as far as a consumer.
+    has_begun: bool,
     outage: Option<Outage>,
     reread_pause: Duration,
     reread_not_before: Instant,
@@ -140,11 +143,13 @@ impl Watcher {
     fn run(&mut self) -> Result<(), Failure> {
         let attention = Rc::clone(&self.teller.attention);
         while !attention.is_over() {
-            let was_current = self.picture.is_current();
+            self.has_begun = false;
             match self.follow() {
                 Ok(Ok(End::Over)) => break,
                 Ok(Ok(End::ReadAnew)) => {}
-                Ok(Err(error)) if was_current && is_gone(&error) => {
+                Ok(Err(error))
+                    if self.has_begun && self.picture.is_current() && is_gone(&error) =>
+                {
                     // Another one can be had at once.
                     debug!("the consumer is gone: {error}");
                 }
@@ -170,6 +175,7 @@ impl Watcher {
             Ok(follower) => follower,
             Err(error) => return Ok(Err(error)),
         };
+        self.has_begun = true;
         self.picture.read_anew(follower.began());
         let mut reading = Reading { began: Instant::now(), asked: Instant::now(), suspicions: 0 };
         loop {
@@ -259,9 +265,12 @@ impl Watcher {
         }
         let now = self.now();
         let Watcher { picture, teller, .. } = self;
+        let keys = picture.keys(at);
         picture.complete(at, &mut |change| teller.tell(&change, now));
-        if missing > 0 {
+        if picture.keys(at) < keys {
+            // What was suspected was so.
             self.reread_pause = FIRST_REREAD_PAUSE;
+            self.reread_not_before = Instant::now();
         }
         if let Some(outage) = self.outage.take() {
             info!("up to date again after {}", words(outage.since.elapsed()));
@@ -279,7 +288,6 @@ impl Watcher {
             return None;
         }
         debug!("the bucket has {keys} keys, fewer than were seen: reading it anew");
-        // What it finds sets the pause back.
         self.reread_not_before = now + self.reread_pause;
         self.reread_pause = (self.reread_pause * 2).min(LONGEST_REREAD_PAUSE);
         Some(End::ReadAnew)
