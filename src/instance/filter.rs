@@ -61,10 +61,13 @@ impl FromStr for Meta {
 impl Meta {
     fn fits(&self, record: &Record) -> bool {
         let Some(found) = record.metadata.get(&self.key) else { return false };
-        match (&self.value, found) {
-            (None, _) => true,
-            (Some(wanted), Value::String(text)) => wanted == text,
-            (Some(wanted), other) => *wanted == other.to_string(),
+        let Some(wanted) = &self.value else { return true };
+        match found {
+            Value::String(text) => wanted == text,
+            other => {
+                let text = other.to_string();
+                *wanted == text
+            }
         }
     }
 }

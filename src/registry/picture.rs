@@ -440,7 +440,7 @@ impl Picture {
             if wake == *due {
                 return Some(time_of(wake));
             }
-            let Some(Reverse((_, key))) = self.queue.pop() else { return None };
+            let Reverse((_, key)) = self.queue.pop()?;
             if wake > Micros::MIN
                 && let Some(seen) = self.seen.get_mut(&key)
             {
