@@ -246,9 +246,9 @@ impl Cleanup<'_> {
             if ready.len() < READY_LIMIT {
                 scan.pull(&mut self.registry)?;
             }
-            let deadline =
+            let due =
                 scan.deadline(&self.registry).into_iter().chain(self.remover.deadline()).min();
-            let deadline = deadline.unwrap_or_else(Instant::now);
+            let deadline = due.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
                     let before = (ready.len(), self.remover.under_way());
@@ -265,7 +265,7 @@ impl Cleanup<'_> {
                     }
                     if before != (ready.len(), self.remover.under_way()) {
                         fruitless = 0;
-                    } else if Instant::now() >= deadline && !scan.is_finished() {
+                    } else if due.is_some_and(|due| Instant::now() >= due) {
                         // What nobody asked for puts no deadline off.
                         fruitless += 1;
                         let late = RegistryError::Request(SCANNING, RequestError::TimedOut);
