@@ -151,6 +151,7 @@ impl Call<'_> {
             VerbArgs::Check(args) => Verb::Check(verbs::check(source, args)?),
             VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(source, args)?),
             VerbArgs::List(args) => Verb::List(verbs::list(source, args)?),
+            VerbArgs::Watch(args) => Verb::Watch(verbs::watch(source, args)?),
         };
         let connection = settings::connection(source, top, verb_name);
         let Connection { mut settings, bucket, unconnected } = match connection {

@@ -6,3 +6,4 @@ pub mod cleanup;
 pub mod init;
 pub mod list;
 pub mod run;
+pub mod watch;

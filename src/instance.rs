@@ -2,5 +2,6 @@
 //! the record, and when it counts as stale. *Pure*.
 
 pub mod entry;
+pub mod filter;
 pub mod record;
 pub mod staleness;

@@ -102,7 +102,14 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
             let host = host_name().unwrap_or_default();
             commands::run::run(options, settings, bucket, &host, anew)?;
         }
-        Verb::List(options) => commands::list::run(&options, settings, bucket, &mut out)?,
+        Verb::List(options) => {
+            let mut stderr = io::stderr();
+            // What counts is no part of what a pipe is given.
+            let footer: Option<&mut dyn Write> =
+                if io::stdout().is_terminal() { None } else { Some(&mut stderr) };
+            commands::list::run(&options, settings, bucket, &mut out, footer)?;
+        }
+        Verb::Watch(options) => commands::watch::run(options, settings, bucket)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
         Verb::Check(options) => {
             let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;

@@ -10,7 +10,10 @@
 pub mod clock;
 pub mod expiry_test;
 pub mod failure;
+pub mod follow;
+pub mod listing;
 mod own_key;
+pub mod picture;
 pub mod scan;
 
 use std::time::{Duration, Instant};
@@ -228,6 +231,15 @@ impl Registry {
         deadline: Instant,
     ) -> Result<Arrival, RegistryError> {
         self.on_session(doing, |session| session.receive(deadline))
+    }
+
+    /// What arrives next, if something does; see [`Session::glance_until`].
+    pub fn glance_until(
+        &mut self,
+        doing: &'static str,
+        until: Instant,
+    ) -> Result<Option<Arrival>, RegistryError> {
+        self.on_session(doing, |session| session.glance_until(until))
     }
 
     fn on_session<T>(

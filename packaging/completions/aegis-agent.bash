@@ -30,13 +30,16 @@ _aegis-agent() {
             list)
                 cmd="aegis-agent_list"
                 ;;
+            watch)
+                cmd="aegis-agent_watch"
+                ;;
         esac
     done
 
     case "${cmd}" in
         aegis-agent)
             opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            cmds="run init check cleanup list"
+            cmds="run init check cleanup list watch"
             case "${prev}" in
                 --nats-url | -s)
                     COMPREPLY=()
@@ -473,9 +476,98 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_list)
-            opts="--help --all --service --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            opts="--help --all --service --status --meta --wide --names --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --service)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --status)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --meta)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --stale-after)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --nats-url | -s)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --creds)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --nkey)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --password-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --token-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --tlsca)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --tlscert)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --tlskey)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --context)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --inbox-prefix)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --bucket)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --js-domain)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --env-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
+                    return 0
+                    ;;
+            esac
+            ;;
+        aegis-agent_watch)
+            opts="--help --json --exec --settle --stale-after --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            case "${prev}" in
+                --exec)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --settle)
                     COMPREPLY=()
                     return 0
                     ;;

@@ -85,6 +85,7 @@ pub(super) enum VerbArgs {
     Check(CheckArgs),
     Cleanup(CleanupArgs),
     List(ListArgs),
+    Watch(WatchArgs),
 }
 
 /// Registers an instance, keeps its entry alive, and takes it out on SIGTERM.
@@ -246,19 +247,70 @@ pub(super) struct CleanupArgs {
     subcommand,
     name = "list",
     help_triggers("-h", "--help"),
-    note = "The options for connection and bucket are in aegis-agent --help."
+    note = "Names before or after the options show only these: SERVICE or SERVICE/INSTANCE.
+Where standard output is no terminal the last line of the table, which counts,
+goes to standard error.
+The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct ListArgs {
+    /// only these
+    #[argh(positional, arg_name = "service[/instance]")]
+    pub(super) asked: Vec<String>,
     /// stale ones, too, with all reasons (AEGIS_ALL)
     #[argh(switch)]
     pub(super) all: bool,
     /// only this service (AEGIS_SERVICE)
     #[argh(option, arg_name = "name")]
     pub(super) service: Option<String>,
+    /// only those of this status (AEGIS_STATUS)
+    #[argh(option, arg_name = "status")]
+    pub(super) status: Option<String>,
+    /// only those with this in their metadata; repeatable (AEGIS_HAS_META)
+    #[argh(option, arg_name = "key[=value]")]
+    pub(super) meta: Vec<String>,
+    /// host, pid, group, revision and metadata, too (AEGIS_WIDE)
+    #[argh(switch)]
+    pub(super) wide: bool,
+    /// only names, one service/instance a line (AEGIS_NAMES)
+    #[argh(switch)]
+    pub(super) names: bool,
     /// age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)
     #[argh(option, arg_name = "duration")]
     pub(super) stale_after: Option<String>,
     /// answer in JSON (AEGIS_JSON)
     #[argh(switch)]
     pub(super) json: bool,
+}
+
+/// Tells who comes and goes, as it happens.
+#[derive(FromArgs)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
+#[argh(
+    subcommand,
+    name = "watch",
+    help_triggers("-h", "--help"),
+    note = "Names before or after the options watch only these: SERVICE or SERVICE/INSTANCE.
+First the state as it is, then synced, then changes: up, changed, and down with
+the reason (deregistered, expired, removed, stale). While NATS is away it says
+lost, once, and calls nobody down; NATS being away never ends it. The command of
+--exec reads the state as list --json prints it; AEGIS_EVENTS is the number of
+changes. SIGTERM, SIGINT and a closed pipe: exit code 0.
+The options for connection and bucket are in aegis-agent --help."
+)]
+pub(super) struct WatchArgs {
+    /// only these
+    #[argh(positional, arg_name = "service[/instance]")]
+    pub(super) asked: Vec<String>,
+    /// one event a line, in JSON (AEGIS_JSON)
+    #[argh(switch)]
+    pub(super) json: bool,
+    /// run this after changes; no shell (AEGIS_EXEC)
+    #[argh(option, arg_name = "command")]
+    pub(super) exec: Option<String>,
+    /// changes within this time go together (AEGIS_SETTLE; default 200ms)
+    #[argh(option, arg_name = "duration")]
+    pub(super) settle: Option<String>,
+    /// age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)
+    #[argh(option, arg_name = "duration")]
+    pub(super) stale_after: Option<String>,
 }

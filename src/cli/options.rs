@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::health::verdict::HealthOptions;
+use crate::instance::filter::Filter;
 use crate::instance::record::{InstanceId, ServiceName, Version};
 use crate::instance::staleness::Reason;
 use crate::jetstream::bucket::{Bucket, Storage};
@@ -39,6 +40,8 @@ pub enum Verb {
     Cleanup(CleanupOptions),
     /// Who is alive?
     List(ListOptions),
+    /// Who comes and goes?
+    Watch(WatchOptions),
 }
 
 /// Options of `run`.
@@ -140,10 +143,31 @@ pub struct CleanupOptions {
 pub struct ListOptions {
     /// Stale ones, too.
     pub all: bool,
-    /// Only this service.
-    pub service: Option<ServiceName>,
+    /// Only these.
+    pub filter: Filter,
+    /// What was asked for by name, as it was written.
+    pub asked: Vec<String>,
     /// Age from which a heartbeat is too old.
     pub stale_after: Duration,
+    /// More columns.
+    pub wide: bool,
+    /// Names and nothing else.
+    pub names: bool,
     /// Answer in JSON.
     pub json: bool,
+}
+
+/// Options of `watch`.
+#[derive(Debug)]
+pub struct WatchOptions {
+    /// Only these.
+    pub filter: Filter,
+    /// Age from which a heartbeat is too old.
+    pub stale_after: Duration,
+    /// Write JSON, one event a line.
+    pub json: bool,
+    /// Program and arguments to run after changes.
+    pub exec: Option<Vec<String>>,
+    /// Changes within this time go together.
+    pub settle: Duration,
 }

@@ -133,7 +133,7 @@ which each running instance of a service has an entry that expires unless it is
 refreshed.
 .B run
 registers one instance, refreshes its entry and takes it out when told to stop.
-The other verbs prepare, check, list and clean the bucket.
+The other verbs prepare, check, list, watch and clean the bucket.
 .PP
 Options of the connection and the bucket stand before or after the verb. An
 option beats its environment variable (in parentheses), which beats the named
@@ -197,7 +197,8 @@ writes what it found, for the textfile collector of node_exporter.
 .SH SIGNALS
 .TP
 \fBSIGTERM\fR, \fBSIGINT\fR
-run: take the entry out and exit 0; cleanup: finish what is under way and exit 75
+run: take the entry out and exit 0; watch: exit 0; cleanup: finish what is under
+way and exit 75
 .TP
 .B SIGHUP
 run: read settings and files anew, and beat at once
@@ -246,6 +247,9 @@ again), 77 refused, 78 bad file or environment.
 .B run
 exits 64 or 78 for what a restart cannot cure, never because NATS is away, and 0
 after SIGTERM or SIGINT.
+.B watch
+never ends because NATS is away; 0 after SIGTERM, SIGINT or when its reader is
+gone, 75 when nobody reads its standard output and it is full.
 .PP
 .BR check :
 0 ok, 1 warning, 2 critical, 3 unknown.
@@ -254,6 +258,7 @@ after SIGTERM or SIGINT.
 aegis\-agent init
 aegis\-agent run \-\-service orders\-api \-\-service\-version 1.4.2
 aegis\-agent list \-\-all
+aegis\-agent watch orders\-api \-\-exec /usr/local/sbin/update\-upstream
 aegis\-agent check \-\-format nagios \-s nats://n1.example.org,nats://n2.example.org
 aegis\-agent cleanup \-\-dry\-run
 .fi

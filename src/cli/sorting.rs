@@ -5,7 +5,10 @@ use super::values::usage;
 use crate::error::Failure;
 use crate::nats::address::shown;
 
-pub(super) const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
+pub(super) const VERBS: [&str; 6] = ["run", "init", "check", "cleanup", "list", "watch"];
+
+/// Verbs that take names beside options.
+const TAKE_NAMES: [&str; 2] = ["list", "watch"];
 
 /// Options of the connection and the bucket that take a value.
 pub(super) const GLOBAL: [&str; 16] = [
@@ -59,7 +62,11 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
             &["--stale-after", "--only", "--service", "--max-removals"],
             &["--dry-run", "--unreadable", "--spare-beating", "--json"],
         ),
-        _ => (&["--service", "--stale-after"], &["--all", "--json"]),
+        "list" => (
+            &["--service", "--status", "--meta", "--stale-after"],
+            &["--all", "--wide", "--names", "--json"],
+        ),
+        _ => (&["--exec", "--settle", "--stale-after"], &["--json"]),
     }
 }
 
@@ -116,6 +123,8 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
             verb_seen = true;
         } else if verb.is_none() {
             errors.push(unknown_verb(arg));
+        } else if verb.is_some_and(|verb| TAKE_NAMES.contains(&verb)) {
+            own.push(arg.clone());
         } else {
             errors.push(format!("{:?}: an argument that belongs to no option", shown(arg)));
         }

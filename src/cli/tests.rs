@@ -123,9 +123,9 @@ fn help_and_version_work_everywhere() {
 fn each_wrong_option_is_named_with_its_value_and_its_rule() {
     let run = "run --service orders-api";
     for (args, words) in [
-        ("", "no verb: give one of run, init, check, cleanup, list"),
+        ("", "no verb: give one of run, init, check, cleanup, list, watch"),
         ("lst", "did you mean list?"),
-        ("list extra", "\"extra\": an argument that belongs to no option"),
+        ("check extra", "\"extra\": an argument that belongs to no option"),
         ("list --servce x", "did you mean --service?"),
         ("list --ttl 3", "--ttl is no option of list"),
         ("list --json=yes", "--json takes no value"),
@@ -134,7 +134,16 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
         ("list -s a --nats-url=b", "--nats-url is given twice"),
         ("list -s a --server b", "--nats-url is given twice"),
         ("-s nats://u:secret@a list -s nats://u:secret@b", "--nats-url is given twice"),
-        ("list nats://u:secret@h", "\"nats://***@h\": an argument that belongs to no option"),
+        ("check nats://u:secret@h", "\"nats://***@h\": an argument that belongs to no option"),
+        ("list nats://u:secret@h", "\"nats://***@h\": must be SERVICE or SERVICE/INSTANCE"),
+        ("watch orders-api/a.b", "\"orders-api/a.b\": must be SERVICE or SERVICE/INSTANCE"),
+        ("list --service a-b c-d", "--service and a name say different things"),
+        ("list --names --json", "--json, --names and --wide say different things"),
+        ("list --status broken", "--status \"broken\": must be ACTIVE"),
+        ("list --meta =x", "--meta \"=x\": must be KEY or KEY=VALUE"),
+        ("watch --exec '", "--exec"),
+        ("watch --settle 2m", "--settle \"2m\": must be from"),
+        ("watch --all", "--all is no option of watch"),
         ("nats://u:secret@h", "\"nats://***@h\" is no verb"),
         ("list -snats://u:secret@h", "***@h is no option of list"),
         ("list --bucket nats://u:secret@h", "--bucket \"nats://***@h\": must be"),
@@ -330,13 +339,14 @@ fn the_registrys_rule_holds_for_every_verb_that_judges() {
         Verb::List(options) => options.stale_after,
         Verb::Cleanup(options) => options.stale_after,
         Verb::Check(options) => options.stale_after,
+        Verb::Watch(options) => options.stale_after,
         other => panic!("{other:?}"),
     };
-    for verb in ["list", "cleanup", "check"] {
+    for verb in ["list", "cleanup", "check", "watch"] {
         assert_eq!(rule(verb, &[]), Duration::from_secs(35), "{verb}");
         assert_eq!(rule(verb, &env), Duration::from_secs(120), "{verb}");
     }
-    for verb in ["list", "cleanup"] {
+    for verb in ["list", "cleanup", "watch"] {
         assert_eq!(rule(&format!("{verb} --stale-after 9s"), &env), Duration::from_secs(9));
     }
 }
@@ -351,7 +361,11 @@ fn every_option_of_a_verb_has_a_variable_that_its_help_names() {
     for verb in &top.commands {
         for flag in verb.command.flags.iter().filter(|flag| flag.long != "--help") {
             let name = flag.long.trim_start_matches('-').replace('-', "_").to_uppercase();
-            let variable = format!("AEGIS_{name}");
+            // AEGIS_META is what the agents of a host say of themselves.
+            let variable = match (verb.name, name.as_str()) {
+                ("list", "META") => "AEGIS_HAS_META".to_owned(),
+                _ => format!("AEGIS_{name}"),
+            };
             assert!(
                 flag.description.contains(&variable),
                 "{} {}: read it by source.given, .switch or .all and name {variable}",
@@ -387,8 +401,15 @@ fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
         ("cleanup", "AEGIS_SPARE_BEATING", "yes", "spare_beating: true"),
         ("cleanup", "AEGIS_JSON", "1", "json: true"),
         ("list", "AEGIS_ALL", "yes", "all: true"),
-        ("list", "AEGIS_SERVICE", "abc", "service: Some(ServiceName(\"abc\"))"),
+        ("list", "AEGIS_SERVICE", "abc", "service: ServiceName(\"abc\")"),
+        ("list", "AEGIS_STATUS", "standby", "status: Some(Standby)"),
+        ("list", "AEGIS_HAS_META", "zone 'rack=7 b'", "value: Some(\"7 b\")"),
+        ("list", "AEGIS_WIDE", "yes", "wide: true"),
+        ("list", "AEGIS_NAMES", "1", "names: true"),
         ("list", "AEGIS_JSON", "true", "json: true"),
+        ("watch", "AEGIS_JSON", "true", "json: true"),
+        ("watch", "AEGIS_EXEC", "/bin/x 'a b'", "exec: Some([\"/bin/x\", \"a b\"])"),
+        ("watch", "AEGIS_SETTLE", "3s", "settle: 3s"),
     ] {
         assert!(!shown(args, &[]).contains(words), "{args}: {words} is the default");
         let seen = shown(args, &[(variable, value)]);

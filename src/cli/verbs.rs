@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs};
-use super::options::{CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions};
+use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs, WatchArgs};
+use super::options::{
+    CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, WatchOptions,
+};
 use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
 use crate::health::verdict::{HealthCheck, HealthOptions};
-use crate::instance::record::{InstanceId, ServiceName};
+use crate::instance::filter::{Filter, Name};
+use crate::instance::record::{InstanceId, ServiceName, Status};
 use crate::instance::staleness::{
     DEFAULT_INTERVAL, DEFAULT_STALE_AFTER, DEFAULT_TTL, INTERVAL_MARGIN,
 };
 use crate::jetstream::bucket::Storage;
+use crate::nats::address::shown;
 use crate::text::duration::{self, as_setting};
 
 /// Above about 7.4e9 s a server's arithmetic overflows and entries expire at
@@ -21,6 +25,8 @@ use crate::text::duration::{self, as_setting};
 const LONGEST_TTL: Duration = Duration::from_secs(86_400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_STALE_AFTER: Duration = Duration::from_secs(10 * 365 * 86_400);
+const DEFAULT_SETTLE: Duration = Duration::from_millis(200);
+const LONGEST_SETTLE: Duration = Duration::from_secs(60);
 const LONGEST_META: usize = 1_024;
 const DEFAULT_HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_HEALTH_FAILURES: u32 = 3;
@@ -313,12 +319,77 @@ pub(super) fn cleanup(source: &Source<'_>, args: &CleanupArgs) -> Result<Cleanup
 }
 
 pub(super) fn list(source: &Source<'_>, args: &ListArgs) -> Result<ListOptions, Failure> {
+    if args.service.is_some() && !args.asked.is_empty() {
+        return Err(usage("--service and a name say different things: give one"));
+    }
+    let mut names = read_names(&args.asked)?;
+    let mut asked = args.asked.clone();
+    if names.is_empty()
+        && let Some(service) = service(source, &args.service)?
+    {
+        asked.push(service.as_str().to_owned());
+        names.push(Name::of(service));
+    }
+    let meta = source.all(&args.meta, "--meta", "AEGIS_HAS_META")?;
+    let status = source.given(&args.status, "--status", "AEGIS_STATUS")?;
+    let json = source.switch(args.json, "AEGIS_JSON")?;
+    let only_names = source.switch(args.names, "AEGIS_NAMES")?;
+    let wide = source.switch(args.wide, "AEGIS_WIDE")?;
+    if [json, only_names, wide].iter().filter(|given| **given).count() > 1 {
+        return Err(usage("--json, --names and --wide say different things: give one"));
+    }
     Ok(ListOptions {
         all: source.switch(args.all, "AEGIS_ALL")?,
-        service: service(source, &args.service)?,
+        filter: Filter {
+            names,
+            status: status.map(|given| given.read(read_status)).transpose()?,
+            meta: meta.into_iter().map(Given::read_from_str).collect::<Result<_, _>>()?,
+        },
+        asked,
+        stale_after: stale_after(source, &args.stale_after)?,
+        wide,
+        names: only_names,
+        json,
+    })
+}
+
+pub(super) fn watch(source: &Source<'_>, args: &WatchArgs) -> Result<WatchOptions, Failure> {
+    let exec = source.given(&args.exec, "--exec", "AEGIS_EXEC")?;
+    let exec = exec.map(|given| {
+        given.read(|text| match HealthCheck::exec(text)? {
+            HealthCheck::Exec(words) => Ok(words),
+            HealthCheck::Tcp { .. } => Err("names no program"),
+        })
+    });
+    let settle = source.given(&args.settle, "--settle", "AEGIS_SETTLE")?;
+    let settle = settle.map(|given| given.duration(Duration::ZERO, LONGEST_SETTLE));
+    Ok(WatchOptions {
+        filter: Filter { names: read_names(&args.asked)?, ..Filter::default() },
         stale_after: stale_after(source, &args.stale_after)?,
         json: source.switch(args.json, "AEGIS_JSON")?,
+        exec: exec.transpose()?,
+        settle: settle.transpose()?.unwrap_or(DEFAULT_SETTLE),
     })
+}
+
+fn read_names(asked: &[String]) -> Result<Vec<Name>, Failure> {
+    let read = |text: &String| {
+        text.parse().map_err(|rule| {
+            usage(format!("{:?}: must be SERVICE or SERVICE/INSTANCE: {rule}", shown(text)))
+        })
+    };
+    asked.iter().map(read).collect()
+}
+
+/// A word as it stands in records: those that this program knows in any case,
+/// those of newer writers in capitals.
+fn read_status(text: &str) -> Result<Status, &'static str> {
+    let known = |status: &Status| !matches!(status, Status::Unknown(_));
+    let status = Status::parse(&text.to_ascii_uppercase()).filter(known);
+    let has_capitals = !text.bytes().any(|b| b.is_ascii_lowercase());
+    status
+        .or_else(|| Status::parse(text).filter(|_| has_capitals))
+        .ok_or("must be ACTIVE, STANDBY, UNHEALTHY or SHUTDOWN, or another word in capitals")
 }
 
 fn service(source: &Source<'_>, value: &Option<String>) -> Result<Option<ServiceName>, Failure> {

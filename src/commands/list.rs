@@ -1,54 +1,61 @@
 //! `list`: who is alive, by the registry's own clock.
 //!
-//! Reads the whole bucket in one scan. JSON is written as it arrives, in the
-//! order of revisions, so that memory does not grow with the bucket; the table
-//! is sorted, and keeps one short row an instance.
+//! Reads the whole bucket in one scan. Every answer is sorted, so one short text
+//! an instance is kept until the end; nothing is written before. An entry that
+//! is refreshed meanwhile is delivered twice, and shown once.
+
+mod keys;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use time::OffsetDateTime;
 
+use self::keys::{Fate, Keys};
 use crate::cli::options::ListOptions;
 use crate::error::{Failure, written};
 use crate::instance::entry::{Entry, Unreadable};
-use crate::instance::record::{Record, ServiceName};
-use crate::instance::staleness::{self, Reason, Ttl, clock_skew, is_stale, judge};
+use crate::instance::record::Record;
+use crate::instance::staleness::{self, Reason, clock_skew, is_stale, judge};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
+use crate::registry::listing::{Document, Listed};
 use crate::registry::scan::Scan;
 use crate::text::duration::words;
-use crate::text::printable::{printable, printable_json};
+use crate::text::printable::printable;
 use crate::text::table::Table;
-use crate::text::time::format_time;
 
-/// The columns of the table, and whether they are aligned to the right; the
-/// last one is for `--all`.
-const COLUMNS: [(&str, bool); 7] = [
+/// The columns of the table, and whether they are aligned to the right.
+const COLUMNS: [(&str, bool); 6] = [
     ("SERVICE", false),
     ("INSTANCE", false),
     ("VERSION", false),
     ("STATUS", false),
     ("AGE", true),
     ("TTL LEFT", true),
-    ("REASONS", false),
 ];
+/// More of them, for `--wide`.
+const WIDE: [(&str, bool); 5] =
+    [("HOST", false), ("PID", true), ("GROUP", false), ("REVISION", true), ("METADATA", false)];
+/// The last one, for `--all`.
+const REASONS: (&str, bool) = ("REASONS", false);
 /// Unreadable entries that the text names; the rest is counted.
 const UNREADABLE_SHOWN: usize = 20;
 
-/// Writes the list to `out`.
+/// Writes the list to `out`, and what counts it to `footer`, if that is
+/// somewhere else.
 pub fn run(
     options: &ListOptions,
     settings: Settings,
     bucket: Bucket,
     out: &mut dyn Write,
+    footer: Option<&mut dyn Write>,
 ) -> Result<(), Failure> {
     let connector = Connector::new(settings);
     let mut registry = Registry::connected(connector, bucket)?;
@@ -60,15 +67,31 @@ pub fn run(
     let mut scan = Scan::begin(&mut registry, &info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 
-    let mut summary = Summary::default();
-    let mut view = View::begin(options, registry.bucket(), clock, out)?;
-    while let Some(entry) = scan.next(&mut registry)? {
-        if let Some(shown) = summary.take(entry, options, clock) {
-            view.add(&shown)?;
+    let mut summary = Summary {
+        hidden: BTreeMap::new(),
+        hidden_entries: 0,
+        unreadable: Vec::new(),
+        keys: Keys::until(info.state.last_seq),
+    };
+    let began = clock.now();
+    let mut view = View::new(options);
+    let mut is_complete = false;
+    while !is_complete {
+        while let Some(entry) = scan.next(&mut registry)? {
+            if let Some(shown) = summary.take(entry, options, clock) {
+                view.add(&shown, options)?;
+            }
+        }
+        // The server counts what is left apart from storing: where a key is
+        // missing it may have been refreshed just then.
+        is_complete = summary.keys.count() as u64 >= scan.announced() || scan.was_extended();
+        if !is_complete {
+            let info = registry.info_anywhere()?;
+            scan.extend(info.map_or(0, |info| info.state.last_seq));
         }
     }
     scan.end(&mut registry);
-    view.end(&summary, registry.bucket(), options.service.as_ref())
+    written(view.write(&summary, (registry.bucket(), options, began), out, footer))
 }
 
 /// One instance with the verdict on it.
@@ -76,186 +99,160 @@ struct Shown {
     entry: Entry,
     record: Record,
     reasons: Vec<Reason>,
-    skew: Option<time::Duration>,
     now: OffsetDateTime,
 }
 
-impl Shown {
-    fn stale(&self) -> bool {
-        is_stale(&self.reasons)
-    }
-
-    fn reason_words(&self) -> Vec<&'static str> {
-        let mut words: Vec<_> = self.reasons.iter().map(|reason| reason.as_str()).collect();
-        if self.skew.is_some() {
-            words.push("clock-skew");
-        }
-        words
-    }
-}
-
 /// What is counted beside what is shown.
-#[derive(Default)]
 struct Summary {
     hidden: BTreeMap<Reason, usize>,
     hidden_entries: usize,
     unreadable: Vec<Unreadable>,
+    keys: Keys,
 }
 
 impl Summary {
-    /// The entry, if it is to be shown; otherwise it is counted.
+    /// The entry, if it is to be shown; otherwise it is counted. Of a key that
+    /// comes again only the last verdict counts, but what is shown is shown.
     fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
-        let record = match entry.instance()? {
-            Ok(record) => record,
-            Err(unreadable) => {
+        match self.keys.fate(&entry.key, entry.revision) {
+            Some(Fate::Shown) => return None,
+            Some(Fate::Hidden { old, expired }) => {
+                self.hidden_entries -= 1;
+                for (of, reason) in [(old, Reason::HeartbeatTooOld), (expired, Reason::Expired)] {
+                    if let Some(count) = self.hidden.get_mut(&reason).filter(|_| of) {
+                        *count -= 1;
+                    }
+                }
+                self.hidden.retain(|_, count| *count > 0);
+            }
+            Some(Fate::Unreadable) => self.unreadable.retain(|one| one.key != entry.key),
+            Some(Fate::Other) | None => {}
+        }
+        let (key, revision) = (entry.key.clone(), entry.revision);
+        let (fate, shown) = self.judge(entry, options, clock);
+        self.keys.note(&key, revision, fate);
+        shown
+    }
+
+    fn judge(
+        &mut self,
+        entry: Entry,
+        options: &ListOptions,
+        clock: RegistryClock,
+    ) -> (Fate, Option<Shown>) {
+        let record = match entry.instance() {
+            None => return (Fate::Other, None),
+            Some(Ok(record)) => record,
+            Some(Err(unreadable)) => {
                 self.unreadable.push(unreadable);
-                return None;
+                return (Fate::Unreadable, None);
             }
         };
-        let wanted = options.service.as_ref();
-        if wanted.is_some_and(|service| service.as_str() != record.service_name) {
-            return None;
+        if !options.filter.wants(&record) {
+            return (Fate::Other, None);
         }
         let now = clock.now();
         let reasons = judge(&record, &entry.stored, now, options.stale_after);
         if !options.all && is_stale(&reasons) {
             self.hidden_entries += 1;
-            for reason in reasons.iter().filter(|reason| reason.is_stale()) {
-                *self.hidden.entry(*reason).or_default() += 1;
+            let hiding: Vec<_> = reasons.iter().filter(|reason| reason.is_stale()).collect();
+            for reason in &hiding {
+                *self.hidden.entry(**reason).or_default() += 1;
             }
-            return None;
+            let old = hiding.contains(&&Reason::HeartbeatTooOld);
+            let expired = hiding.contains(&&Reason::Expired);
+            return (Fate::Hidden { old, expired }, None);
         }
-        Some(Shown { skew: clock_skew(&record, &entry.stored), entry, record, reasons, now })
+        (Fate::Shown, Some(Shown { entry, record, reasons, now }))
     }
 }
 
-/// Where the answer goes, and in which form.
-enum View<'a> {
-    /// Sorted as the table is: each after its names, and where it begins.
-    Json {
-        out: &'a mut dyn Write,
-        found: Vec<(Box<str>, usize)>,
-    },
-    Table {
-        out: &'a mut dyn Write,
-        all: bool,
-        table: Table,
-    },
+/// The answer so far, in the form that was asked for.
+enum View {
+    Json(Document),
+    Table(Table),
+    Names(Vec<String>),
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonInstance<'a> {
-    key: &'a str,
-    revision: u64,
-    service_name: &'a str,
-    instance_id: &'a str,
-    version: &'a str,
-    status: &'a str,
-    last_heartbeat: String,
-    sticky_active_group: Option<&'a str>,
-    metadata: &'a Map<String, Value>,
-    age_seconds: f64,
-    ttl_seconds: Option<f64>,
-    stale: bool,
-    reasons: Vec<&'static str>,
-}
-
-impl<'a> View<'a> {
-    fn begin(
-        options: &ListOptions,
-        bucket: &Bucket,
-        clock: RegistryClock,
-        out: &'a mut dyn Write,
-    ) -> Result<View<'a>, Failure> {
-        if !options.json {
-            let all = options.all;
-            let columns = if all { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 1] };
-            return Ok(View::Table { out, all, table: Table::new(columns) });
+impl View {
+    fn new(options: &ListOptions) -> View {
+        if options.json {
+            return View::Json(Document::default());
         }
-        let now = format_time(clock.now());
-        written(write!(
-            out,
-            "{{\"schema\":1,\"bucket\":\"{bucket}\",\"serverTime\":\"{now}\",\"instances\":["
-        ))?;
-        Ok(View::Json { out, found: Vec::new() })
+        if options.names {
+            return View::Names(Vec::new());
+        }
+        let mut columns = COLUMNS.to_vec();
+        if options.wide {
+            columns.extend(WIDE);
+        }
+        if options.all {
+            columns.push(REASONS);
+        }
+        View::Table(Table::new(&columns))
     }
 
-    fn add(&mut self, shown: &Shown) -> Result<(), Failure> {
+    fn add(&mut self, shown: &Shown, options: &ListOptions) -> Result<(), Failure> {
+        let Record { service_name, instance_id, .. } = &shown.record;
         match self {
-            View::Json { found, .. } => {
-                let json = serde_json::to_string(&shown.as_json()).map_err(io::Error::from);
-                written(json.map(|json| {
-                    let record = &shown.record;
-                    let names = format!("{}\0{}\0", record.service_name, record.instance_id);
-                    let begins = names.len();
-                    found.push(((names + &printable_json(&json)).into(), begins));
-                }))
-            }
-            View::Table { all, table, .. } => {
-                table.push(shown.as_row(*all));
-                Ok(())
-            }
+            View::Json(document) => return written(document.add(&shown.listed())),
+            View::Table(table) => table.push(shown.as_row(options)),
+            View::Names(names) => names.push(printable(&format!("{service_name}/{instance_id}"))),
         }
+        Ok(())
     }
 
-    fn end(
+    /// Writes it: the table to `out`, and what counts it to `footer`, if that
+    /// is somewhere else.
+    fn write(
         self,
         summary: &Summary,
-        bucket: &Bucket,
-        service: Option<&ServiceName>,
-    ) -> Result<(), Failure> {
+        (bucket, options, now): (&Bucket, &ListOptions, OffsetDateTime),
+        out: &mut dyn Write,
+        footer: Option<&mut dyn Write>,
+    ) -> io::Result<()> {
         match self {
-            View::Json { out, mut found } => {
-                found.sort();
-                for (place, (text, begins)) in found.iter().enumerate() {
-                    let comma = if place == 0 { "" } else { "," };
-                    written(write!(out, "{comma}{}", &text[*begins..]))?;
-                }
-                let unreadable =
-                    serde_json::to_string(&summary.unreadable).map_err(io::Error::from);
-                written(unreadable.and_then(|unreadable| {
-                    let unreadable = printable_json(&unreadable);
-                    writeln!(
-                        out,
-                        "],\"hidden\":{{\"stale\":{},\"unreadable\":{}}},\"unreadable\":{unreadable}}}",
-                        summary.hidden_entries,
-                        summary.unreadable.len()
-                    )?;
-                    out.flush()
-                }))
+            View::Json(document) => {
+                let (hidden, unreadable) = (summary.hidden_entries, &summary.unreadable);
+                document.write(out, (bucket, now), hidden, unreadable)?;
+                out.flush()
             }
-            View::Table { out, all, table } => {
-                written(write_table(out, all, table, summary, (bucket, service)))
+            View::Names(mut names) => {
+                names.sort_unstable();
+                names.iter().try_for_each(|name| writeln!(out, "{name}"))?;
+                out.flush()
+            }
+            View::Table(mut table) => {
+                if !table.is_empty() {
+                    table.sort();
+                    table.write(out)?;
+                }
+                out.flush()?;
+                let text = summary.footer(table.len(), bucket, options);
+                match footer {
+                    // A log that cannot be written to is no reason to fail.
+                    Some(footer) => drop(footer.write_all(text.as_bytes())),
+                    None => out.write_all(text.as_bytes()).and_then(|()| out.flush())?,
+                }
+                Ok(())
             }
         }
     }
 }
 
 impl Shown {
-    fn as_json(&self) -> JsonInstance<'_> {
-        let record = &self.record;
-        JsonInstance {
+    fn listed(&self) -> Listed<'_> {
+        Listed {
             key: &self.entry.key,
             revision: self.entry.revision,
-            service_name: &record.service_name,
-            instance_id: &record.instance_id,
-            version: &record.version,
-            status: record.status.as_str(),
-            last_heartbeat: format_time(record.last_heartbeat),
-            sticky_active_group: record.sticky_active_group.as_deref(),
-            metadata: &record.metadata,
-            age_seconds: milliseconds(staleness::age(record, self.now).as_seconds_f64()),
-            ttl_seconds: match self.entry.stored.ttl {
-                Ttl::After(ttl) => Some(ttl.as_secs_f64()),
-                Ttl::Never => None,
-            },
-            stale: self.stale(),
-            reasons: self.reason_words(),
+            record: &self.record,
+            stored: &self.entry.stored,
+            reasons: &self.reasons,
+            now: self.now,
         }
     }
 
-    fn as_row(&self, all: bool) -> Vec<String> {
+    fn as_row(&self, options: &ListOptions) -> Vec<String> {
         let record = &self.record;
         let age = staleness::age(record, self.now);
         let left = staleness::ttl_left(&self.entry.stored, self.now);
@@ -267,9 +264,18 @@ impl Shown {
             signed_words(age),
             left.map_or("never expires".into(), signed_words),
         ];
-        if all {
+        if options.wide {
+            let or_none = |text: Option<String>| text.filter(|text| !text.is_empty());
+            let of = |key: &str| or_none(record.metadata.get(key).map(plain_text));
+            let group = or_none(record.sticky_active_group.clone());
+            // Every cell holds something, so that columns can be cut by words.
+            let cells = [of("host"), of("pid"), group, Some(self.entry.revision.to_string())];
+            row.extend(cells.map(|cell| cell.unwrap_or_else(|| "-".into())));
+            row.push(metadata_words(record));
+        }
+        if options.all {
             let mut reasons: Vec<String> = self.reasons.iter().map(Reason::to_string).collect();
-            if let Some(skew) = self.skew {
+            if let Some(skew) = clock_skew(record, &self.entry.stored) {
                 reasons.push(format!("clock-skew {:+.1} s", skew.as_seconds_f64()));
             }
             row.push(reasons.join(" "));
@@ -278,8 +284,18 @@ impl Shown {
     }
 }
 
-fn milliseconds(seconds: f64) -> f64 {
-    (seconds * 1e3).round() / 1e3
+/// `zone=a,rack=7`, without what has a column of its own.
+fn metadata_words(record: &Record) -> String {
+    let others = record.metadata.iter().filter(|(key, _)| !matches!(key.as_str(), "host" | "pid"));
+    let words: Vec<_> = others.map(|(key, value)| format!("{key}={}", plain_text(value))).collect();
+    if words.is_empty() { "-".into() } else { words.join(",") }
+}
+
+fn plain_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn signed_words(duration: time::Duration) -> String {
@@ -288,29 +304,26 @@ fn signed_words(duration: time::Duration) -> String {
     format!("{sign}{}", words(size))
 }
 
-fn write_table(
-    out: &mut dyn Write,
-    all: bool,
-    mut table: Table,
-    summary: &Summary,
-    (bucket, service): (&Bucket, Option<&ServiceName>),
-) -> io::Result<()> {
-    if table.is_empty() {
-        let of = service.map_or(String::new(), |service| format!(" of {}", service.as_str()));
-        writeln!(out, "no instances{of} in bucket {bucket}")?;
-    } else {
-        table.sort();
-        table.write(out)?;
-    }
-    for entry in summary.unreadable.iter().take(UNREADABLE_SHOWN) {
-        let (key, why) = (printable(&entry.key), printable(&entry.why));
-        writeln!(out, "unreadable: {key} (revision {}): {why}", entry.revision)?;
-    }
-    writeln!(out, "{}", summary.line(table.len(), all))?;
-    out.flush()
-}
-
 impl Summary {
+    /// What is wrong, and how many there are.
+    fn footer(&self, shown: usize, bucket: &Bucket, options: &ListOptions) -> String {
+        let mut text = String::new();
+        if shown == 0 {
+            let of = match options.asked.is_empty() {
+                true => String::new(),
+                false => format!(" of {}", options.asked.join(" or ")),
+            };
+            text.push_str(&format!("no instances{of} in bucket {bucket}\n"));
+        }
+        for entry in self.unreadable.iter().take(UNREADABLE_SHOWN) {
+            let (key, why) = (printable(&entry.key), printable(&entry.why));
+            text.push_str(&format!("unreadable: {key} (revision {}): {why}\n", entry.revision));
+        }
+        text.push_str(&self.line(shown, options.all));
+        text.push('\n');
+        text
+    }
+
     /// `3 instances; hidden: 2 stale (heartbeat-too-old 2, expired 1); 1 unreadable`
     fn line(&self, shown: usize, all: bool) -> String {
         let mut line = match shown {

@@ -15,6 +15,17 @@ use crate::jetstream::requests;
 use crate::jetstream::stored::{self, StoredMessage};
 use crate::nats::{Headers, Incoming};
 
+/// Who says that there is no value any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marker {
+    /// A client: it deleted or purged the key.
+    Client,
+    /// The server: a TTL took the entry.
+    Expired,
+    /// The server, for any other reason (`Purge`, `Remove`: ADR-48).
+    Server,
+}
+
 /// One stored revision of a key.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -24,10 +35,8 @@ pub struct Entry {
     pub revision: u64,
     /// When the server stored it, and for how long.
     pub stored: Stored,
-    /// A delete marker, of a client or of the server itself.
-    pub deleted: bool,
-    /// The server's own delete marker: a TTL took the entry.
-    pub expired: bool,
+    /// Whose delete marker it is, if it is one.
+    pub marker: Option<Marker>,
     /// The value.
     pub value: Vec<u8>,
 }
@@ -35,13 +44,12 @@ pub struct Entry {
 impl Entry {
     /// Out of a reply of `STREAM.MSG.GET`.
     pub fn of_message(bucket: &Bucket, message: StoredMessage) -> Entry {
-        let Marks { deleted, expired, ttl } = marks(Headers(&message.headers));
+        let (marker, ttl) = marks(Headers(&message.headers));
         Entry {
             key: bucket.key(&message.subject).unwrap_or(&message.subject).to_owned(),
             revision: message.sequence,
             stored: Stored { at: message.stored, ttl },
-            deleted,
-            expired,
+            marker,
             value: message.data,
         }
     }
@@ -55,15 +63,20 @@ impl Entry {
 
     /// Out of a value whose key and origin are known.
     pub fn of_value(message: Incoming, key: String, revision: u64, at: OffsetDateTime) -> Entry {
-        let Marks { deleted, expired, ttl } = marks(message.headers());
+        let (marker, ttl) = marks(message.headers());
         let stored = Stored { at, ttl };
-        Entry { key, revision, stored, deleted, expired, value: message.into_data() }
+        Entry { key, revision, stored, marker, value: message.into_data() }
+    }
+
+    /// Whether it is a delete marker.
+    pub fn is_deleted(&self) -> bool {
+        self.marker.is_some()
     }
 
     /// The instance record in it. `None` for what is no instance: a
     /// delete marker, a service definition.
     pub fn instance(&self) -> Option<Result<Record, Unreadable>> {
-        if self.deleted || !record::is_instance_key(&self.key) {
+        if self.is_deleted() || !record::is_instance_key(&self.key) {
             return None;
         }
         let unreadable =
@@ -75,28 +88,21 @@ impl Entry {
     }
 }
 
-struct Marks {
-    deleted: bool,
-    expired: bool,
-    ttl: Ttl,
-}
-
-/// Whether the headers are those of a delete marker, and the TTL in them: the
-/// first one, which is the one that the server obeys.
-fn marks(headers: Headers<'_>) -> Marks {
-    let (mut deleted, mut expired, mut ttl) = (false, false, None);
+/// Whose delete marker the headers are of, and the TTL in them: the first one,
+/// which is the one that the server obeys.
+fn marks(headers: Headers<'_>) -> (Option<Marker>, Ttl) {
+    let (mut marker, mut ttl) = (None, None);
     for (name, value) in headers.iter() {
-        if name == requests::OPERATION_HEADER.as_bytes() {
-            deleted |= matches!(value, b"DEL" | b"PURGE");
+        if name == requests::OPERATION_HEADER.as_bytes() && matches!(value, b"DEL" | b"PURGE") {
+            marker = marker.or(Some(Marker::Client));
         } else if name == requests::MARKER_REASON_HEADER.as_bytes() {
-            deleted = true;
-            expired = value == b"MaxAge";
+            marker = Some(if value == b"MaxAge" { Marker::Expired } else { Marker::Server });
         } else if name == requests::TTL_HEADER.as_bytes() && ttl.is_none() {
             ttl = Some(value);
         }
     }
     let ttl = ttl.and_then(|ttl| std::str::from_utf8(ttl).ok());
-    Marks { deleted, expired, ttl: stored_ttl(ttl) }
+    (marker, stored_ttl(ttl))
 }
 
 /// An entry that cannot be read, and why.

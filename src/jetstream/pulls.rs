@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     fn delivery(sequence: u64, pending: u64) -> Delivery {
-        Delivery { sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
+        Delivery { sequence, place: sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
     }
 
     fn pull(pulls: &mut Pulls, token: u64) -> NextPull {

@@ -231,6 +231,28 @@ pub fn count_revisions(bucket: &Bucket, key: &str) -> Request {
     )
 }
 
+/// Asks a consumer for what it has and for what comes within `expires`, up to
+/// `batch` messages of `max_bytes` together, with a sign of life (status 100)
+/// every `heartbeat` in which nothing comes.
+pub fn waiting_pull(
+    bucket: &Bucket,
+    name: &str,
+    batch: usize,
+    max_bytes: Option<usize>,
+    expires: Duration,
+    heartbeat: Duration,
+) -> Request {
+    let stream = bucket.stream();
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let mut body = json!({
+        "batch": batch, "expires": nanos(expires), "idle_heartbeat": nanos(heartbeat),
+    });
+    if let Some(max_bytes) = max_bytes {
+        body["max_bytes"] = json!(max_bytes);
+    }
+    api(bucket, &format!("CONSUMER.MSG.NEXT.{stream}.{name}"), &body)
+}
+
 /// Removes a consumer before the server forgets it by itself.
 pub fn delete_consumer(bucket: &Bucket, name: &str) -> Request {
     let stream = bucket.stream();

@@ -17,6 +17,8 @@ use crate::text::time::parse_time;
 pub struct Delivery {
     /// The revision.
     pub sequence: u64,
+    /// Its number among all that this consumer delivered, from 1.
+    pub place: u64,
     /// When the server stored it.
     pub stored: OffsetDateTime,
     /// How many messages the consumer still has.
@@ -36,7 +38,8 @@ pub fn delivery(reply: &str) -> Option<Delivery> {
     let mut tokens = rest.split('.').skip(skip);
     Some(Delivery {
         sequence: tokens.next()?.parse().ok()?,
-        stored: from_nanos(tokens.nth(1)?.parse().ok()?)?,
+        place: tokens.next()?.parse().ok()?,
+        stored: from_nanos(tokens.next()?.parse().ok()?)?,
         pending: tokens.next()?.parse().ok()?,
     })
 }

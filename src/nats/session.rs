@@ -214,6 +214,26 @@ impl Session {
         }
     }
 
+    /// What arrives next in the inbox, if something does before `until`. May
+    /// end early with nothing, whenever a wait does: for an owner that has more
+    /// to attend to.
+    pub fn glance_until(&mut self, until: Instant) -> Result<Option<Arrival>, RequestError> {
+        match self.take_read()? {
+            Read::Arrival(arrival) => return Ok(Some(arrival)),
+            Read::More => return Ok(None),
+            Read::All => {}
+        }
+        if self.has_ended() {
+            return Err(self.lost());
+        }
+        self.flush();
+        self.wait(until);
+        match self.take_read()? {
+            Read::Arrival(arrival) => Ok(Some(arrival)),
+            Read::More | Read::All => Ok(None),
+        }
+    }
+
     /// The answer to one request; other arrivals are dropped.
     pub fn answer(&mut self, token: Token, deadline: Instant) -> Result<Incoming, RequestError> {
         self.answer_to_any(&[token], deadline)

@@ -139,7 +139,7 @@ fn watch(
             // The replica that answers has not heard of it yet.
             None if !seen && late.is_zero() => {}
             None => return Ok((Probed::Expired { put, late }, true)),
-            Some(entry) if entry.deleted => {
+            Some(entry) if entry.is_deleted() => {
                 return Ok((Probed::Expired { put, late }, false));
             }
             Some(entry) if entry.stored.ttl != Ttl::After(TTL) => {

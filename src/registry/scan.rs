@@ -73,6 +73,10 @@ pub struct Scan {
     leader_last: u64,
     /// How often another consumer was asked for what lies there.
     looks: u32,
+    /// So many messages there were when it began.
+    announced: u64,
+    /// It was told that there is more.
+    extended: bool,
 }
 
 impl Scan {
@@ -108,7 +112,7 @@ impl Scan {
         let pulls = Pulls::over(1..=u64::MAX, pending);
         let consumer = numbered(&name, answer.turn);
         let scan = Scan::over(registry, consumer, Reads::Newest, info, pulls);
-        Ok(Scan { leader_last, ..scan })
+        Ok(Scan { leader_last, announced: pending, ..scan })
     }
 
     /// Begins a scan that bears that what it has read is removed meanwhile:
@@ -153,7 +157,26 @@ impl Scan {
             resumed_at: 0,
             gone_since: None,
             looks: 0,
+            announced: 0,
+            extended: false,
         }
+    }
+
+    /// So many messages there were when it began: keys, where it reads the
+    /// newest revisions.
+    pub fn announced(&self) -> u64 {
+        self.announced
+    }
+
+    /// Goes on up to revision `last`, if it ended before.
+    pub fn extend(&mut self, last: u64) {
+        self.leader_last = self.leader_last.max(last);
+        self.extended = true;
+    }
+
+    /// Whether it was told to go on.
+    pub fn was_extended(&self) -> bool {
+        self.extended
     }
 
     /// The next entry, delete markers included; `None` at the end.

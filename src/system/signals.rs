@@ -38,6 +38,12 @@ impl Signals {
         Signals::register(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD, SIGCONT]).map_err(failed)
     }
 
+    /// Takes over SIGTERM, SIGINT, SIGCHLD and SIGCONT: for a verb that stays
+    /// and has nothing to read anew.
+    pub fn take_with_children() -> Result<Signals, Failure> {
+        Signals::register(&[SIGTERM, SIGINT, SIGCHLD, SIGCONT]).map_err(failed)
+    }
+
     fn register(signals: &[i32]) -> io::Result<Signals> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;

@@ -242,7 +242,7 @@ fn calls(text: &str) -> Vec<(Option<&str>, &str)> {
     found
 }
 
-const VERBS: [&str; 5] = ["run", "init", "check", "cleanup", "list"];
+const VERBS: [&str; 6] = ["run", "init", "check", "cleanup", "list", "watch"];
 
 #[test]
 fn every_option_in_a_call_is_one_that_the_verb_takes() {

@@ -122,8 +122,8 @@ fn an_empty_bucket_is_an_empty_list() {
     let answer = list(&server, &["--json"]).json();
     assert_eq!(answer["instances"], json!([]));
     assert_eq!(answer["unreadable"], json!([]));
-    assert!(list(&server, &[]).stdout.contains("no instances in bucket service_registry"));
-    let none = list(&server, &["--service", "nope-x"]).stdout;
+    assert!(list(&server, &[]).stderr.contains("no instances in bucket service_registry"));
+    let none = list(&server, &["--service", "nope-x"]).stderr;
     assert!(none.contains("no instances of nope-x in bucket service_registry"), "{none}");
 }
 
@@ -152,7 +152,7 @@ fn unreadable_entries_are_reported_with_the_reason_and_the_rest_is_listed() {
     assert_eq!(unreadable[5]["revision"], revision);
     assert_eq!(answer["hidden"]["unreadable"], 6);
 
-    let text = list(&server, &[]).stdout;
+    let text = list(&server, &[]).stderr;
     assert!(text.contains(&key("orders-api", "c")), "{text}");
     assert!(text.contains("6 unreadable"), "{text}");
     assert!(!text.contains('\u{1b}'), "nothing steers the terminal: {text:?}");
@@ -303,8 +303,9 @@ fn stale_is_what_readers_hide_and_reasons_are_those_of_cleanup_too() {
     let shown = ["orders-api/draining", "orders-api/forever", "orders-api/sick"];
     assert_eq!(names(&answer), shown, "what is not stale is shown");
     assert_eq!(answer["hidden"], json!({ "stale": 1, "unreadable": 0 }));
-    let text = list(&server, &[]).stdout;
-    assert!(text.contains("DRAINING") && text.contains("hidden: 1 stale"), "{text}");
+    let text = list(&server, &[]);
+    assert!(text.stdout.contains("DRAINING"), "{text:?}");
+    assert!(text.stderr.contains("hidden: 1 stale"), "{text:?}");
 }
 
 /// "`AEGIS_STALE_AFTER`, in the host's settings for a registry with another rule"
@@ -335,7 +336,7 @@ fn old_heartbeats_are_hidden_counted_and_shown_by_all() {
     let answer = list(&server, &["--json"]).json();
     assert_eq!(names(&answer), ["orders-api/young"]);
     assert_eq!(answer["hidden"], json!({ "stale": 1, "unreadable": 0 }));
-    let text = list(&server, &[]).stdout;
+    let text = list(&server, &[]).stderr;
     assert!(text.contains("1 instance") && text.contains("heartbeat-too-old 1"), "{text}");
 
     let answer = list(&server, &["--json", "--all"]).json();
@@ -441,12 +442,14 @@ fn an_agent_is_listed_as_it_registered() {
         (&one["ttlSeconds"], &one["stale"], &one["reasons"]),
         (&json!(30.0), &json!(false), &json!([]))
     );
-    let text = list(&server, &[]).stdout;
+    let output = list(&server, &[]);
+    let text = output.stdout;
     let lines: Vec<&str> = text.lines().collect();
     let words = |line: usize| lines[line].split_whitespace().take(4).collect::<Vec<_>>();
     assert_eq!(words(0), ["SERVICE", "INSTANCE", "VERSION", "STATUS"], "{text}");
     assert_eq!(words(1), ["orders-api", "host-1", "0.0.0", "ACTIVE"], "{text}");
-    assert!(lines[2].starts_with("1 instance"), "{text}");
+    assert_eq!(lines.len(), 2, "nothing that is no row: {text}");
+    assert!(output.stderr.starts_with("1 instance"), "{}", output.stderr);
 }
 
 #[test]
@@ -463,6 +466,86 @@ fn the_table_is_sorted_by_service_and_instance() {
         .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join("/"))
         .collect();
     assert_eq!(rows, ["api/c", "api/z", "web/a", "web/b"], "{text}");
+}
+
+#[test]
+fn names_status_and_metadata_choose_what_is_shown() {
+    let (server, mut registry) = bucket();
+    for (service, instance) in [("orders", "a"), ("orders-api", "a"), ("orders-api", "b")] {
+        registry.put(&key(service, instance), TTL, &fresh(service, instance));
+    }
+    let in_zone = fresh("web", "z").replace("ACTIVE", "STANDBY").replace(
+        "\"metadata\":{}",
+        "\"metadata\":{\"zone\":\"west\",\"port\":80,\"host\":\"h 1\"}",
+    );
+    registry.put(&key("web", "z"), TTL, &in_zone);
+    for (options, expected) in [
+        (&["orders-api"][..], "orders-api/a orders-api/b"),
+        (&["orders-api/b", "web"], "orders-api/b web/z"),
+        (&["--service", "orders"], "orders/a"),
+        (&["--status", "standby"], "web/z"),
+        (&["--status=ACTIVE", "orders-api/a"], "orders-api/a"),
+        (&["--meta", "zone"], "web/z"),
+        (&["--meta", "zone=west", "--meta=port=80"], "web/z"),
+        (&["--meta", "zone=east"], ""),
+    ] {
+        let answer = list(&server, &[options, &["--json"]].concat()).json();
+        assert_eq!(names(&answer).join(" "), expected, "{options:?}");
+        let output = list(&server, &[options, &["--names"]].concat());
+        assert_eq!(output.stdout.split_whitespace().collect::<Vec<_>>().join(" "), expected);
+        assert_eq!(output.stderr, "", "names and nothing else");
+    }
+    let wide = list(&server, &["--wide", "web"]).stdout;
+    let rows: Vec<Vec<&str>> = wide
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|w| !w.is_empty()).collect())
+        .collect();
+    assert_eq!(rows[0][6..], ["HOST", "PID", "GROUP", "REVISION", "METADATA"], "{wide}");
+    assert_eq!(rows[1][6..], ["h 1", "-", "-", "4", "port=80,zone=west"], "{wide}");
+    let none = list(&server, &["web/nobody"]);
+    assert_eq!(none.stdout, "");
+    assert!(none.stderr.contains("no instances of web/nobody"), "{none:?}");
+}
+
+/// The server delivers an entry again that is refreshed while it is read, and
+/// counts what is left apart from storing.
+#[test]
+fn what_is_refreshed_meanwhile_is_shown_exactly_once() {
+    const COUNT: usize = 300;
+    let (server, mut registry) = bucket();
+    let put = |registry: &mut Registry| {
+        let headers = header(TTL);
+        registry.fill(COUNT, |i| {
+            let instance = format!("host-{i:04}");
+            (key("orders-api", &instance), headers.clone(), fresh("orders-api", &instance))
+        });
+    };
+    put(&mut registry);
+    let expected: Vec<String> = (0..COUNT).map(|i| format!("orders-api/host-{i:04}")).collect();
+    let end = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = {
+        let (end, url) = (end.clone(), server.url());
+        std::thread::spawn(move || {
+            let mut registry = Registry::at(&url);
+            let mut rounds = 0;
+            while !end.load(Ordering::Relaxed) {
+                put(&mut registry);
+                rounds += 1;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            rounds
+        })
+    };
+    for _ in 0..30 {
+        let answer = list(&server, &["--json"]).json();
+        let names = names(&answer);
+        let twice: Vec<_> = names.windows(2).filter(|two| two[0] == two[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        let missing: Vec<_> = expected.iter().filter(|name| !names.contains(name)).collect();
+        assert!(missing.is_empty() && names.len() == COUNT, "{missing:?}");
+    }
+    end.store(true, Ordering::Relaxed);
+    assert!(writer.join().expect("the writer ends") > 3, "it was refreshed meanwhile");
 }
 
 /// Read by scripts and by other tools: a change here breaks them.

@@ -53,5 +53,6 @@ mod tls;
 mod tls_cluster;
 mod units;
 mod usage;
+mod watch;
 mod words;
 mod wounded;

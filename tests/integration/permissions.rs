@@ -251,6 +251,43 @@ fn list_reads_odd_records_with_the_least_permissions() {
     assert_eq!(answer["unreadable"][0]["key"], "service-instances__bad__1");
 }
 
+// `watch`.
+
+#[test]
+fn watch_works_under_exactly_its_permissions() {
+    let all = block("watch");
+    let required: Vec<_> = all.iter().filter(|one| !one.optional).cloned().collect();
+    for permissions in [all, required] {
+        let (server, mut registry) = server_with_bucket(&permissions);
+        fill(&mut registry);
+        let mut watch = least(&server, &["watch", "--json"]).spawn();
+        nothing_happens_for(millis(1_500));
+        watch.signal("TERM");
+        assert_eq!(watch.wait_exit(secs(2)), 0);
+        assert_eq!(watch.stderr(), "");
+        let stdout = watch.stdout();
+        let words: Vec<_> = stdout.lines().filter_map(|line| line.split('"').nth(5)).collect();
+        assert_eq!(words, ["up", "up", "synced"]);
+        drop(server);
+    }
+}
+
+#[test]
+fn watch_names_the_permission_that_is_missing_and_goes_on_when_it_is_given() {
+    let all = block("watch");
+    for (place, missing) in all.iter().enumerate().filter(|(_, one)| !one.optional) {
+        let (mut server, mut registry) = server_with_bucket(&without(&all, place));
+        fill(&mut registry);
+        let mut watch = least(&server, &["watch", "--json"]).spawn();
+        let line = watch.wait_for_line("nothing is known of the registry", AT_ONCE).text;
+        assert!(line.contains(&refusal(missing)) && line.contains("hint: "), "{line}");
+        server.configure(&users(&all));
+        watch.wait_for_line("up to date again", secs(5));
+        watch.signal("TERM");
+        assert_eq!(watch.wait_exit(secs(2)), 0);
+    }
+}
+
 // `run`.
 
 fn lives(agent: &mut Agent, registry: &mut Registry) {

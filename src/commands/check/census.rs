@@ -44,7 +44,7 @@ pub struct Census {
 impl Census {
     /// Counts one entry, as of `now` in registry time.
     pub fn count(&mut self, entry: &Entry, now: OffsetDateTime) {
-        if entry.deleted || !record::is_instance_key(&entry.key) {
+        if entry.is_deleted() || !record::is_instance_key(&entry.key) {
             return;
         }
         self.instances += 1;
@@ -94,6 +94,7 @@ fn add(counts: &mut BTreeMap<String, u64>, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::entry::Marker;
     use crate::instance::staleness::Stored;
 
     const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -103,8 +104,7 @@ mod tests {
             key: key.to_owned(),
             revision: 1,
             stored: Stored { at: NOW - time::Duration::seconds(age_secs), ttl },
-            deleted: false,
-            expired: false,
+            marker: None,
             value: b"{}".to_vec(),
         }
     }
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn definitions_and_delete_markers_are_not_counted() {
         let mut marker = entry("service-instances__web__a", 1, Ttl::Never);
-        marker.deleted = true;
+        marker.marker = Some(Marker::Client);
         assert_eq!(counted(&[entry("echo-service", 1, Ttl::Never), marker]), Census::default());
     }
 

@@ -210,6 +210,7 @@ pub fn refusal(error: &ApiError) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::entry::Marker;
     use crate::instance::staleness::{Stored, Ttl};
     use crate::text::time::format_time;
 
@@ -234,8 +235,7 @@ mod tests {
             key: key.to_owned(),
             revision: 7,
             stored: Stored { at: NOW, ttl: Ttl::After(Duration::from_secs(30)) },
-            deleted: false,
-            expired: false,
+            marker: None,
             value: format!(
                 "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{at}\"}}"
             )
@@ -270,7 +270,7 @@ mod tests {
             let verdict = selection().judge(entry(key, 1_000, "SHUTDOWN"), NOW);
             assert!(matches!(verdict, Choice::NotOurs), "{key}");
         }
-        let marker = Entry { deleted: true, ..entry(KEY, 1_000, "SHUTDOWN") };
+        let marker = Entry { marker: Some(Marker::Client), ..entry(KEY, 1_000, "SHUTDOWN") };
         assert!(matches!(selection().judge(marker, NOW), Choice::NotOurs));
     }
 

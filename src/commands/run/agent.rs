@@ -246,7 +246,7 @@ impl Agent {
         };
         let (expected, immortal_below) = match &own {
             Own::Seen(Some(entry)) => {
-                (entry.revision, entry.stored.ttl == Ttl::Never && !entry.deleted)
+                (entry.revision, entry.stored.ttl == Ttl::Never && !entry.is_deleted())
             }
             Own::Seen(None) => (0, false),
             // A refusal will tell the revision; what lies there may have no TTL.

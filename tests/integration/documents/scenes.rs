@@ -20,12 +20,13 @@ const ETC: &str = "/etc/aegis-agent/";
 /// The name of a scene, and who plays the commands of a block in it.
 type Scene = (&'static str, fn(&str) -> String);
 
-const SCENES: [Scene; 24] = [
+const SCENES: [Scene; 25] = [
     ("list", |block| living().types(block)),
     ("first use", |block| Stage::empty().types(block)),
     ("run", |block| Stage::bucket().runs(block, |_, _| ())),
     ("check", |block| living().types(block)),
     ("cleanup", |block| mixed().types(block)),
+    ("watch", watch),
     ("status", status),
     ("metrics", metrics),
     ("health", health),
@@ -339,6 +340,35 @@ fn outage(block: &str) -> String {
         causes < 2 || !line.contains("still without registry")
     });
     lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// One instance comes, says something else, and another one dies.
+fn watch(block: &str) -> String {
+    let stage = Stage::bucket();
+    let mut registry = stage.registry();
+    let put = |registry: &mut Registry, service: &str, ttl: &str, status: &str| {
+        let text = record(service, "host-1", "1.4.2", Duration::ZERO);
+        let text = text.replace("ACTIVE", status);
+        registry.put(&key(service, "host-1"), &[("Nats-TTL", ttl)], &text);
+    };
+    put(&mut registry, "orders-api", "30s", "ACTIVE");
+    let stage = stage.env("TZ", "UTC");
+    let watcher = stage.agent(block);
+    for (service, ttl, status, seen) in [
+        ("", "", "", "synced"),
+        ("payments", "2s", "ACTIVE", "up    payments/host-1"),
+        ("orders-api", "30s", "STANDBY", "changed orders-api/host-1"),
+        ("", "", "", "down  payments/host-1"),
+    ] {
+        if !service.is_empty() {
+            put(&mut registry, service, ttl, status);
+        }
+        eventually(secs(10), seen, || {
+            let said = watcher.said();
+            if said.contains(seen) { Ok(()) } else { Err(said) }
+        });
+    }
+    format!("{}\n{}", block.lines().next().unwrap_or_default(), watcher.said())
 }
 
 /// The service is not there, and then it is.

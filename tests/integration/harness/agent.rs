@@ -114,12 +114,16 @@ impl Invocation {
                 }
             })
         };
+        let said: Arc<Mutex<Vec<u8>>> = Arc::default();
         let stdout = {
-            let mut pipe = child.stdout.take().expect("piped");
+            let (said, mut pipe) = (said.clone(), child.stdout.take().expect("piped"));
             std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                let _ = pipe.read_to_end(&mut bytes);
-                (bytes, Instant::now())
+                let mut bytes = [0; 1 << 16];
+                while let Ok(length @ 1..) = pipe.read(&mut bytes) {
+                    let mut said = said.lock().expect("no panic while it was held");
+                    said.extend_from_slice(&bytes[..length]);
+                }
+                Instant::now()
             })
         };
         let name = self.program.rsplit('/').next().unwrap_or_default();
@@ -130,6 +134,7 @@ impl Invocation {
             child,
             errors,
             stderr: Some(stderr),
+            said,
             stdout: Some(stdout),
         }
     }
@@ -171,8 +176,9 @@ pub struct Agent {
     child: Child,
     errors: Arc<Mutex<Vec<Line>>>,
     stderr: Option<JoinHandle<()>>,
-    /// All of it, and when it ended.
-    stdout: Option<JoinHandle<(Vec<u8>, Instant)>>,
+    said: Arc<Mutex<Vec<u8>>>,
+    /// When it ended.
+    stdout: Option<JoinHandle<Instant>>,
 }
 
 /// What a process uses, from /proc.
@@ -271,6 +277,17 @@ impl Agent {
         Output { code: code(status), stdout, stderr: self.stderr(), took, peak_kib, peak_threads }
     }
 
+    /// What it has written to stdout so far.
+    pub fn said(&self) -> String {
+        let said = self.said.lock().expect("no panic while it was held");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// All that it wrote to stdout; it must have ended.
+    pub fn stdout(&mut self) -> String {
+        self.finish_output().0
+    }
+
     pub fn usage(&self) -> Usage {
         let read = |file: &str| {
             std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap_or_default()
@@ -347,9 +364,8 @@ impl Agent {
 
     fn finish_output(&mut self) -> (String, Instant) {
         self.finish_errors();
-        let output = self.stdout.take().and_then(|thread| thread.join().ok());
-        let (bytes, ended) = output.unwrap_or_else(|| (Vec::new(), Instant::now()));
-        (String::from_utf8_lossy(&bytes).into_owned(), ended)
+        let ended = self.stdout.take().and_then(|thread| thread.join().ok());
+        (self.said(), ended.unwrap_or_else(Instant::now))
     }
 }
 

@@ -62,7 +62,7 @@ impl Agent {
             let revision = match known.take() {
                 Some(revision) => revision,
                 None => match self.read_own()? {
-                    Own::Seen(Some(entry)) if !entry.deleted && self.wrote(&entry) => {
+                    Own::Seen(Some(entry)) if !entry.is_deleted() && self.wrote(&entry) => {
                         entry.revision
                     }
                     Own::Seen(_) | Own::Unknown => return Ok(false),

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::super::keeper::{CLOCK_TRUST, Found, Next, Refusal};
 use super::Agent;
-use crate::instance::entry::Entry;
+use crate::instance::entry::{Entry, Marker};
 use crate::instance::record;
 use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
@@ -150,8 +150,8 @@ impl Agent {
 
     pub(super) fn whose(&self, entry: &Entry) -> Found {
         let revision = entry.revision;
-        if entry.deleted {
-            return Found::Marker { revision, expired: entry.expired };
+        if let Some(marker) = entry.marker {
+            return Found::Marker { revision, expired: marker == Marker::Expired };
         }
         if self.wrote(entry) {
             return Found::Own { revision };
