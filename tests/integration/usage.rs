@@ -31,7 +31,7 @@ type Wrong = (&'static [&'static str], &'static [&'static str]);
 const WRONG: &[Wrong] = &[
     (&[], &["run", "init", "check", "cleanup", "list"]),
     (&["frobnicate"], &["frobnicate"]),
-    (&["list", "extra"], &["extra"]),
+    (&["init", "extra"], &["extra"]),
     (&["list", "--frobnicate"], &["--frobnicate"]),
     (&["list", "--password", "x"], &["--password"]),
     (&["list", "--bucket"], &["--bucket"]),
