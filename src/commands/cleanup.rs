@@ -229,6 +229,7 @@ impl Cleanup<'_> {
         let mut ready: VecDeque<Entry> = VecDeque::new();
         let mut fruitless = 0;
         loop {
+            self.ask_again();
             while self.remover.has_room()
                 && let Some(entry) = ready.pop_front()
             {
@@ -268,6 +269,7 @@ impl Cleanup<'_> {
                         fruitless = 0;
                     }
                 }
+                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
                     if scan.may_replace_consumer(&self.registry) =>
                 {
@@ -287,8 +289,10 @@ impl Cleanup<'_> {
     fn drain(&mut self) -> Result<(), End> {
         let mut fruitless = 0;
         while let Some(deadline) = self.remover.deadline() {
+            self.ask_again();
             match self.registry.receive(REMOVING, deadline) {
                 Ok(arrival) => self.removed(arrival)?,
+                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, None)?;
@@ -296,6 +300,14 @@ impl Cleanup<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends again what met a bucket without a leader, if that is due. Where the
+    /// session is lost it waits for the next one.
+    fn ask_again(&mut self) {
+        let report = &mut self.report;
+        let sink = &mut |target: &Target, fate| report.take(target, fate);
+        self.remover.ask_again(&mut self.registry, sink);
     }
 
     fn removed(&mut self, arrival: Arrival) -> Result<(), Failure> {
