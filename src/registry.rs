@@ -440,6 +440,11 @@ impl Registry {
             (RegistryError::Request(doing, RequestError::NoResponders), Some(domain)) => {
                 RegistryError::Request(doing, RequestError::NoDomain(domain.to_owned()))
             }
+            (RegistryError::Request(doing, RequestError::NoResponders), None)
+                if self.server().is_some_and(|server| !server.jetstream) =>
+            {
+                RegistryError::Request(doing, RequestError::NoJetStream)
+            }
             (error, _) => error,
         })?;
         match self.info_of(doing, &answer.message, answer.arrived) {

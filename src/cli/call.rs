@@ -80,6 +80,8 @@ impl Call {
         for (program, options) in [("aegis-agent ", &self.ours), ("nats ", &self.nats)] {
             if let Some(rest) = command.strip_prefix(program)
                 && !options.is_empty()
+                // It says itself where it goes.
+                && !rest.contains(" --context ")
                 && rest != "--help"
             {
                 return format!("{before}{program}{options} {rest}");
@@ -148,7 +150,9 @@ mod tests {
             format!("nats {reach} kv edit b --max-bucket-size=2")
         );
         assert_eq!(call.complete("check --tlsca: it is wrong"), "check --tlsca: it is wrong");
-        assert_eq!(call.complete("aegis-agent --help"), "aegis-agent --help");
+        for whole in ["aegis-agent --help", "aegis-agent check --context prod"] {
+            assert_eq!(call.complete(whole), whole);
+        }
     }
 
     #[test]

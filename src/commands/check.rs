@@ -17,7 +17,7 @@ use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
 use crate::cli::call::Call;
 use crate::cli::options::{CheckOptions, Format};
-use crate::error::{Failure, Kind, written};
+use crate::error::{Failure, Kind, noted, written};
 use crate::jetstream::bucket::Bucket;
 use crate::nats::address::shown_name;
 use crate::nats::{Connector, Settings};
@@ -46,7 +46,7 @@ pub fn run(
     }
     let mut facts = collect(Registry::new(connector, bucket), signals.as_deref());
     if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
-        gap.hint = Some(gap.hint.take().map_or(note.clone(), |hint| format!("{hint}; {note}")));
+        gap.hint = Some(noted(gap.hint.take(), note));
     }
     answer(options, &Facts { logins, ..facts }, &call, out)
 }

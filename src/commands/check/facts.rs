@@ -252,9 +252,10 @@ fn gap(error: RegistryError) -> Gap {
         RegistryError::Connect(ConnectError::Stopped) => GapKind::NotMade,
         RegistryError::Connect(ConnectError::Config(_)) => GapKind::Denied,
         RegistryError::Request(_, RequestError::Denied(_)) => GapKind::Denied,
-        RegistryError::Request(_, RequestError::NoResponders | RequestError::NoDomain(_)) => {
-            GapKind::NoJetStream
-        }
+        RegistryError::Request(
+            _,
+            RequestError::NoResponders | RequestError::NoDomain(_) | RequestError::NoJetStream,
+        ) => GapKind::NoJetStream,
         RegistryError::Request(..) => GapKind::OutOfTime,
         RegistryError::Reply(_, ReplyError::Unreadable(_)) => GapKind::OutOfTime,
         error => match error.api_code() {

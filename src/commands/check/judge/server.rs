@@ -9,6 +9,7 @@ use super::{NEARLY_FULL, room, rounded};
 use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
+use crate::registry::failure::WITHOUT_JETSTREAM;
 use crate::text::duration::words;
 use crate::text::time::format_time_to_second;
 
@@ -173,8 +174,12 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
             } else {
                 "JetStream is not enabled on this server"
             };
+            let hint = match (connected.jetstream, facts.bucket.domain()) {
+                (false, None) => WITHOUT_JETSTREAM,
+                _ => "enable JetStream in the server's configuration, for this account too",
+            };
             return Row::new(NAME, Grade::Critical, format!("{message} ({})", gap.message))
-                .hint("enable JetStream in the server's configuration, for this account too");
+                .hint(hint);
         }
         (Err(gap), _) => return Row::of_gap(NAME, Grade::Unknown, gap),
     };
