@@ -12,6 +12,7 @@ pub mod expiry_test;
 pub mod failure;
 pub mod follow;
 pub mod listing;
+pub mod making;
 mod own_key;
 pub mod picture;
 pub mod scan;

@@ -24,11 +24,11 @@ use crate::nats::{Connector, RequestError, Settings};
 use crate::registry::Registry;
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
+use crate::registry::making::Made;
 use crate::system::signals::Signals;
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::printable;
 
-const CREATING: &str = "creating the bucket";
 const SWITCHING: &str = "switching per-message TTL on";
 const CHANGING: &str = "changing the bucket";
 
@@ -68,26 +68,14 @@ fn create(
     let bucket = registry.bucket().clone();
     let cluster = registry.server().and_then(|server| server.cluster.clone());
     let standard = NewBucket::standard(&bucket, cluster.as_deref());
-    let mut new = NewBucket {
+    let wanted = NewBucket {
         replicas: options.replicas.unwrap_or(standard.replicas),
         storage: options.storage.unwrap_or(standard.storage),
         marker_ttl: options.marker_ttl.unwrap_or(standard.marker_ttl),
     };
-    let made = loop {
-        let request = requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
-        let made = registry.request(CREATING, &request).and_then(|reply| {
-            let info = registry.read_info(CREATING, &reply)?;
-            Ok((info, replies::did_create(reply.data())))
-        });
-        let code = made.as_ref().err().and_then(RegistryError::api_code);
-        // A number that was asked for is not replaced by another one.
-        let code = code.filter(|_| options.replicas.is_none());
-        match code.and_then(|code| new.after_refusal(code)) {
-            Some(smaller) => new = smaller,
-            None => break made,
-        }
-    };
-    let (info, ours) = match made {
+    // A number that was asked for is not replaced by another one.
+    let made = registry.make_bucket(wanted, options.replicas.is_none());
+    let Made { info, ours, new } = match made {
         Ok(made) => made,
         Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
             return Ok(Some(registry.info()?.ok_or(error)?));
