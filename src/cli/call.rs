@@ -1,5 +1,6 @@
-//! This call's connection, as options of a command that an operator pastes: a
-//! hint without them would go to another server or another bucket. *Pure*.
+//! The connection of this call, as options for the commands in hints: without
+//! them a command that is pasted would go to another server or another bucket.
+//! *Pure*.
 //!
 //! A hint that ends with a command has it after a colon, or is nothing else. No
 //! secret is ever an option: a password out of the environment has to be there

@@ -71,7 +71,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
 }
 
 /// Arguments sorted out: argh knows neither `--name=value` nor options of the
-/// program behind the verb.
+/// program after the verb.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sorted {
     Version,

@@ -73,7 +73,8 @@ fn answer(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let mut checks = judge::judge(facts);
-    // What leads to another place than this call must not have its options.
+    // A command that goes to another place must not get the options of this
+    // call.
     let hinted = checks.iter_mut().filter(|check| check.name != "connection");
     for hint in hinted.filter_map(|check| check.hint.as_mut()) {
         *hint = printable(&call.complete(hint));

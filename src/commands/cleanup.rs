@@ -1,10 +1,10 @@
 //! `cleanup`: removes what is stale, and nothing that came back meanwhile.
 //!
 //! Reads the bucket and removes from it at the same time, on one session and
-//! within bounds. Where it must know how many there are before the first one
-//! goes, which revision is the newest of its key, or who is still beating, it
-//! reads the bucket first, keeps the revisions that it judged, and then removes
-//! exactly those.
+//! within bounds. Sometimes it must know more before the first entry goes: how
+//! many there are, which revision is the newest of its key, or who is still
+//! beating. Then it reads the bucket first, keeps the revisions that it judged,
+//! and removes exactly those.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
@@ -153,7 +153,8 @@ impl Cleanup<'_> {
             }
         }
         found.scanned = self.report.counts.scanned;
-        // Who told where the bucket ends may have been cut off from the others.
+        // The member that told where the bucket ends may have been cut off from
+        // the others.
         self.info.state.last_seq = self.info.state.last_seq.max(scan.last());
         scan.end(&mut self.registry);
         Ok(revisions)
@@ -345,7 +346,8 @@ impl Cleanup<'_> {
             let sink = &mut |target: &Target, fate| report.take(target, fate);
             resumed = self.remover.resume(&mut self.registry, sink);
         }
-        // What a session that ends at once leaves open is for the next one.
+        // A session that ended at once leaves work open: it is for the next
+        // one.
         match resumed {
             Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut))
                 if fruitless < FRUITLESS_SESSIONS =>

@@ -84,7 +84,8 @@ fn create(
     };
     if let Err(unfit) = fitness::judge_bucket(&bucket, &info, connected) {
         // The stream went to a member of the cluster that does not know the
-        // flag: there is no error, only the echo tells.
+        // flag. There is no error for that; only the configuration in the
+        // answer tells.
         return Err(undo(registry, &info, ours, unfit));
     }
     let storage = match new.storage {
@@ -112,8 +113,8 @@ fn create(
     Ok(None)
 }
 
-/// Whether who leads JetStream in a cluster knows TTLs. Without the permission
-/// to ask, the echo of what is made must do.
+/// Whether the member that leads JetStream in a cluster knows TTLs. Without the
+/// permission to ask, the server's answer to what is made must do.
 fn judge_cluster(registry: &mut Registry) -> Result<(), Failure> {
     const DOING: &str = "asking what the account may use";
     let reply = match registry.request(DOING, &requests::account_info(registry.bucket())) {
@@ -365,7 +366,8 @@ fn prove(
             "interrupted before it was known whether per-message TTL has effect",
         )
         .with_hint("aegis-agent check --probe")),
-        // Done is what was asked for; trying takes permissions of its own.
+        // What was asked for is done; the test of it takes permissions of its
+        // own.
         Err(ProbeError::Registry(error)) if error.denied().is_some() => say(
             out,
             &format!("whether it has effect could not be tried: {}", Failure::from(error).chain()),
@@ -398,7 +400,7 @@ fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
     Failure::new(Kind::Unavailable, error.to_string()).with_hint(hint)
 }
 
-/// What this verb says, with commands that go where it went.
+/// Writes what this verb says. Commands in it get the connection of this call.
 struct Lines<'a> {
     call: Call,
     out: &'a mut dyn Write,

@@ -29,8 +29,8 @@ pub fn replace_for(path: &Path, text: &str, writer: u32) -> io::Result<()> {
     put(path, text, writer, false)
 }
 
-/// The same, and after a crash of the host as well a reader sees the old text
-/// or the new one.
+/// The same; and after a crash of the host, too, a reader sees the old text or
+/// the new one.
 pub fn replace_on_disk(path: &Path, text: &str) -> io::Result<()> {
     put(path, text, std::process::id(), true)
 }

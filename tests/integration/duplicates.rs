@@ -128,7 +128,7 @@ fn a_duplicate_that_stops_leaves_the_entry_to_the_other() {
         agent.wait_for_line(TOO, secs(5));
     }
     let watch = registry.watch(KEY);
-    // Right behind a heartbeat of the one that goes: the entry is its own.
+    // Right after a heartbeat of the one that goes: the entry is its own.
     let pid = json!(first.pid().to_string());
     eventually(secs(5), "it beats", || {
         let own = watch.seen().last().is_some_and(|e| e.json()["metadata"]["pid"] == pid);

@@ -1,10 +1,10 @@
 //! Removes entries, many at a time: purges under way beside the scan, on the
 //! same session.
 //!
-//! How many are under way follows how quickly they are answered, so that a
-//! slow link makes this slow and not fail. What a reply means is decided in
-//! `selection`. A purge whose reply was lost with its session is sent again, and
-//! so is one that met a bucket without a leader: it does no harm twice.
+//! Quick answers allow more at a time. A slow link so makes it slow, and does
+//! not make it fail. What a reply means is decided in `selection`. A purge
+//! whose reply was lost with its session is sent again, and so is one that met
+//! a bucket without a leader: it does no harm twice.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -231,7 +231,7 @@ impl Remover {
             Ok(Next::Removed) => sink(&one.target, Fate::Removed),
             Ok(Next::Spared) => sink(&one.target, Fate::Spared),
             Ok(Next::Look) => {
-                // Where the session is lost it is looked at with the next one.
+                // Where the session is lost the next one asks again.
                 self.send(registry, one.target, Step::Look, one.in_doubt, sink).ok();
             }
             Err(error) => {

@@ -1,5 +1,5 @@
 //! A backup of a bucket and its return, by the server's own snapshots (the API
-//! behind `nats stream backup` and `restore`).
+//! that `nats stream backup` and `restore` use).
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,4 @@
-//! What is found out about the bucket: room, settings, and what lies in it.
-//! *Pure*.
+//! Verdicts on the bucket: its room, its settings, and its entries. *Pure*.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,7 +141,7 @@ pub(super) fn max_age(info: &StreamInfo, census: Option<&Census>) -> Row {
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
     let ttl = census.and_then(|census| census.longest_ttl).unwrap_or(DEFAULT_TTL);
-    // Not the longest: where markers stretch TTLs, that is what they made of it.
+    // Not the longest TTL: that may be one that markers have stretched.
     let shortest = census.and_then(|census| census.shortest_ttl);
     let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
     let stretched = !marker.is_zero() && shortest == Some(marker);

@@ -1,5 +1,5 @@
-//! What is found out about the server: who answers, its version, JetStream,
-//! its clock. *Pure*.
+//! Verdicts on the server: who answers, its version, JetStream, its clock.
+//! *Pure*.
 
 use std::time::Duration;
 
@@ -211,8 +211,8 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
     }
 }
 
-/// What of our login ends soon: nobody else warns before every program with it
-/// is shut out at once.
+/// When our login ends. Nobody else warns, and every program with that login is
+/// shut out at once.
 pub(super) fn login(facts: &Facts) -> Row {
     const NAME: &str = "login";
     let now = match facts.clock {
