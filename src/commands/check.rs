@@ -59,7 +59,7 @@ pub fn run_without(
     bucket: Bucket,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    let hint = failure.hint().unwrap_or("mend the setting, or give another one");
+    let hint = failure.hint().unwrap_or("correct the setting, or give another one");
     let mut facts = nothing_known(bucket, options.probe);
     facts.connection =
         Err(Gap { kind: GapKind::Denied, message: failure.chain(), hint: Some(hint.to_owned()) });

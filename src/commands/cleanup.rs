@@ -172,7 +172,8 @@ impl Cleanup<'_> {
         let longest_interval = self.selection.stale_after.saturating_sub(INTERVAL_MARGIN);
         let wait = longest_interval.min(LONGEST_WAIT);
         info!(
-            "waiting {} before removing: {with_ttl} to go had a TTL, and whoever lives beats meanwhile",
+            "waiting {} before removing: {with_ttl} of the entries had a TTL, and an instance that \
+             is alive refreshes its entry meanwhile",
             words(wait)
         );
         let until = Instant::now() + wait;
@@ -421,8 +422,7 @@ impl Cleanup<'_> {
             return Err(End::Stopped);
         }
         if self.report.counts.failed >= MOST_FAILURES {
-            let message =
-                format!("{MOST_FAILURES} entries could not be removed: no use in going on");
+            let message = format!("{MOST_FAILURES} entries could not be removed: giving up");
             return Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN).into());
         }
         Ok(())

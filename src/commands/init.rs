@@ -388,7 +388,7 @@ fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
         }
         (10074, _) => "aegis-agent init --replicas 1",
         (10005, _) => {
-            "the cluster has not that many servers with room; one replica needs one: aegis-agent init --replicas 1"
+            "the cluster has fewer servers with room than that: aegis-agent init --replicas 1"
         }
         (10065, _) => {
             let find = format!("nats stream find --subject '{}'", bucket.all());

@@ -95,7 +95,7 @@ fn write_into(path: &Path, there: &Metadata, text: &str) -> io::Result<()> {
         _ => error,
     })?;
     file.write_all(text.as_bytes()).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => io::Error::other("whoever reads from it does not keep up"),
+        ErrorKind::WouldBlock => io::Error::other("its reader does not keep up"),
         _ => error,
     })
 }
@@ -179,7 +179,7 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "text");
         let error = replace(&path, &"x".repeat(1 << 20)).unwrap_err();
-        assert_eq!(error.to_string(), "whoever reads from it does not keep up");
+        assert_eq!(error.to_string(), "its reader does not keep up");
         assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
         assert_eq!(names(&directory), ["fifo"]);
         fs::remove_dir_all(directory).unwrap();

@@ -63,7 +63,7 @@ fn both_duplicates_name_the_other_once_and_none_misses_a_heartbeat() {
 
     second.signal("TERM");
     assert_eq!(second.wait_exit(secs(3)), 0);
-    first.wait_for_line("writes this entry no more", secs(8));
+    first.wait_for_line("no longer writes this entry", secs(8));
     assert!(registry.last(KEY).is_some_and(|entry| !entry.is_marker()), "the first is there");
     assert_eq!(first.lines_with(TOO).len(), 1, "{}", first.stderr());
 }

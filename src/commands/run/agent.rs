@@ -326,7 +326,7 @@ impl Agent {
                      Give one of them another --instance"
                 );
             }
-            Some(News::DuplicateGone(who)) => info!("{name}: {who} writes this entry no more"),
+            Some(News::DuplicateGone(who)) => info!("{name}: {who} no longer writes this entry"),
         }
         self.standing.set_duplicate(self.keeper.duplicate().map(str::to_owned));
     }

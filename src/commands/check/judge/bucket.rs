@@ -71,8 +71,7 @@ pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
         );
         Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
     } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
-        let message =
-            format!("{message}; it stands and falls with one server of the cluster {cluster}");
+        let message = format!("{message}; it is lost when one server of the cluster {cluster} is");
         Row::new(NAME, Grade::Warning, message).hint("aegis-agent init --replicas 3")
     } else {
         Row::new(NAME, Grade::Ok, message)

@@ -154,10 +154,10 @@ fn older_member(
     (level == Some(0) && knows_ttl).then(|| "the leader of JetStream (API level 0)".to_owned())
 }
 
-/// `symptom (mended in 2.11.10, nats-server #7344); ...`
+/// `symptom (fixed in 2.11.10, nats-server #7344); ...`
 fn symptoms(bugs: &[Bug]) -> String {
     let each = bugs.iter().map(|bug| {
-        format!("{} (mended in {}, nats-server {})", bug.symptom, bug.fixed_in, bug.source)
+        format!("{} (fixed in {}, nats-server {})", bug.symptom, bug.fixed_in, bug.source)
     });
     each.collect::<Vec<_>>().join("; ")
 }
