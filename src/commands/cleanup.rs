@@ -22,7 +22,7 @@ use log::info;
 
 use self::remover::{Fate, REMOVING, Remover};
 use self::report::{Console, Counts, Report, Style};
-use self::revisions::{Lookup, Revisions};
+use self::revisions::Revisions;
 use self::selection::{Choice, Selection, Target, Unread};
 use crate::cli::options::CleanupOptions;
 use crate::error::{Failure, Kind};
@@ -191,13 +191,12 @@ impl Cleanup<'_> {
     /// Reads the bucket and removes what is stale: of the revisions that were
     /// judged before, where there are such, and otherwise of all.
     fn remove(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
-        let mut lookup = judged.map(Revisions::lookup);
         if self.dry_run {
-            return self.show(&mut lookup);
+            return self.show(judged);
         }
         let first = judged.map_or(1, Revisions::first);
         let mut scan = Scan::begin_removing(&mut self.registry, &self.info, first)?;
-        let removed = self.remove_scanned(&mut scan, &mut lookup);
+        let removed = self.remove_scanned(&mut scan, judged);
         if let Err(End::Stopped) = removed {
             // Whatever ended it: what was sent has an answer.
             self.drain()?;
@@ -208,11 +207,11 @@ impl Cleanup<'_> {
     }
 
     /// A dry run: says what would go.
-    fn show(&mut self, lookup: &mut Option<Lookup<'_>>) -> Result<(), End> {
+    fn show(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
         let mut scan = Scan::begin(&mut self.registry, &self.info)?;
         while let Some(entry) = scan.next(&mut self.registry)? {
             self.go_on()?;
-            if let Some(target) = self.wanted(entry, lookup) {
+            if let Some(target) = self.wanted(entry, judged) {
                 self.report.take(&target, Fate::Removed);
             }
         }
@@ -223,11 +222,7 @@ impl Cleanup<'_> {
     /// Reads and removes at the same time, on one session: what was read waits
     /// until there is room for its removal, and nothing more is asked for
     /// meanwhile.
-    fn remove_scanned(
-        &mut self,
-        scan: &mut Scan,
-        lookup: &mut Option<Lookup<'_>>,
-    ) -> Result<(), End> {
+    fn remove_scanned(&mut self, scan: &mut Scan, judged: Option<&Revisions>) -> Result<(), End> {
         let mut ready: VecDeque<Entry> = VecDeque::new();
         let mut fruitless = 0;
         loop {
@@ -236,7 +231,7 @@ impl Cleanup<'_> {
                 && let Some(entry) = ready.pop_front()
             {
                 self.go_on()?;
-                let Some(target) = self.wanted(entry, lookup) else { continue };
+                let Some(target) = self.wanted(entry, judged) else { continue };
                 let report = &mut self.report;
                 let sink = &mut |target: &Target, fate| report.take(target, fate);
                 if self.remover.remove(&mut self.registry, target, sink).is_err() {
@@ -379,9 +374,9 @@ impl Cleanup<'_> {
 
     /// The entry as a target, if it goes and was not left out by an earlier
     /// look.
-    fn wanted(&mut self, entry: Entry, lookup: &mut Option<Lookup<'_>>) -> Option<Target> {
-        let is_first = lookup.is_none();
-        let was_judged = lookup.as_mut().is_none_or(|lookup| lookup.holds(entry.revision));
+    fn wanted(&mut self, entry: Entry, judged: Option<&Revisions>) -> Option<Target> {
+        let is_first = judged.is_none();
+        let was_judged = judged.is_none_or(|judged| judged.holds(entry.revision));
         if was_judged { self.judge(entry, is_first) } else { None }
     }
 

@@ -2,7 +2,8 @@
 //! collector and whoever else reads it while it is replaced.
 //!
 //! A link stays a link: what it points to is replaced. What is no regular file
-//! (a device, a FIFO) is never replaced: it is written to.
+//! (a device, a FIFO) is never replaced: it is written to. As root a rename over
+//! `/dev/null` or `/dev/stdout` would take the device from every other program.
 
 use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -43,7 +44,7 @@ fn put(path: &Path, text: &str, writer: u32, on_disk: bool) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Ok(_) | Err(_) => {}
     }
-    let path = behind_links(path)?;
+    let path = through_links(path)?;
     let name = path.file_name().ok_or_else(|| io::Error::other("not the name of a file"))?;
     // A name that the collector does not read: it takes `*.prom`.
     let mut hidden = std::ffi::OsString::from(".");
@@ -68,7 +69,7 @@ fn put(path: &Path, text: &str, writer: u32, on_disk: bool) -> io::Result<()> {
 }
 
 /// Where the links that begin at `path` end, whether or not something is there.
-fn behind_links(path: &Path) -> io::Result<PathBuf> {
+fn through_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
         match fs::symlink_metadata(&path) {
