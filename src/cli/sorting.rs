@@ -1,6 +1,6 @@
 //! Arguments in order before argh sees them, and what to say of one that no
 //! verb knows: with the option or verb that was perhaps meant. That costs 25
-//! lines: there are 50 options, and a call by hand is often one in trouble.
+//! lines: there are dozens of options, and a call by hand is often one in trouble.
 //! *Pure*.
 
 use super::values::usage;

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_overdue_behind_its_ttl_and_the_grace() {
+    fn an_entry_is_overdue_after_its_ttl_and_the_grace() {
         let census = counted(&[
             entry("service-instances__web__a", 35, SECS_30),
             entry("service-instances__web__b", 36, SECS_30),

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_stand_behind_the_value() {
+    fn thresholds_stand_after_the_value() {
         let mut one = metric("clock", Unit::Seconds, -0.25);
         assert_eq!(performance(&one), "'clock'=-0.25s");
         one.critical = "5".into();
