@@ -6,11 +6,10 @@
 
 use super::harness::agent::{Agent, Invocation, aegis, binary};
 use super::harness::registry::Registry;
+use super::harness::scene::KEY;
 use super::harness::server::Server;
 use super::harness::syscalls::Traced;
 use super::harness::{eventually, secs};
-
-const KEY: &str = "service-instances__orders-api__host-1";
 
 /// What an agent may have resident, in KiB; the goal is 2,970. 1,500 of it are the
 /// C library's.

@@ -6,6 +6,7 @@ use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::{Registry, header};
+use crate::harness::scene::bucket_on;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs, time as rfc3339};
 
@@ -84,13 +85,6 @@ fn else_ok(answer: &Value, but: &[&str]) {
         let name = check["name"].as_str().expect("a name");
         assert!(but.contains(&name) || check["status"] == "ok", "{check:#}");
     }
-}
-
-fn bucket_on(version: &'static str, changes: &Value) -> (Server, Registry) {
-    let server = Server::start(version);
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::registry::Registry;
+use crate::harness::scene::bucket_on;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs};
 
@@ -22,13 +23,6 @@ fn probed(output: &Output) -> Value {
 
 fn messages(registry: &mut Registry) -> u64 {
     registry.info().expect("it is there")["state"]["messages"].as_u64().expect("a number")
-}
-
-fn bucket_on(version: &'static str, changes: &Value) -> (Server, Registry) {
-    let server = Server::start(version);
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
 }
 
 /// A server that takes the flag and does not act on it.

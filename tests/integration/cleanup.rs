@@ -9,8 +9,9 @@ use time::Duration;
 use crate::harness::agent::{Output, aegis};
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::{Registry, header};
+use crate::harness::scene::{any_bucket, bucket_with};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{millis, nothing_happens_for, scratch, secs, time as rfc3339};
+use crate::harness::{millis, scratch, secs, time as rfc3339, time_passes};
 
 pub const TTL: &[(&str, &str)] = &[("Nats-TTL", "10m")];
 
@@ -32,18 +33,6 @@ pub fn old(instance: &str) -> String {
 
 pub fn key(instance: &str) -> String {
     format!("service-instances__orders-api__{instance}")
-}
-
-/// A server with an empty bucket.
-pub fn bucket() -> (Server, Registry) {
-    bucket_with(&json!({}))
-}
-
-pub fn bucket_with(changes: &Value) -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
 }
 
 pub fn cleanup(server: &Server, options: &[&str]) -> Output {
@@ -190,7 +179,7 @@ fn what_the_server_should_have_expired_goes_and_not_before_the_grace() {
     registry.create(&json!({ "allow_msg_ttl": null }));
     registry.put(&key("over"), &[("Nats-TTL", "1s")], &fresh("over"));
     registry.put(&key("not-yet"), &[("Nats-TTL", "5s")], &fresh("not-yet"));
-    nothing_happens_for(millis(6_100));
+    time_passes(millis(6_100));
     let answer = cleanup(&server, &["--json"]).exits(0).json();
     assert_eq!(answer["removed"][0]["reasons"], json!(["expired"]), "{answer}");
     assert_eq!(keys(&answer, "removed"), [key("over")]);
@@ -269,7 +258,7 @@ fn records_with_odd_headers_are_judged_like_any_other() {
 /// As text, the bucket is read and cleaned in one pass.
 #[test]
 fn records_with_odd_headers_go_in_one_pass_with_the_others() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let poison = b"NATS/1.0\r\nno colon here\r\n\r\n";
     registry.fill(3_000, |i| match i % 1_000 {
         500 => (key(&format!("bad{i}")), poison.to_vec(), old("b")),
@@ -318,7 +307,7 @@ fn spoofed_headers_of_the_server_fool_nobody() {
 
 #[test]
 fn delete_markers_are_left_to_their_own_end() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("a"), &[("KV-Operation", "DEL")], "");
     registry.put(&key("b"), &[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], "");
     let output = cleanup(&server, &[]).exits(0);
@@ -330,7 +319,7 @@ fn delete_markers_are_left_to_their_own_end() {
 
 #[test]
 fn only_service_and_stale_after_narrow_it() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("old"), TTL, &old("old"));
     registry.put(&key("immortal"), &[], &fresh("immortal"));
     registry.put(&key("down"), TTL, &record("orders-api", "down", "SHUTDOWN", 0));
@@ -388,7 +377,7 @@ fn max_removals_is_a_brake_that_does_not_latch() {
 /// Read by scripts and by other tools: a change here breaks them.
 #[test]
 fn cleanup_json_is_byte_for_byte_the_golden_one() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put("echo-service", &[], "{}");
     registry.put(&key("host-1"), TTL, &old("host-1"));
     let rich = record("orders-api", "host\u{1f}2", "UNHEALTHY", 0).replace('\u{1f}', "\\u001f");
@@ -411,7 +400,7 @@ fn cleanup_json_is_byte_for_byte_the_golden_one() {
 /// the server stored it, whatever its stamp and status say"
 #[test]
 fn with_spare_beating_whatever_was_stored_within_its_ttl_stays() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let beating = [("old", "ACTIVE", 1_000), ("sick", "UNHEALTHY", 0), ("stopped", "SHUTDOWN", 0)];
     for (instance, status, age) in beating {
         registry.put(&key(instance), TTL, &record("orders-api", instance, status, age));
@@ -445,7 +434,7 @@ fn with_spare_beating_whatever_was_stored_within_its_ttl_stays() {
 /// stored seconds before: with `--spare-beating` it cannot"
 #[test]
 fn with_spare_beating_a_clock_that_jumped_takes_the_dead_and_not_the_living() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let url = server.url();
     let agent = |name: &str| {
         let words = ["run", "--service=orders-api", "--ttl=30s", "--interval=1s", "-s", &url];
@@ -475,7 +464,7 @@ fn with_spare_beating_a_clock_that_jumped_takes_the_dead_and_not_the_living() {
 /// "so `--unreadable` no longer deletes a living entry"
 #[test]
 fn an_entry_with_a_status_of_a_newer_sdk_is_no_unreadable_one() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("a"), TTL, &record("orders-api", "a", "DRAINING", 0));
     registry.put(&key("b"), TTL, &record("orders-api", "b", "no word", 0));
     let answer = cleanup(&server, &["--json", "--unreadable"]).exits(0).json();
@@ -504,7 +493,7 @@ fn racing_proxy(server: &Server, registry: Registry, key: String) -> Proxy {
 
 #[test]
 fn for_cron_it_is_silent_where_nothing_was_done_and_nothing_is_wrong() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put("echo-service", &[], "{}");
     registry.put(&key("alive"), TTL, &fresh("alive"));
     for options in [&[][..], &["--max-removals=3"]] {
@@ -520,7 +509,7 @@ fn for_cron_it_is_silent_where_nothing_was_done_and_nothing_is_wrong() {
 
 #[test]
 fn for_cron_a_removal_is_a_line_and_many_are_counted() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("a"), TTL, &record("orders-api", "a", "SHUTDOWN", 0));
     let output = cleanup(&server, &[]).exits(0);
     let lines: Vec<&str> = output.stdout.lines().collect();
@@ -539,7 +528,7 @@ fn for_cron_a_removal_is_a_line_and_many_are_counted() {
 
 #[test]
 fn on_a_terminal_long_work_shows_its_progress() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.fill(3_000, |i| (key(&format!("i{i}")), header(TTL), old("i")));
     let proxy = Proxy::to(server.port());
     proxy.delay(millis(250));
@@ -567,7 +556,7 @@ fn on_a_terminal_long_work_shows_its_progress() {
 /// this second: removed by the rule, and reported as `clock-skew`"
 #[test]
 fn a_wrong_clock_of_the_writer_is_reported_with_its_amount() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("a"), TTL, &record("orders-api", "a", "ACTIVE", 60));
     let text = cleanup(&server, &["--dry-run"]).exits(0).stdout;
     assert!(text.contains("heartbeat-too-old clock-skew -1m0"), "{text}");
@@ -599,7 +588,7 @@ fn wrong_clock() -> String {
 /// "is *not* stale, because it stamps registry time"
 #[test]
 fn an_agent_of_ours_on_a_host_with_a_wrong_clock_is_not_stale() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let library = wrong_clock();
     let mut agent = aegis(&["run", "--service=orders-api", "--instance=a", "-s", &server.url()])
         .env("LD_PRELOAD", &library)
@@ -706,7 +695,7 @@ fn where_purging_is_denied_on_the_bucket_it_says_what_is_needed() {
 
 #[test]
 fn head_closes_the_pipe_and_the_work_is_done_all_the_same() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.fill(2_000, |i| (key(&format!("i{i}")), header(TTL), old("i")));
     let mut child = aegis(&["cleanup", "--json", "-s", &server.url()])
         .command()

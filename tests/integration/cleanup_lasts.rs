@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::cleanup::{TTL, bucket, bucket_with, cleanup, fresh, key, keys, old, stored};
+use crate::cleanup::{TTL, cleanup, fresh, key, keys, old, stored};
 use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::proxy::{Direction, Flow, Proxy};
 use crate::harness::registry::{Registry, header};
+use crate::harness::scene::{any_bucket, bucket_with};
 use crate::harness::server::Server;
 use crate::harness::{eventually, millis, secs};
 
@@ -204,7 +205,7 @@ fn what_lay_under_a_live_entry_goes_when_it_has_come_back() {
 
 #[test]
 fn a_slow_link_makes_it_slow_and_not_fail() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     fill(&mut registry, 2_000);
     let proxy = Proxy::to(server.port());
     proxy.delay(millis(100));
@@ -219,7 +220,7 @@ fn a_slow_link_makes_it_slow_and_not_fail() {
 /// exit 75, and running it again finishes the job"
 #[test]
 fn a_reply_that_does_not_come_is_a_failure_and_the_next_run_finishes() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     fill(&mut registry, 20_000);
     let proxy = Proxy::to(server.port());
     let agent = aegis(&["cleanup", "--json", "-s", &proxy.url(), "--timeout=500ms"]).spawn();
@@ -239,7 +240,7 @@ fn a_reply_that_does_not_come_is_a_failure_and_the_next_run_finishes() {
 /// Whoever's connection is cut asks again, and neither fails nor lies.
 #[test]
 fn a_connection_that_is_cut_in_the_middle_costs_nothing() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     fill(&mut registry, 10_000);
     let proxy = Proxy::to(server.port());
     let url = proxy.url();
@@ -256,7 +257,7 @@ fn a_connection_that_is_cut_in_the_middle_costs_nothing() {
 
 #[test]
 fn a_server_killed_in_the_middle_is_exit_75_and_the_next_run_finishes() {
-    let (mut server, mut registry) = bucket();
+    let (mut server, mut registry) = any_bucket();
     fill(&mut registry, 20_000);
     let mut agent = aegis(&["cleanup", "-s", &server.url(), "--timeout=1s"]).spawn();
     eventually(secs(20), "some are removed", || match left(&mut registry) {
@@ -278,7 +279,7 @@ fn a_server_killed_in_the_middle_is_exit_75_and_the_next_run_finishes() {
 #[test]
 fn a_signal_in_the_middle_ends_it_in_good_order() {
     for signal in ["INT", "TERM"] {
-        let (server, mut registry) = bucket();
+        let (server, mut registry) = any_bucket();
         fill(&mut registry, 20_000);
         let mut agent = aegis(&["cleanup", "-s", &server.url()]).spawn();
         eventually(secs(20), "some are removed", || match left(&mut registry) {
@@ -296,7 +297,7 @@ fn a_signal_in_the_middle_ends_it_in_good_order() {
 
 #[test]
 fn a_signal_while_the_server_is_frozen_is_obeyed_within_the_timeout() {
-    let (mut server, mut registry) = bucket();
+    let (mut server, mut registry) = any_bucket();
     fill(&mut registry, 20_000);
     let mut agent = aegis(&["cleanup", "-s", &server.url(), "--timeout=3s"]).spawn();
     eventually(secs(20), "some are removed", || match left(&mut registry) {
@@ -314,7 +315,7 @@ fn a_signal_while_the_server_is_frozen_is_obeyed_within_the_timeout() {
 /// "resident memory under 16 MiB at 100,000"
 #[test]
 fn a_hundred_thousand_entries_are_removed_quickly_and_in_little_memory() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put("echo-service", &[], "{}");
     for options in [&[][..], &["--json"]] {
         fill(&mut registry, 100_000);

@@ -7,15 +7,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::json;
-
 use crate::harness::agent::{Agent, aegis};
 use crate::harness::fault::{duration, say};
-use crate::harness::registry::{Entry, Registry};
-use crate::harness::server::Server;
+use crate::harness::registry::Entry;
+use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::{eventually, millis, scratch, secs};
-
-const KEY: &str = "service-instances__orders-api__host-1";
 
 const SHIM: &str = r#"
 #define _GNU_SOURCE
@@ -134,13 +130,6 @@ impl Clocks {
     }
 }
 
-fn bucket() -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
-    (server, registry)
-}
-
 fn off(entry: &Entry) -> f64 {
     (entry.stored - entry.last_heartbeat()).as_seconds_f64()
 }
@@ -149,7 +138,7 @@ fn off(entry: &Entry) -> f64 {
 /// than 1 s off", and a step disturbs nothing.
 #[test]
 fn steps_of_the_wall_clock_show_nowhere() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
     let clocks = Clocks::new();
     let agent = clocks.agent(&server.url(), "3s", "300ms");
@@ -175,7 +164,7 @@ fn steps_of_the_wall_clock_show_nowhere() {
 
 #[test]
 fn a_clock_that_is_a_little_off_is_left_alone() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
     let clocks = Clocks::new();
     clocks.shift(-600, 0);
@@ -187,7 +176,7 @@ fn a_clock_that_is_a_little_off_is_left_alone() {
 
 #[test]
 fn a_clock_that_is_off_from_the_start_is_said_and_not_used() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
     let clocks = Clocks::new();
     clocks.shift(-7_200_000, 0);
@@ -202,7 +191,7 @@ fn a_clock_that_is_off_from_the_start_is_said_and_not_used() {
 /// "The schedule survives a suspend (`CLOCK_BOOTTIME` gap: beat at once)"
 #[test]
 fn after_a_suspend_it_beats_at_once_on_a_fresh_session() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
     let clocks = Clocks::new();
     let mut agent = clocks.agent(&server.url(), "20s", "4s");

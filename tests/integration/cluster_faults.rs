@@ -17,7 +17,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::fault::{flat, say};
 use crate::harness::proxy::Flow;
 use crate::harness::registry::{Client, Registry};
-use crate::harness::{eventually, millis, nothing_happens_for, secs};
+use crate::harness::{eventually, millis, secs, time_passes};
 
 const AGENTS: usize = 10;
 
@@ -254,7 +254,7 @@ fn without_a_quorum_it_is_said_and_when_it_returns_everybody_is_back() {
     for agent in &mut fleet.agents {
         agent.wait_for_line("lost fleet/", secs(12));
     }
-    nothing_happens_for(secs(2));
+    time_passes(secs(2));
     fleet.cluster.servers[other].launch();
     let last = (leader + 2) % 3;
     // Back is the quorum when the bucket has a leader that takes a message.

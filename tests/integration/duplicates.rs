@@ -4,11 +4,10 @@
 use serde_json::json;
 
 use crate::harness::agent::{Agent, aegis};
-use crate::harness::registry::Registry;
+use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::server::Server;
 use crate::harness::{eventually, nothing_happens_for, secs};
 
-const KEY: &str = "service-instances__orders-api__host-1";
 const TOO: &str = "writes this entry too";
 
 fn agent(server: &Server, ttl: &str, interval: &str) -> Agent {
@@ -22,18 +21,11 @@ fn registered(mut agent: Agent) -> Agent {
     agent
 }
 
-fn bucket() -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
-    (server, registry)
-}
-
 /// "take turns, but both say so in the log once, naming the other's host and
 /// pid, until it ends. Never a missed heartbeat because of this."
 #[test]
 fn both_duplicates_name_the_other_once_and_none_misses_a_heartbeat() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let mut first = agent(&server, "3s", "500ms");
     let mut second = agent(&server, "3s", "500ms");
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host has a name");
@@ -71,7 +63,7 @@ fn both_duplicates_name_the_other_once_and_none_misses_a_heartbeat() {
 /// The other may beat far less often than we do.
 #[test]
 fn a_duplicate_that_beats_seldom_is_said_once() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let slow = agent(&server, "9s", "3s");
     let watch = registry.watch(KEY);
     let mut quick = agent(&server, "2s", "200ms");
@@ -91,7 +83,7 @@ fn a_duplicate_that_beats_seldom_is_said_once() {
 /// "its own earlier incarnation (a restart after a crash): take over silently"
 #[test]
 fn an_agent_restarted_after_a_crash_takes_over_silently() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let mut crashed = agent(&server, "20s", "300ms");
     crashed.signal("KILL");
     crashed.wait_exit(secs(2));
@@ -107,7 +99,7 @@ fn an_agent_restarted_after_a_crash_takes_over_silently() {
 /// "nothing there (expired, cleaned): register again and say so"
 #[test]
 fn an_entry_that_was_removed_is_said_and_registered_again() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let mut agent = agent(&server, "20s", "300ms");
     registry.purge(KEY);
     agent.wait_for_line("the entry was gone (expired or removed): registering again", secs(2));
@@ -121,7 +113,7 @@ fn an_entry_that_was_removed_is_said_and_registered_again() {
 /// "Never a missed heartbeat because of this": nor one that the other deletes.
 #[test]
 fn a_duplicate_that_stops_leaves_the_entry_to_the_other() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let mut first = agent(&server, "4s", "1s");
     let mut second = agent(&server, "4s", "1s");
     for agent in [&mut first, &mut second] {

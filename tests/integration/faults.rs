@@ -11,7 +11,7 @@ use crate::harness::fault::{Fault, World, flat, say};
 use crate::harness::proxy::{Direction, Flow, Greeting, Proxy};
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{millis, nothing_happens_for, secs};
+use crate::harness::{millis, nothing_happens_for, secs, time_passes};
 
 fn named(name: &str) -> Fault<'_> {
     Fault { name, ..Fault::default() }
@@ -283,7 +283,7 @@ fn the_first_servers_of_the_list_hang() {
     last.refuse(true);
     last.cut();
     agent.wait_for_line("lost faults/kept", secs(12));
-    nothing_happens_for(millis(3_300));
+    time_passes(millis(3_300));
     last.refuse(false);
     let ready = Instant::now();
     let line = agent.wait_for_line("restored faults/kept", secs(3));

@@ -9,10 +9,12 @@ use serde_json::json;
 
 use crate::harness::agent::{Invocation, aegis};
 use crate::harness::registry::{Entry, Registry, Watch};
+use crate::harness::scene::KEY;
 use crate::harness::server::Server;
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, scratch, secs};
+use crate::harness::{
+    eventually, free_port, millis, nothing_happens_for, scratch, secs, time_passes,
+};
 
-const KEY: &str = "service-instances__orders-api__host-1";
 const UNHEALTHY: &str = "orders-api/host-1 is UNHEALTHY: ";
 const AGAIN: &str = "orders-api/host-1 is healthy again: ";
 
@@ -299,7 +301,7 @@ fn nothing_piles_up(watch: &Watch, agent: u32, number: u32) {
             }
             Err(format!("{left:?}, {zombies} zombies"))
         });
-        nothing_happens_for(millis(700));
+        time_passes(millis(700));
     }
 }
 

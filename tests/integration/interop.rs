@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use crate::harness::agent::{Agent, Output, aegis};
 use crate::harness::peers::{self, Build, CRATES, peers};
 use crate::harness::registry::{Registry, Watch, header};
+use crate::harness::scene::{self, KEY};
 use crate::harness::server::Server;
 use crate::harness::{eventually, secs};
 
 const BUCKET: &str = "service_registry";
-const KEY: &str = "service-instances__orders-api__host-1";
 
 fn bucket() -> (Server, Registry) {
     bucket_with(&json!({}))
@@ -19,10 +19,7 @@ fn bucket() -> (Server, Registry) {
 fn bucket_with(changes: &Value) -> (Server, Registry) {
     // Building them may take a minute, in which agents beat and markers expire.
     peers::binary(Build::Quick);
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
+    scene::bucket_with(changes)
 }
 
 /// A registered agent of ours.

@@ -15,7 +15,7 @@ use crate::harness::proxy::Proxy;
 use crate::harness::registry::{Registry, Watch};
 use crate::harness::scene::{KEY, REGISTERED, bucket};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, scratch, secs};
+use crate::harness::{eventually, free_port, millis, scratch, secs, time_passes};
 
 fn run(url: &str, ttl: &str, interval: &str) -> Invocation {
     aegis(&["run", "--service=orders-api", "--instance=host-1", "-s", url])
@@ -288,7 +288,7 @@ fn after_sigcont_it_beats_at_once() {
         }
         let count = watch.seen().len();
         agent.signal("STOP");
-        nothing_happens_for(millis(300));
+        time_passes(millis(300));
         agent.signal("CONT");
         let began = Instant::now();
         watch.wait_for(count + 1, secs(8));

@@ -9,6 +9,7 @@ use time::Duration;
 use crate::harness::agent::{Output, aegis};
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::{Registry, header};
+use crate::harness::scene::{any_bucket, bucket_with};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, scratch, secs, time as rfc3339};
 
@@ -34,18 +35,6 @@ fn key(service: &str, instance: &str) -> String {
     format!("service-instances__{service}__{instance}")
 }
 
-/// A server with an empty bucket.
-fn bucket() -> (Server, Registry) {
-    bucket_with(&json!({}))
-}
-
-fn bucket_with(changes: &Value) -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
-}
-
 fn list(server: &Server, options: &[&str]) -> Output {
     let url = server.url();
     let arguments = [&["list", "-s", &url], options].concat();
@@ -68,7 +57,7 @@ fn names(answer: &Value) -> Vec<String> {
 
 #[test]
 fn all_three_key_layouts_are_listed() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put("service-instances__orders-api__a", TTL, &fresh("orders-api", "a"));
     registry.put("service-instances.orders-api.b", TTL, &fresh("orders-api", "b"));
     registry.put("service-instances_orders-api_c", TTL, &fresh("orders-api", "c"));
@@ -79,7 +68,7 @@ fn all_three_key_layouts_are_listed() {
 
 #[test]
 fn names_that_the_json_lacks_come_from_the_key() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let time = rfc3339::rfc3339(rfc3339::now());
     let bare = format!("{{\"version\":\"1.0.0\",\"last_heartbeat\":\"{time}\"}}");
     registry.put("service-instances__orders-api__a-1", TTL, &bare);
@@ -93,7 +82,7 @@ fn names_that_the_json_lacks_come_from_the_key() {
 /// `echo-service`. They are never ours: not listed"
 #[test]
 fn definitions_and_other_plain_keys_are_ignored() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put("echo-service", &[], "{\"name\":\"echo-service\"}");
     registry.put("not-json", &[], "\u{1b}[31m");
     registry.put("service-instances-of-mine", &[], "x");
@@ -107,7 +96,7 @@ fn definitions_and_other_plain_keys_are_ignored() {
 /// "Readers take `KV-Operation: DEL|PURGE` or any `Nats-Marker-Reason` as deleted."
 #[test]
 fn deleted_entries_are_not_listed() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "a"), &[("KV-Operation", "DEL")], "");
     registry.put(&key("orders-api", "b"), &[("KV-Operation", "PURGE"), ("Nats-Rollup", "sub")], "");
     registry.put(&key("orders-api", "c"), &[("Nats-Marker-Reason", "MaxAge")], "");
@@ -118,7 +107,7 @@ fn deleted_entries_are_not_listed() {
 
 #[test]
 fn an_empty_bucket_is_an_empty_list() {
-    let (server, _registry) = bucket();
+    let (server, _registry) = any_bucket();
     let answer = list(&server, &["--json"]).json();
     assert_eq!(answer["instances"], json!([]));
     assert_eq!(answer["unreadable"], json!([]));
@@ -129,7 +118,7 @@ fn an_empty_bucket_is_an_empty_list() {
 
 #[test]
 fn unreadable_entries_are_reported_with_the_reason_and_the_rest_is_listed() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "a"), TTL, &fresh("orders-api", "a"));
     let no_heartbeat =
         "{\"serviceName\":\"orders-api\",\"instanceId\":\"b\",\"version\":\"1.0.0\"}";
@@ -277,7 +266,7 @@ fn of_a_key_that_was_poisoned_once_the_newest_revision_counts() {
 /// "`"stale"` is the first word and `"reasons"` lists the reasons of both"
 #[test]
 fn stale_is_what_readers_hide_and_reasons_are_those_of_cleanup_too() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let sick = fresh("orders-api", "sick").replace("ACTIVE", "UNHEALTHY");
     let draining = fresh("orders-api", "draining").replace("ACTIVE", "DRAINING");
     registry.put(&key("orders-api", "sick"), TTL, &sick);
@@ -311,7 +300,7 @@ fn stale_is_what_readers_hide_and_reasons_are_those_of_cleanup_too() {
 /// "`AEGIS_STALE_AFTER`, in the host's settings for a registry with another rule"
 #[test]
 fn the_registrys_rule_comes_from_the_hosts_settings() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "old"), TTL, &aged("orders-api", "old", 60));
     let directory = scratch("rule");
     let file = directory.join("agent.env");
@@ -330,7 +319,7 @@ fn the_registrys_rule_comes_from_the_hosts_settings() {
 
 #[test]
 fn old_heartbeats_are_hidden_counted_and_shown_by_all() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "young"), TTL, &aged("orders-api", "young", 30));
     registry.put(&key("orders-api", "old"), TTL, &aged("orders-api", "old", 40));
     let answer = list(&server, &["--json"]).json();
@@ -354,7 +343,7 @@ fn old_heartbeats_are_hidden_counted_and_shown_by_all() {
 
 #[test]
 fn stale_after_moves_the_limit() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "a"), TTL, &aged("orders-api", "a", 3));
     registry.put(&key("orders-api", "b"), TTL, &aged("orders-api", "b", 50));
     assert_eq!(list(&server, &["--json", "--stale-after", "1s"]).json()["instances"], json!([]));
@@ -364,7 +353,7 @@ fn stale_after_moves_the_limit() {
 
 #[test]
 fn service_shows_that_service_alone() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders", "a"), TTL, &fresh("orders", "a"));
     registry.put(&key("orders-api", "a"), TTL, &fresh("orders-api", "a"));
     registry.put("service-instances.orders-api.b", TTL, &fresh("orders-api", "b"));
@@ -378,7 +367,7 @@ fn service_shows_that_service_alone() {
 /// "`list` hides `heartbeat-too-old` and `expired`", not the other reasons.
 #[test]
 fn unhealthy_and_immortal_entries_are_shown_with_their_reasons() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     for (instance, status) in [("u", "UNHEALTHY"), ("s", "SHUTDOWN"), ("b", "STANDBY")] {
         let record = fresh("orders-api", instance).replace("ACTIVE", status);
         registry.put(&key("orders-api", instance), TTL, &record);
@@ -418,7 +407,7 @@ fn unhealthy_and_immortal_entries_are_shown_with_their_reasons() {
 /// host that happens to ask"
 #[test]
 fn ages_are_by_the_clock_of_the_registry() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     registry.put(&key("orders-api", "a"), &[("Nats-TTL", "2h")], &fresh("orders-api", "a"));
     let proxy = Proxy::an_hour_ahead(server.port());
     let answer = aegis(&["list", "--json", "--all", "-s", &proxy.url()]).run().exits(0).json();
@@ -454,7 +443,7 @@ fn an_agent_is_listed_as_it_registered() {
 
 #[test]
 fn the_table_is_sorted_by_service_and_instance() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     for (service, instance) in [("web", "b"), ("api", "z"), ("web", "a"), ("api", "c")] {
         registry.put(&key(service, instance), TTL, &fresh(service, instance));
     }
@@ -470,7 +459,7 @@ fn the_table_is_sorted_by_service_and_instance() {
 
 #[test]
 fn names_status_and_metadata_choose_what_is_shown() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     for (service, instance) in [("orders", "a"), ("orders-api", "a"), ("orders-api", "b")] {
         registry.put(&key(service, instance), TTL, &fresh(service, instance));
     }
@@ -512,7 +501,7 @@ fn names_status_and_metadata_choose_what_is_shown() {
 #[test]
 fn what_is_refreshed_meanwhile_is_shown_exactly_once() {
     const COUNT: usize = 300;
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let put = |registry: &mut Registry| {
         let headers = header(TTL);
         registry.fill(COUNT, |i| {
@@ -551,7 +540,7 @@ fn what_is_refreshed_meanwhile_is_shown_exactly_once() {
 /// Read by scripts and by other tools: a change here breaks them.
 #[test]
 fn list_json_is_byte_for_byte_the_golden_one() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     let heartbeat = rfc3339::parse("2024-01-02T03:04:05.678901+00:00");
     let plain = record("orders-api", "host-1", heartbeat);
     let rich = plain
@@ -591,7 +580,7 @@ fn fill(registry: &mut Registry, count: usize) {
 
 #[test]
 fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     fill(&mut registry, 100_000);
     // Both are sorted, and so are held until the last one has come.
     for (options, most_kib) in
@@ -616,7 +605,7 @@ fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
 
 #[test]
 fn head_closes_the_pipe_and_list_exits_0() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     fill(&mut registry, 5_000);
     for options in [&["list", "--json"][..], &["list"]] {
         let mut child =
@@ -668,7 +657,7 @@ fn without_jetstream_it_exits_69() {
 
 #[test]
 fn a_frozen_server_costs_no_more_than_the_timeout() {
-    let (mut server, _registry) = bucket();
+    let (mut server, _registry) = any_bucket();
     server.freeze();
     let output = aegis(&["list", "-s", &server.url(), "--timeout=1s"]).run().exits(69);
     assert!(output.took < secs(3), "{output:?}");

@@ -4,20 +4,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::json;
-
 use crate::harness::agent::{Invocation, aegis};
 use crate::harness::registry::Registry;
+use crate::harness::scene::any_bucket;
 use crate::harness::server::Server;
 use crate::harness::{eventually, millis, scratch, secs};
 
 const LABELS: &str = "{service=\"orders-api\",instance_id=\"host-1\",bucket=\"service_registry\"}";
-
-fn server_with_bucket() -> Server {
-    let server = Server::any();
-    Registry::at(&server.url()).create(&json!({}));
-    server
-}
 
 fn agent(server: &Server, interval: &str, file: &Path) -> Invocation {
     aegis(&["run", "--service=orders-api", "--instance=host-1", "--ttl=4s"])
@@ -44,7 +37,7 @@ fn wait_for(file: &Path, name: &str, wanted: impl Fn(f64) -> bool) -> String {
 
 #[test]
 fn the_file_follows_an_agent_through_its_life() {
-    let mut server = server_with_bucket();
+    let mut server = any_bucket().0;
     let directory = scratch("metrics");
     let file = directory.join("aegis.prom");
     let mut agent = agent(&server, "300ms", &file)
@@ -81,7 +74,7 @@ fn the_file_follows_an_agent_through_its_life() {
 
 #[test]
 fn a_reader_never_sees_half_of_it_and_it_changes_once_an_interval() {
-    let server = server_with_bucket();
+    let server = any_bucket().0;
     let file = scratch("metrics").join("aegis.prom");
     let _agent = agent(&server, "200ms", &file).spawn();
     wait_for(&file, "registered", |v| v == 1.0);
@@ -102,7 +95,7 @@ fn a_reader_never_sees_half_of_it_and_it_changes_once_an_interval() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_said_once_and_stops_nothing() {
-    let server = server_with_bucket();
+    let server = any_bucket().0;
     let mut agent = agent(&server, "200ms", Path::new("/nowhere/aegis.prom")).spawn();
     let line = agent.wait_for_line("cannot write the metrics file /nowhere/aegis.prom: ", secs(5));
     assert!(line.text.contains("warning: ") && line.text.ends_with("no such file or directory"));

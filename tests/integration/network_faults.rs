@@ -12,7 +12,7 @@ use crate::harness::network::{Names, Network, SERVER, Says};
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, secs};
+use crate::harness::{eventually, free_port, millis, secs, time_passes};
 
 fn server() -> Server {
     Server::with(Setup { host: "0.0.0.0", ..Setup::default() })
@@ -77,7 +77,7 @@ fn a_heartbeat_that_the_network_did_not_take_dies_with_its_agent() {
     watch.wait_for(3, secs(5));
     network.lose("client");
     // Its next heartbeat waits for TCP to try again.
-    nothing_happens_for(millis(500));
+    time_passes(millis(500));
     agent.signal("KILL");
     let killed = now();
     agent.wait_exit(secs(2));

@@ -6,10 +6,9 @@ use serde_json::json;
 use crate::harness::agent::{Agent, aegis};
 use crate::harness::proxy::{Greeting, Proxy};
 use crate::harness::registry::Registry;
+use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, millis, nothing_happens_for, secs};
-
-const KEY: &str = "service-instances__orders-api__host-1";
+use crate::harness::{eventually, millis, nothing_happens_for, secs, time_passes};
 
 fn agent(url: &str, ttl: &str, interval: &str) -> Agent {
     agent_with(url, ttl, interval, &[])
@@ -22,13 +21,6 @@ fn agent_with(url: &str, ttl: &str, interval: &str, environment: &[(&str, &str)]
         agent = agent.env(name, value);
     }
     agent.spawn()
-}
-
-fn server_with_bucket() -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
-    (server, registry)
 }
 
 fn words(agent: &Agent) -> Vec<String> {
@@ -78,7 +70,7 @@ fn each_cause_of_an_outage_is_said_once() {
 /// A peer that never says the same twice.
 #[test]
 fn causes_that_never_repeat_do_not_flood_the_log() {
-    let (server, _registry) = server_with_bucket();
+    let (server, _registry) = any_bucket();
     let proxy = Proxy::to(server.port());
     let mut agent = agent(&proxy.url(), "20s", "200ms");
     agent.wait_for_line("registered orders-api/host-1", secs(5));
@@ -108,7 +100,7 @@ fn causes_that_never_repeat_do_not_flood_the_log() {
 
 #[test]
 fn a_bucket_that_loses_its_flag_is_said_once_and_never_written_to() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let mut agent = agent(&server.url(), "5s", "300ms");
     agent.wait_for_line("registered orders-api/host-1", secs(5));
     // An agent that is quicker makes it again, with the flag.
@@ -155,7 +147,7 @@ fn a_lame_duck_without_successor_is_waited_for() {
     agent.wait_for_line("registered orders-api/host-1", secs(5));
     server.lame_duck();
     agent.wait_for_line("no other serves", secs(3));
-    nothing_happens_for(secs(2));
+    time_passes(secs(2));
     server.kill();
     server.start_again();
     agent.wait_for_line("restored orders-api/host-1", secs(3));
@@ -167,7 +159,7 @@ fn a_lame_duck_without_successor_is_waited_for() {
 /// A server that ends each session as soon as it has begun.
 #[test]
 fn sessions_that_end_at_once_are_not_replaced_in_a_tight_loop() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let proxy = Proxy::to(server.port());
     let watch = registry.watch(KEY);
     // The first interval is drawn from all of it: no heartbeat comes between.

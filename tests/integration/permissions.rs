@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::harness::agent::{Agent, Invocation, Output, aegis};
 use crate::harness::registry::Registry;
+use crate::harness::scene::KEY;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{millis, nothing_happens_for, secs};
+use crate::harness::{millis, nothing_happens_for, secs, time_passes};
 
-const KEY: &str = "service-instances__orders-api__host-1";
 const OTHER_KEY: &str = "service-instances__orders-api__host-2";
 const STALE_KEY: &str = "service-instances__orders-api__gone";
 const TTL: &[(&str, &str)] = &[("Nats-TTL", "60s")];
@@ -261,7 +261,7 @@ fn watch_works_under_exactly_its_permissions() {
         let (server, mut registry) = server_with_bucket(&permissions);
         fill(&mut registry);
         let mut watch = least(&server, &["watch", "--json"]).spawn();
-        nothing_happens_for(millis(1_500));
+        time_passes(millis(1_500));
         watch.signal("TERM");
         assert_eq!(watch.wait_exit(secs(2)), 0);
         assert_eq!(watch.stderr(), "");

@@ -10,10 +10,10 @@ use crate::harness::agent::{Agent, Invocation, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::proxy::{Flow, Proxy};
 use crate::harness::registry::{Entry, Registry};
+use crate::harness::scene::{KEY, bucket_on};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, millis, nothing_happens_for, secs};
+use crate::harness::{eventually, millis, nothing_happens_for, secs, time_passes};
 
-const KEY: &str = "service-instances__orders-api__host-1";
 const REGISTERED: &str = "registered orders-api/host-1 in bucket";
 
 /// An agent with short times: a TTL of 2 s, a heartbeat every 500 ms.
@@ -37,14 +37,6 @@ fn patient_agent(url: &str, ttl: &str, interval: &str) -> Invocation {
         "-s",
         url,
     ])
-}
-
-/// A server with the bucket, and a look into it.
-fn server_with_bucket(version: &str) -> (Server, Registry) {
-    let server = Server::with(Setup { version, ..Setup::default() });
-    let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
-    (server, registry)
 }
 
 fn registered(agent: &mut Agent) {
@@ -80,7 +72,7 @@ fn gone(registry: &mut Registry, key: &str) -> bool {
 // The life of an agent.
 
 fn life_of_an_agent(version: &str) {
-    let (server, mut registry) = server_with_bucket(version);
+    let (server, mut registry) = bucket_on(version, &json!({}));
     let watch = registry.watch(">");
 
     let mut polite = agent(&server.url()).spawn();
@@ -144,7 +136,7 @@ fn the_life_of_an_agent_on_2_15_1() {
 /// entry with any field more or less.
 #[test]
 fn the_record_is_byte_for_byte_the_golden_one() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut agent = agent(&server.url())
         .arg("--standby")
         .arg("--group=blue")
@@ -168,7 +160,7 @@ fn the_record_is_byte_for_byte_the_golden_one() {
 
 #[test]
 fn sigint_deregisters() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut agent = agent(&server.url()).spawn();
     registered(&mut agent);
     agent.signal("INT");
@@ -178,13 +170,13 @@ fn sigint_deregisters() {
 
 #[test]
 fn a_second_signal_does_not_skip_deregistering() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let proxy = Proxy::to(server.port());
     let mut agent = agent(&proxy.url()).spawn();
     registered(&mut agent);
     proxy.delay(millis(300));
     agent.signal("TERM");
-    nothing_happens_for(millis(50));
+    time_passes(millis(50));
     agent.signal("TERM");
     agent.signal("INT");
     assert_eq!(agent.wait_exit(secs(6)), 0);
@@ -193,7 +185,7 @@ fn a_second_signal_does_not_skip_deregistering() {
 
 #[test]
 fn sighup_beats_at_once() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     // No other heartbeat comes between, in a registry with a rule of its own.
     let mut agent =
@@ -208,7 +200,7 @@ fn sighup_beats_at_once() {
 
 #[test]
 fn nothing_is_logged_per_heartbeat() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     let agent = agent(&server.url()).spawn();
     watch.wait_for(6, secs(6));
@@ -218,7 +210,7 @@ fn nothing_is_logged_per_heartbeat() {
 
 #[test]
 fn verbose_says_more() {
-    let (server, _registry) = server_with_bucket("");
+    let (server, _registry) = bucket_on("", &json!({}));
     let mut agent = agent(&server.url()).arg("--verbose").spawn();
     agent.wait_for_lines("heartbeat", 3, secs(5));
 }
@@ -236,7 +228,7 @@ fn the_journal_gets_priorities_instead_of_times() {
 
 #[test]
 fn each_interval_is_shortened_by_up_to_a_tenth() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     let _agent = agent(&server.url()).spawn();
     let beats = watch.wait_for(14, secs(10));
@@ -253,7 +245,7 @@ fn each_interval_is_shortened_by_up_to_a_tenth() {
 
 #[test]
 fn the_first_intervals_of_a_fleet_differ() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(">");
     let fleet: Vec<Agent> = (0..6)
         .map(|i| {
@@ -329,7 +321,7 @@ fn a_bucket_without_the_flag_is_refused_with_the_command_that_mends_it() {
 
 #[test]
 fn over_an_entry_without_a_ttl_it_beats_twice_at_once() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     registry.put(KEY, &[], "{\"legacy\":true}");
     let watch = registry.watch(KEY);
     let _agent = patient_agent(&server.url(), "1m", "20s").spawn();
@@ -384,7 +376,7 @@ fn where_rollups_are_not_allowed_it_deregisters_with_del() {
 
 #[test]
 fn an_entry_that_somebody_removed_is_back_with_the_next_heartbeat() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut agent = agent(&server.url()).spawn();
     registered(&mut agent);
     registry.purge(KEY);
@@ -393,7 +385,7 @@ fn an_entry_that_somebody_removed_is_back_with_the_next_heartbeat() {
 
 #[test]
 fn a_deleted_bucket_is_made_again() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut agent = agent(&server.url()).spawn();
     registered(&mut agent);
     registry.delete();
@@ -403,7 +395,7 @@ fn a_deleted_bucket_is_made_again() {
 
 #[test]
 fn poison_under_its_own_key_does_not_keep_it_from_registering() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     for poison in [&b"NATS/1.0\r\nno colon\r\n\r\n"[..], b"NATS/1.0\r\nx: \xff\r\n\r\n"] {
         registry.store(KEY.as_bytes(), poison, b"x");
         let mut agent = agent(&server.url()).spawn();
@@ -458,7 +450,7 @@ fn an_agent_whose_heartbeats_were_all_refused_never_had_an_entry() {
 
 #[test]
 fn an_agent_that_was_replaced_leaves_the_entry_of_its_successor_alone() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut first = patient_agent(&server.url(), "1m", "20s").spawn();
     registered(&mut first);
     let mut second = patient_agent(&server.url(), "1m", "20s").spawn();
@@ -473,7 +465,7 @@ fn an_agent_that_was_replaced_leaves_the_entry_of_its_successor_alone() {
 
 #[test]
 fn two_agents_of_one_name_take_turns_and_say_so_once() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut first = agent(&server.url()).spawn();
     registered(&mut first);
     let mut second = agent(&server.url()).spawn();
@@ -542,13 +534,13 @@ fn it_waits_for_a_server_that_is_absent_at_first() {
 
 #[test]
 fn it_is_back_within_2_s_of_its_server_and_stores_nothing_stale() {
-    let (mut server, mut registry) = server_with_bucket("");
+    let (mut server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     let mut agent = agent(&server.url()).spawn();
     watch.wait_for(3, secs(5));
     server.kill();
     agent.wait_for_line("lost orders-api/host-1", secs(8));
-    nothing_happens_for(secs(4));
+    time_passes(secs(4));
     let before = watch.seen().len();
     server.start_again();
     let ready = Instant::now();
@@ -565,13 +557,13 @@ fn it_is_back_within_2_s_of_its_server_and_stores_nothing_stale() {
 
 #[test]
 fn it_is_back_within_2_s_of_a_freeze_and_stores_at_most_what_was_under_way() {
-    let (mut server, mut registry) = server_with_bucket("");
+    let (mut server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     let mut agent = agent(&server.url()).arg("--timeout=1s").spawn();
     watch.wait_for(3, secs(5));
     server.freeze();
     agent.wait_for_line("lost orders-api/host-1", secs(5));
-    nothing_happens_for(secs(4));
+    time_passes(secs(4));
     let before = watch.seen().len();
     server.thaw();
     let thawed = Instant::now();
@@ -585,7 +577,7 @@ fn it_is_back_within_2_s_of_a_freeze_and_stores_at_most_what_was_under_way() {
 
 #[test]
 fn a_black_hole_is_noticed_and_survived() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let proxy = Proxy::to(server.port());
     let mut agent = agent(&proxy.url()).arg("--timeout=1s").spawn();
     registered(&mut agent);
@@ -605,7 +597,7 @@ fn a_black_hole_is_noticed_and_survived() {
 /// None of them is a frame.
 #[test]
 fn hostile_bytes_cost_a_session_and_not_the_agent() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let proxy = Proxy::to(server.port());
     let mut agent = agent(&proxy.url()).arg("--timeout=1s").spawn();
     registered(&mut agent);
@@ -634,13 +626,13 @@ fn hostile_bytes_cost_a_session_and_not_the_agent() {
 
 #[test]
 fn a_delay_is_followed_by_one_heartbeat_and_not_by_a_burst() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let watch = registry.watch(KEY);
     let mut agent = patient_agent(&server.url(), "20s", "500ms").spawn();
     registered(&mut agent);
     watch.wait_for(3, secs(5));
     agent.signal("STOP");
-    nothing_happens_for(secs(3));
+    time_passes(secs(3));
     let before = watch.seen().len();
     agent.signal("CONT");
     let seen = watch.wait_for(before + 4, secs(5));
@@ -653,7 +645,7 @@ fn a_delay_is_followed_by_one_heartbeat_and_not_by_a_burst() {
 
 #[test]
 fn heartbeats_cost_no_memory() {
-    let (server, mut registry) = server_with_bucket("");
+    let (server, mut registry) = bucket_on("", &json!({}));
     let mut agent = patient_agent(&server.url(), "5s", "10ms").spawn();
     registered(&mut agent);
     let mut beats = |count: u64| {
@@ -672,7 +664,7 @@ fn heartbeats_cost_no_memory() {
 
 #[test]
 fn twenty_cut_connections_leave_no_thread_and_no_descriptor_behind() {
-    let (server, _registry) = server_with_bucket("");
+    let (server, _registry) = bucket_on("", &json!({}));
     let proxy = Proxy::to(server.port());
     let mut agent = agent(&proxy.url()).spawn();
     registered(&mut agent);
@@ -693,7 +685,7 @@ fn twenty_cut_connections_leave_no_thread_and_no_descriptor_behind() {
 /// Runs an agent, does `harm` to its server, sends SIGTERM and returns how
 /// long the agent took to end, with 0.
 fn stopped_after(timeout: &str, harm: impl FnOnce(&mut Server)) -> (Duration, String) {
-    let (mut server, _registry) = server_with_bucket("");
+    let (mut server, _registry) = bucket_on("", &json!({}));
     let mut agent =
         patient_agent(&server.url(), "30s", "10s").arg("--timeout").arg(timeout).spawn();
     registered(&mut agent);
@@ -735,7 +727,7 @@ fn sigterm_while_it_connects_to_a_silent_peer_ends_it_within_its_timeout() {
     server.freeze();
     let mut agent = agent(&server.url()).arg("--timeout=3s").spawn();
     // It is waiting for the greeting by now.
-    nothing_happens_for(millis(500));
+    time_passes(millis(500));
     agent.signal("TERM");
     let start = Instant::now();
     assert_eq!(agent.wait_exit(secs(10)), 0);

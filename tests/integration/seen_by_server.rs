@@ -5,13 +5,13 @@ use crate::harness::agent::Invocation;
 use crate::harness::monitor::Monitor;
 use crate::harness::scene::{REGISTERED, bucket, fill, run, tls, verb, with_ca};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, millis, nothing_happens_for, secs};
+use crate::harness::{eventually, millis, nothing_happens_for, secs, time_passes};
 
 /// A whole life, with some heartbeats in it.
 fn lives(invocation: &Invocation) {
     let mut agent = invocation.spawn();
     agent.wait_for_line(REGISTERED, secs(8));
-    nothing_happens_for(millis(1_200));
+    time_passes(millis(1_200));
     agent.signal("TERM");
     assert_eq!(agent.wait_exit(secs(3)), 0);
     assert_eq!(agent.lines_with("deregistered").len(), 1, "{}", agent.stderr());

@@ -17,7 +17,7 @@ use crate::harness::agent::{Agent, Usage, aegis};
 use crate::harness::fault::{World, duration, flat, now, say};
 use crate::harness::proxy::{Direction, Flow, Greeting};
 use crate::harness::server::Server;
-use crate::harness::{eventually, millis, nothing_happens_for, secs};
+use crate::harness::{eventually, millis, secs, time_passes};
 
 const KEY: &str = "service-instances__soak__host-1";
 const EVERY: Duration = secs(5);
@@ -170,7 +170,7 @@ fn promises_are_kept_under_outages_at_random() {
 
     let mut world = World::of(Server::any());
     let mut agent = agent(&world, "50ms");
-    nothing_happens_for(secs(1));
+    time_passes(secs(1));
     let start = agent.usage();
     let mut table: BTreeMap<Kind, (u32, Duration, u32)> = BTreeMap::new();
     let (mut peak, mut stale) = ((0, 0, 0), 0);
@@ -197,7 +197,7 @@ fn promises_are_kept_under_outages_at_random() {
                 peak.1.max(now.descriptors),
                 peak.2.max(now.anonymous_kib),
             );
-            nothing_happens_for(millis(50).min(until.saturating_duration_since(Instant::now())));
+            time_passes(millis(50).min(until.saturating_duration_since(Instant::now())));
         }
         kind.end(&mut world, &agent);
         let ended = now();
@@ -206,7 +206,7 @@ fn promises_are_kept_under_outages_at_random() {
         let row = table.entry(kind).or_default();
         *row = (row.0 + 1, row.1.max(took), row.2 + u32::from(kept));
         // P3: what is there now is news.
-        nothing_happens_for(millis(200));
+        time_passes(millis(200));
         if let Some(entry) = world.registry.last(KEY)
             && !entry.is_marker()
             && entry.stored - entry.last_heartbeat() > time::Duration::SECOND
@@ -214,7 +214,7 @@ fn promises_are_kept_under_outages_at_random() {
             stale += 1;
         }
         assert!(agent.is_running(), "{kind:?}");
-        nothing_happens_for(EVERY.saturating_sub(round.elapsed()));
+        time_passes(EVERY.saturating_sub(round.elapsed()));
     }
     let (threads, descriptors) = flat(&agent, (start.threads, start.descriptors));
     let end = agent.usage();
@@ -294,7 +294,7 @@ fn a_thousand_outages_leave_nothing_behind() {
         let usage = agent.usage();
         peak = (peak.0.max(usage.threads), peak.1.max(usage.descriptors));
         if outage == 0 {
-            nothing_happens_for(millis(500));
+            time_passes(millis(500));
             first = Some(agent.usage());
         }
         if outage == 199 {
@@ -358,9 +358,9 @@ fn default_times(kind: Kind) -> (Duration, Duration) {
     let words = ["run", "--service=soak", "--instance=host-1", "-s"];
     let agent = aegis(&words).arg(&world.proxy.url()).spawn();
     watch.wait_for(2, secs(15));
-    nothing_happens_for(millis(8_800));
+    time_passes(millis(8_800));
     kind.begin(&mut world, &agent);
-    nothing_happens_for(millis(16_900));
+    time_passes(millis(16_900));
     kind.end(&mut world, &agent);
     let ended = now();
     let took = back(&mut world, ended, &format!("{kind:?}"));

@@ -14,12 +14,11 @@ use serde_json::json;
 
 use crate::harness::agent::{Invocation, aegis};
 use crate::harness::registry::{Registry, Watch};
+use crate::harness::scene::KEY;
 use crate::harness::server::Server;
 use crate::harness::{
-    eventually, free_port, millis, nothing_happens_for, scratch, secs, send_signal,
+    eventually, free_port, millis, nothing_happens_for, scratch, secs, send_signal, time_passes,
 };
-
-const KEY: &str = "service-instances__orders-api__host-1";
 
 /// A server, and a look at what is published there.
 fn scene() -> (Server, Watch, Registry) {
@@ -284,7 +283,7 @@ fn a_frozen_file_system_under_the_metrics_stops_no_beat() {
 
     // A stop while it hangs.
     let _frozen = disk.freeze();
-    nothing_happens_for(secs(1));
+    time_passes(secs(1));
     agent.signal("TERM");
     assert_eq!(agent.wait_exit(secs(3)), 0);
     assert!(registry.last(KEY).is_none_or(|entry| entry.is_marker()), "deregistered");

@@ -9,10 +9,11 @@ use serde_json::json;
 
 use crate::harness::agent::{Invocation, aegis};
 use crate::harness::registry::Registry;
+use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, scratch, secs};
-
-const KEY: &str = "service-instances__orders-api__host-1";
+use crate::harness::{
+    eventually, free_port, millis, nothing_happens_for, scratch, secs, time_passes,
+};
 
 /// The service manager's end.
 struct Manager {
@@ -76,13 +77,6 @@ fn agent(url: &str, manager: &Manager) -> Invocation {
         .env("NOTIFY_SOCKET", &manager.name)
 }
 
-fn server_with_bucket() -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
-    (server, registry)
-}
-
 /// `14:02:11` and no more.
 fn is_time_of_day(text: &str) -> bool {
     text.len() == 9
@@ -95,7 +89,7 @@ fn is_time_of_day(text: &str) -> bool {
 
 #[test]
 fn ready_comes_with_the_first_acknowledgement_and_the_status_says_so() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let directory = std::env::temp_dir().join(format!("aegis-notify-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a short path");
     let mut manager = Manager::at(&directory.join("notify"));
@@ -159,7 +153,7 @@ fn assert_fed(manager: &mut Manager, watchdog: Duration) {
 
 #[test]
 fn the_status_tells_of_an_outage_and_of_its_end() {
-    let (mut server, _registry) = server_with_bucket();
+    let (mut server, _registry) = any_bucket();
     let mut manager = Manager::new();
     let _agent = agent(&server.url(), &manager).spawn();
     let (first, ..) = manager.wait_for(0, "READY=1", secs(5));
@@ -174,7 +168,7 @@ fn the_status_tells_of_an_outage_and_of_its_end() {
 
 #[test]
 fn the_watchdog_is_fed_by_the_loop_whatever_the_server_does() {
-    let (mut server, _registry) = server_with_bucket();
+    let (mut server, _registry) = any_bucket();
     let mut manager = Manager::new();
     let agent = agent(&server.url(), &manager).env("WATCHDOG_USEC", "2000000").spawn();
     manager.wait_for(0, "READY=1", secs(5));
@@ -182,12 +176,12 @@ fn the_watchdog_is_fed_by_the_loop_whatever_the_server_does() {
     let end = Instant::now() + secs(7);
     while Instant::now() < end {
         manager.hear();
-        nothing_happens_for(millis(5));
+        time_passes(millis(5));
     }
     assert_fed(&mut manager, secs(2));
     // And by nothing else: an agent that is stopped gives no sign of life.
     agent.signal("STOP");
-    nothing_happens_for(millis(100));
+    time_passes(millis(100));
     let before = manager.hear().len();
     nothing_happens_for(millis(1_500));
     assert_eq!(manager.hear().len(), before);
@@ -197,7 +191,7 @@ fn the_watchdog_is_fed_by_the_loop_whatever_the_server_does() {
 
 #[test]
 fn a_watchdog_for_another_process_is_not_fed() {
-    let (server, _registry) = server_with_bucket();
+    let (server, _registry) = any_bucket();
     let mut manager = Manager::new();
     let _agent = agent(&server.url(), &manager)
         .env("WATCHDOG_USEC", "200000")
@@ -210,7 +204,7 @@ fn a_watchdog_for_another_process_is_not_fed() {
 
 #[test]
 fn a_manager_that_does_not_read_delays_nothing() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let manager = Manager::new();
     let watch = registry.watch(KEY);
     let mut agent = agent(&server.url(), &manager)
@@ -227,7 +221,7 @@ fn a_manager_that_does_not_read_delays_nothing() {
 
 #[test]
 fn a_manager_that_is_not_there_is_a_warning() {
-    let (server, _registry) = server_with_bucket();
+    let (server, _registry) = any_bucket();
     let mut manager = Manager::new();
     manager.name = "/nowhere/notify".into();
     let mut agent = agent(&server.url(), &manager).spawn();
@@ -237,7 +231,7 @@ fn a_manager_that_is_not_there_is_a_warning() {
 
 #[test]
 fn stopping_is_announced_before_the_entry_goes() {
-    let (server, _registry) = server_with_bucket();
+    let (server, _registry) = any_bucket();
     let mut manager = Manager::new();
     let mut agent = agent(&server.url(), &manager).spawn();
     manager.wait_for(0, "READY=1", secs(5));
@@ -251,7 +245,7 @@ fn stopping_is_announced_before_the_entry_goes() {
 /// and pid, until it ends"
 #[test]
 fn the_status_names_a_duplicate_until_it_is_gone() {
-    let (server, _registry) = server_with_bucket();
+    let (server, _registry) = any_bucket();
     let mut manager = Manager::new();
     let first = agent(&server.url(), &manager).spawn();
     let (ready, ..) = manager.wait_for(0, "READY=1", secs(5));
@@ -317,7 +311,7 @@ fn monotonic() -> u64 {
 
 #[test]
 fn a_reload_is_announced_with_its_time_in_one_datagram_and_then_ready() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
     let mut manager = Manager::new();
     let runtime = scratch("runtime");
@@ -390,7 +384,7 @@ fn a_reload_reads_credentials_anew_and_what_is_wrong_leaves_everything_as_it_was
 
 #[test]
 fn a_reload_does_not_change_who_the_agent_speaks_for() {
-    let (server, mut registry) = server_with_bucket();
+    let (server, mut registry) = any_bucket();
     let manager = Manager::new();
     let runtime: PathBuf = scratch("runtime");
     reloaded_environment(&runtime, &[("AEGIS_BUCKET", "other")]);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::cleanup::{bucket, fresh, key, stored};
+use crate::cleanup::{fresh, key, stored};
+use crate::harness::scene::any_bucket;
 use crate::harness::scratch;
 
 const SERVICES: [&str; 4] = [
@@ -199,7 +200,7 @@ fn cron_command(settings: &Path) -> Command {
 /// as a shell command in the cron line, and everything is removed"
 #[test]
 fn the_cron_line_keeps_to_the_limits_of_the_hosts_file_and_runs_nothing_in_it() {
-    let (server, mut registry) = bucket();
+    let (server, mut registry) = any_bucket();
     for n in 0..5 {
         registry.put(&key(&format!("legacy{n}")), &[], &fresh(&format!("legacy{n}")));
     }

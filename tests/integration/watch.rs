@@ -14,9 +14,11 @@ use time::{OffsetDateTime, SignedDuration};
 use crate::harness::agent::{Agent, Invocation, aegis};
 use crate::harness::proxy::{Flow, Proxy};
 use crate::harness::registry::{Registry, header};
+use crate::harness::scene::bucket_with;
 use crate::harness::server::{Server, Setup};
 use crate::harness::{
     eventually, millis, nothing_happens_for, scratch, secs, send_signal, time as rfc3339,
+    time_passes,
 };
 
 const VERSIONS: [&str; 3] = ["2.11.11", "2.12.8", "2.15.1"];
@@ -140,13 +142,6 @@ fn agent(url: &str, instance: &str, ttl: &str) -> Agent {
     aegis(&["run", "--service=orders-api", &name, &ttl, "--interval=500ms", "-s", url]).spawn()
 }
 
-fn bucket(changes: &Value) -> (Server, Registry) {
-    let server = Server::any();
-    let mut registry = Registry::at(&server.url());
-    registry.create(changes);
-    (server, registry)
-}
-
 /// "`down: expired` comes by the registry's clock at store time + TTL (+ at
 /// most 1 s)"; 100 ms either way are for the way of an answer and a busy machine.
 fn expired_in_time(event: &Value, stored: OffsetDateTime, ttl: i64) {
@@ -177,7 +172,7 @@ fn ways_to_come_and_to_go(version: &str, changes: &Value) {
     // A crash: SIGKILL, and nobody says anything.
     let mut crashed = agent(&server.url(), "crashed", "2s");
     watcher.wait_for("up crashed", secs(3));
-    nothing_happens_for(millis(700));
+    time_passes(millis(700));
     crashed.signal("KILL");
     crashed.wait_exit(secs(2));
     let stored = registry.last(&key("crashed")).expect("it beat").stored;
@@ -234,7 +229,7 @@ fn ways_to_come_and_to_go(version: &str, changes: &Value) {
 
 #[test]
 fn an_agent_that_beats_is_never_called_down_by_a_frozen_or_killed_server() {
-    let (mut server, mut registry) = bucket(&json!({}));
+    let (mut server, mut registry) = bucket_with(&json!({}));
     let _agents = ["a", "b"].map(|instance| agent(&server.url(), instance, "30s"));
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("synced", secs(3));
@@ -245,12 +240,12 @@ fn an_agent_that_beats_is_never_called_down_by_a_frozen_or_killed_server() {
     let frozen = Instant::now();
     watcher.wait_for("lost", secs(4));
     assert!(frozen.elapsed() < millis(2_800), "{:?}", frozen.elapsed());
-    nothing_happens_for(secs(3));
+    time_passes(secs(3));
     server.thaw();
     watcher.wait_for_nth("synced", 2, secs(4));
     server.kill();
     watcher.wait_for_nth("lost", 2, secs(1));
-    nothing_happens_for(secs(2));
+    time_passes(secs(2));
     server.start_again();
     watcher.wait_for_nth("synced", 3, secs(6));
     registry.reconnect();
@@ -265,7 +260,7 @@ fn an_agent_that_beats_is_never_called_down_by_a_frozen_or_killed_server() {
 
 #[test]
 fn what_changed_while_it_was_cut_off_is_told_when_it_is_back() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let proxy = Proxy::to(server.port());
     for instance in ["same", "leaves", "changes", "purged", "expires"] {
         beat(&mut registry, instance, if instance == "expires" { "2s" } else { "60s" });
@@ -278,7 +273,7 @@ fn what_changed_while_it_was_cut_off_is_told_when_it_is_back() {
     registry.put(&key("changes"), &[("Nats-TTL", "60s")], &record("changes", "STANDBY"));
     registry.purge(&key("purged"));
     beat(&mut registry, "appears", "60s");
-    nothing_happens_for(secs(2));
+    time_passes(secs(2));
     let before = watcher.words().len();
     proxy.cut();
     proxy.set(Flow::Forward);
@@ -304,7 +299,7 @@ fn what_changed_while_it_was_cut_off_is_told_when_it_is_back() {
 
 #[test]
 fn on_a_slow_link_expiry_is_in_time_and_nobody_is_lost() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let proxy = Proxy::to(server.port());
     proxy.delay(millis(250));
     let _alive = agent(&server.url(), "alive", "2s");
@@ -322,13 +317,13 @@ fn on_a_slow_link_expiry_is_in_time_and_nobody_is_lost() {
 /// The watcher itself is stopped for longer than a TTL.
 #[test]
 fn a_watcher_that_was_stopped_itself_calls_nobody_down() {
-    let (server, _registry) = bucket(&json!({}));
+    let (server, _registry) = bucket_with(&json!({}));
     let _agent = agent(&server.url(), "a", "2s");
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("up a", secs(3));
     watcher.wait_for("synced", secs(3));
     send_signal(watcher.child.id(), "STOP");
-    nothing_happens_for(secs(6));
+    time_passes(secs(6));
     send_signal(watcher.child.id(), "CONT");
     nothing_happens_for(secs(3));
     assert!(!watcher.words().iter().any(|word| word.starts_with("down")), "{:?}", watcher.words());
@@ -358,7 +353,7 @@ fn it_waits_for_server_and_bucket_and_says_so_once() {
 
 #[test]
 fn a_bucket_that_is_deleted_and_made_anew_is_followed() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     beat(&mut registry, "a", "60s");
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("synced", secs(3));
@@ -374,7 +369,7 @@ fn a_bucket_that_is_deleted_and_made_anew_is_followed() {
 
 #[test]
 fn names_choose_what_is_watched() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let mut watcher = Watcher::start(&server.url(), &["orders-api/a", "web"]);
     watcher.wait_for("synced", secs(3));
     for instance in ["b", "a"] {
@@ -389,7 +384,7 @@ fn names_choose_what_is_watched() {
 
 #[test]
 fn what_is_up_is_what_list_shows() {
-    let (server, mut registry) = bucket(&json!({ "max_msgs_per_subject": 5 }));
+    let (server, mut registry) = bucket_with(&json!({ "max_msgs_per_subject": 5 }));
     let old = rfc3339::rfc3339(rfc3339::now() - SignedDuration::seconds(40));
     for i in 0..60 {
         let instance = format!("i{}", i % 25);
@@ -436,10 +431,10 @@ fn what_is_up_is_what_list_shows() {
 
 #[test]
 fn text_is_for_people_and_ctrl_c_is_exit_0() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     beat(&mut registry, "host-1", "60s");
     let mut running = aegis(&["watch", "-s", &server.url()]).spawn();
-    nothing_happens_for(secs(1));
+    time_passes(secs(1));
     running.signal("INT");
     assert_eq!(running.wait_exit(secs(2)), 0);
     let output = aegis(&["watch", "-s", &server.url()]);
@@ -468,13 +463,13 @@ fn fill(registry: &mut Registry, count: usize, ttl: &str) {
 
 #[test]
 fn a_reader_that_does_not_read_keeps_it_from_nothing_and_ends_it_in_time() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     fill(&mut registry, 8_000, "10m");
     let invocation = aegis(&["watch", "--json", "-s", &server.url()]);
     for stop in [true, false] {
         let mut child = invocation.command().stderr(Stdio::piped()).spawn().expect("starts");
         if stop {
-            nothing_happens_for(secs(3));
+            time_passes(secs(3));
             send_signal(child.id(), "TERM");
         }
         let limit = if stop { secs(1) } else { secs(20) };
@@ -527,7 +522,7 @@ fn wait_for_runs(directory: &std::path::Path, count: usize) -> Vec<(u64, Vec<Str
 
 #[test]
 fn the_command_reads_the_state_after_each_change_and_changes_go_together() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     beat(&mut registry, "a", "60s");
     let (directory, command) = script(RECORD);
     let mut watcher = Watcher::start(&server.url(), &["--exec", &command, "--settle=300ms"]);
@@ -559,7 +554,7 @@ fn the_command_reads_the_state_after_each_change_and_changes_go_together() {
 
 #[test]
 fn a_command_that_fails_is_reported_and_runs_again_with_the_next_change() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let (directory, command) = script(&format!("{RECORD}\n[ $n -gt 1 ] || exit 3"));
     let mut watcher = Watcher::start(&server.url(), &["--exec", &command]);
     wait_for_runs(&directory, 1);
@@ -580,7 +575,7 @@ fn a_command_that_fails_is_reported_and_runs_again_with_the_next_change() {
 
 #[test]
 fn a_command_that_hangs_delays_no_event_and_is_ended_with_all_its_children() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let (directory, command) = script("sleep 100 & echo $! >child; echo $$ >pid; wait");
     let mut watcher = Watcher::start(&server.url(), &["--exec", &command]);
     let pids = eventually(secs(3), "the command runs", || {
@@ -647,7 +642,7 @@ fn truth(seen: &[crate::harness::registry::Entry], ttl: i64) -> BTreeMap<String,
 
 #[test]
 fn a_random_history_is_told_as_it_was() {
-    let (server, mut registry) = bucket(&json!({}));
+    let (server, mut registry) = bucket_with(&json!({}));
     let record_of_all = registry.watch(">");
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("synced", secs(3));
@@ -679,18 +674,18 @@ fn a_random_history_is_told_as_it_was() {
                 }
                 2 => {
                     one.signal("STOP");
-                    nothing_happens_for(millis(next(3_000)));
+                    time_passes(millis(next(3_000)));
                     one.signal("CONT");
                     Some(one)
                 }
                 _ => Some(one),
             },
         };
-        nothing_happens_for(millis(next(300)));
+        time_passes(millis(next(300)));
     }
     drop(agents);
     // The last one is gone 2.3 s after its last heartbeat.
-    nothing_happens_for(secs(5));
+    time_passes(secs(5));
     let truth = truth(&record_of_all.seen(), 2);
     let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in watcher.events() {
@@ -712,7 +707,7 @@ fn a_random_history_is_told_as_it_was() {
 #[test]
 fn a_hundred_thousand_instances_and_their_heartbeats_fit_into_little_memory() {
     const COUNT: usize = 100_000;
-    let (server, mut registry) = bucket(&json!({ "storage": "memory" }));
+    let (server, mut registry) = bucket_with(&json!({ "storage": "memory" }));
     fill(&mut registry, COUNT, "10m");
     let invocation = aegis(&["watch", "--json", "--stale-after=1h", "-s", &server.url()]);
     let mut command = invocation.command();

@@ -231,7 +231,7 @@ fn none_fails_during_an_election(version: &str, timeout: &str, end: fn(&mut Clus
 #[test]
 fn while_a_leader_that_was_killed_is_replaced_no_call_fails() {
     none_fails_during_an_election("2.12.8", "20s", |cluster, leader| {
-        cluster.servers[leader].kill()
+        cluster.servers[leader].kill();
     });
 }
 

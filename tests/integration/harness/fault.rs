@@ -20,7 +20,7 @@ use super::agent::{Agent, Invocation, aegis};
 use super::proxy::Proxy;
 use super::registry::{Entry, Registry, Watch};
 use super::server::Server;
-use super::{eventually, millis, nothing_happens_for, secs, time as clock};
+use super::{eventually, millis, secs, time as clock, time_passes};
 
 const TTL: Duration = secs(6);
 /// 0.1 s less than TTL - interval - 3 s, for the time that it takes to do harm.
@@ -143,7 +143,7 @@ impl Fault<'_> {
         eventually(secs(3), "the next one", || {
             (beats(&watch, "kept").len() > count).then_some(()).ok_or_else(String::new)
         });
-        nothing_happens_for(millis(850));
+        time_passes(millis(850));
 
         begin(world);
         let began = Instant::now();
@@ -160,7 +160,7 @@ impl Fault<'_> {
             left.wait_exit(secs(4));
             began.elapsed()
         };
-        nothing_happens_for(self.outage.saturating_sub(began.elapsed()));
+        time_passes(self.outage.saturating_sub(began.elapsed()));
         let ending = clock::now();
         end(world);
         let ended = clock::now();
@@ -186,7 +186,7 @@ impl Fault<'_> {
             assert!(took < BACK, "P2: back after {took:?}");
         }
         // What is late comes by now.
-        nothing_happens_for(millis(400));
+        time_passes(millis(400));
         for instance in ["kept", "lost"] {
             let seen = beats(&watch, instance);
             let late: Vec<&Entry> = seen

@@ -6,7 +6,7 @@ use super::info::greeting;
 use super::leaf::{Hub, linked};
 use super::scene::tls;
 use super::server::{Server, Setup};
-use super::{eventually, free_port, millis, nothing_happens_for, secs};
+use super::{eventually, free_port, millis, secs, time_passes};
 
 pub struct Front {
     /// Without TLS: the tests look into it.
@@ -49,7 +49,7 @@ impl Front {
         linked(&self.members[place]);
         self.wait_until_known(place);
         // Clients that are connected are told after those that ask.
-        nothing_happens_for(millis(100));
+        time_passes(millis(100));
     }
 
     /// Until the members that run announce this one, and it announces them.

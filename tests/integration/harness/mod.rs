@@ -56,8 +56,15 @@ pub fn eventually<T>(
     }
 }
 
-/// Waits, to prove that nothing happens meanwhile.
+/// Waits, to prove that nothing happens meanwhile: what has not is asserted
+/// after it.
 pub fn nothing_happens_for(time: Duration) {
+    sleep(time);
+}
+
+/// Lets time pass that belongs to the scene: an outage of this length, a moment
+/// in the middle of an interval.
+pub fn time_passes(time: Duration) {
     sleep(time);
 }
 

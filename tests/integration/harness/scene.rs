@@ -1,7 +1,7 @@
 //! The scenes that most tests begin with: a bucket with instances in it, an
 //! agent with short times, a server with TLS, many runs side by side.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::agent::{Invocation, Output, aegis};
 use super::registry::{Registry, header};
@@ -30,9 +30,28 @@ pub fn record(instance: &str, age: i64) -> String {
 
 /// A server of this kind with an empty bucket.
 pub fn bucket(setup: Setup) -> (Server, Registry) {
+    made(setup, &json!({}))
+}
+
+/// The server that the finder prefers, with an empty bucket.
+pub fn any_bucket() -> (Server, Registry) {
+    bucket(Setup::default())
+}
+
+/// The same with these settings over those of a bucket fit for the program.
+pub fn bucket_with(changes: &Value) -> (Server, Registry) {
+    made(Setup::default(), changes)
+}
+
+/// The same on a server of the pinned `version`.
+pub fn bucket_on(version: &str, changes: &Value) -> (Server, Registry) {
+    made(Setup { version, ..Setup::default() }, changes)
+}
+
+fn made(setup: Setup, changes: &Value) -> (Server, Registry) {
     let server = Server::with(setup);
     let mut registry = Registry::at(&server.url());
-    registry.create(&json!({}));
+    registry.create(changes);
     (server, registry)
 }
 
