@@ -7,6 +7,7 @@
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
 
+pub mod asking;
 pub mod clock;
 pub mod expiry_test;
 pub mod failure;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use time::OffsetDateTime;
 
+use self::asking::{Answer, Ask, Question};
 use self::clock::{RegistryClock, boot_clock};
 use self::failure::RegistryError;
 use self::own_key::Asides;
@@ -34,21 +36,7 @@ use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
     Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
-    answered,
 };
-
-/// A question that was not answered by then is asked again: a direct get goes
-/// to any replica, and that may be the one that hangs.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// The same for questions that are new each time: a consumer that was placed on
-/// a dead member of the cluster is never announced, however long one waits.
-const ASK_OTHERWISE: Duration = Duration::from_millis(250);
-/// So many of those leave together, at most: with one member of three dead, a
-/// third of them is never answered.
-const SIDE_BY_SIDE: u32 = 4;
-/// How long the first member of a cluster may take to answer before another one
-/// is asked; each further one has twice as long.
-const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
 
 const READING: &str = "reading the entry";
 /// What is being done while the bucket is looked at.
@@ -278,145 +266,6 @@ impl Registry {
         self.on_session(doing, |session| session.request(request, deadline))
     }
 
-    /// As `request`, for a question that may be asked twice.
-    pub fn ask(
-        &mut self,
-        doing: &'static str,
-        request: &Request,
-    ) -> Result<Incoming, RegistryError> {
-        let [answer] = self.ask_all([(doing, request.clone())]);
-        answer.map(|answer| answer.message)
-    }
-
-    /// Sends several questions at once and waits for all answers, within one
-    /// timeout. What is not answered is asked again twice a second: a cluster
-    /// that is choosing a leader does not answer at all, and nobody tells when
-    /// it has.
-    pub fn ask_all<const N: usize>(
-        &mut self,
-        questions: [(&'static str, Request); N],
-    ) -> [Result<Answer, RegistryError>; N] {
-        self.ask_until(questions, |open| open.iter().all(Question::is_answered))
-    }
-
-    /// As `ask_all`, until enough is known.
-    fn ask_until<const N: usize>(
-        &mut self,
-        questions: [(&'static str, Request); N],
-        is_enough: impl Fn(&[Question]) -> bool,
-    ) -> [Result<Answer, RegistryError>; N] {
-        let questions = questions.map(|(doing, request)| (doing, Ask::Same(request)));
-        let deadline = Instant::now() + self.timeout();
-        self.ask_by(&questions, is_enough, deadline)
-    }
-
-    /// As `ask_all`, through one member of the cluster after the other: one that
-    /// is cut off from the others lets clients in all the same and answers
-    /// nothing, or that there is no leader.
-    pub fn ask_anywhere<const N: usize>(
-        &mut self,
-        questions: &[(&'static str, Ask); N],
-    ) -> [Result<Answer, RegistryError>; N] {
-        self.ask_anywhere_until(questions, Instant::now() + self.timeout())
-    }
-
-    /// As `ask_anywhere`, until then.
-    pub fn ask_anywhere_until<const N: usize>(
-        &mut self,
-        questions: &[(&'static str, Ask); N],
-        deadline: Instant,
-    ) -> [Result<Answer, RegistryError>; N] {
-        let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
-        let mut patience = MEMBER_PATIENCE.max(greeting * 4);
-        let mut members = self.connector.choices();
-        loop {
-            let is_last = self.connector.choices() < 2;
-            let until = if is_last { deadline } else { deadline.min(Instant::now() + patience) };
-            let all = |open: &[Question]| open.iter().all(Question::is_answered);
-            let answers = self.ask_by(questions, all, until);
-            let left = deadline.saturating_duration_since(Instant::now());
-            let doubts = answers.iter().filter_map(doubt_about_member);
-            let Some(doubt) = doubts.max() else { return answers };
-            let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
-            if is_last || stopped || left.is_zero() {
-                return answers;
-            }
-            members -= 1;
-            // Who says no is asked once.
-            if (doubt == Doubt::Refuses && members == 0) || self.move_on(left).is_err() {
-                return answers;
-            }
-            members = members.max(1);
-            patience *= 2;
-        }
-    }
-
-    /// Asks until enough is known, or `deadline` has come.
-    fn ask_by<const N: usize>(
-        &mut self,
-        questions: &[(&'static str, Ask); N],
-        is_enough: impl Fn(&[Question]) -> bool,
-        deadline: Instant,
-    ) -> [Result<Answer, RegistryError>; N] {
-        let began = Instant::now();
-        let mut open = questions.each_ref().map(|(doing, ask)| Question {
-            doing,
-            ask,
-            tokens: Vec::new(),
-            answer: None,
-        });
-        let failed = self.exchange(&mut open, &is_enough, deadline).err();
-        self.answer_time = began.elapsed();
-        open.map(|question| {
-            let none = || Err(failed.clone().unwrap_or(RequestError::TimedOut));
-            let answer = question.answer.unwrap_or_else(none);
-            answer.map_err(|error| RegistryError::Request(question.doing, error))
-        })
-    }
-
-    /// Asks until enough questions have their answer. The error is why the
-    /// others have none.
-    fn exchange(
-        &mut self,
-        open: &mut [Question],
-        is_enough: &dyn Fn(&[Question]) -> bool,
-        deadline: Instant,
-    ) -> Result<(), RequestError> {
-        let Registry { session, turns, .. } = self;
-        let session = session.as_mut().ok_or_else(no_session)?;
-        let stopping = session.stop_requested();
-        let otherwise = open.iter().any(|question| matches!(question.ask, Ask::Otherwise(_)));
-        let pause = if otherwise { ASK_OTHERWISE } else { ASK_AGAIN };
-        // Where everything takes long, more questions make it longer.
-        let pause = pause.max(session.greeting * 2);
-        let mut round = 0;
-        while !is_enough(open) {
-            for question in open.iter_mut().filter(|question| !question.is_answered()) {
-                question.send(session, round, turns);
-            }
-            round += 1;
-            let until = deadline.min(Instant::now() + pause);
-            while !is_enough(open) {
-                match session.receive(until) {
-                    Ok(arrival) => take_answer(open, arrival),
-                    Err(RequestError::TimedOut)
-                        if until < deadline && session.stop_requested() == stopping =>
-                    {
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                }
-                if Instant::now() >= until {
-                    break;
-                }
-            }
-            if Instant::now() >= deadline {
-                return Err(RequestError::TimedOut);
-            }
-        }
-        Ok(())
-    }
-
     /// The bucket's configuration and state; sets the registry's clock.
     /// `None` where it does not exist.
     pub fn info(&mut self) -> Result<Option<StreamInfo>, RegistryError> {
@@ -604,107 +453,6 @@ pub type EntryResult = Result<Option<Entry>, RegistryError>;
 pub struct Former {
     session: Option<Session>,
     connector: Connector,
-}
-
-/// What is asked.
-pub enum Ask {
-    /// This, and the same again.
-    Same(Request),
-    /// The request for this turn; no other question of the registry has its
-    /// number.
-    Otherwise(Box<dyn Fn(u32) -> Request>),
-}
-
-/// The answer to a question.
-pub struct Answer {
-    /// The reply.
-    pub message: Incoming,
-    /// Where the boot clock stood when it came.
-    pub arrived: Duration,
-    /// The number of the question, where each had another.
-    pub turn: u32,
-}
-
-/// Why another member of the cluster may know more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Doubt {
-    /// It says that it cannot tell.
-    Refuses,
-    /// It says nothing.
-    Silent,
-}
-
-fn doubt_about_member(answer: &Result<Answer, RegistryError>) -> Option<Doubt> {
-    match answer {
-        Err(RegistryError::Request(_, RequestError::TimedOut | RequestError::Lost(_))) => {
-            Some(Doubt::Silent)
-        }
-        Err(RegistryError::Request(_, RequestError::NoResponders)) => Some(Doubt::Refuses),
-        Err(_) => None,
-        Ok(answer) => {
-            let refusal = replies::refusal_in(answer.message.data())?;
-            (refusal.err_code == ApiError::NO_LEADER).then_some(Doubt::Refuses)
-        }
-    }
-}
-
-/// A question that is under way.
-struct Question<'a> {
-    doing: &'static str,
-    ask: &'a Ask,
-    /// Of each time it was asked, with its number.
-    tokens: Vec<(Token, u32)>,
-    answer: Option<Result<Answer, RequestError>>,
-}
-
-impl Question<'_> {
-    fn is_answered(&self) -> bool {
-        self.answer.is_some()
-    }
-
-    /// Whether what was asked cannot be had.
-    fn is_refused(&self) -> bool {
-        let error = |answer: &Answer| replies::refusal_in(answer.message.data()).is_some();
-        self.answer.as_ref().is_some_and(|answer| answer.as_ref().map_or(true, error))
-    }
-
-    /// Sends it, for the first time in round 0.
-    fn send(&mut self, session: &mut Session, round: u32, turns: &mut u32) {
-        let copies = match self.ask {
-            Ask::Same(_) => 1,
-            Ask::Otherwise(_) => round.clamp(1, SIDE_BY_SIDE),
-        };
-        for _ in 0..copies {
-            let sent = match self.ask {
-                Ask::Same(request) => session.send(request),
-                Ask::Otherwise(request) => {
-                    *turns = turns.wrapping_add(1);
-                    session.send(&request(*turns))
-                }
-            };
-            match sent {
-                Ok(token) => self.tokens.push((token, *turns)),
-                Err(error) => self.answer = Some(Err(error)),
-            }
-        }
-    }
-}
-
-/// Gives an arrival to the question that it answers, if there is one.
-fn take_answer(open: &mut [Question], arrival: Arrival) {
-    let (token, answer) = match arrival {
-        Arrival::Message(Some(token), message) => (token, answered(message)),
-        Arrival::Message(None, _) => return,
-        Arrival::Refused(token, what) => (token, Err(RequestError::Denied(what))),
-    };
-    for question in open {
-        let asked = question.tokens.iter().find(|(asked, _)| *asked == token);
-        let Some(&(_, turn)) = asked else { continue };
-        let arrived = boot_clock();
-        let answer = answer.map(|message| Answer { message, arrived, turn });
-        question.answer.get_or_insert(answer);
-        return;
-    }
 }
 
 fn no_session() -> RequestError {

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use super::asking::Ask;
 use super::failure::RegistryError;
-use super::{Ask, LOOKING, Registry};
+use super::{LOOKING, Registry};
 use crate::instance::entry::Entry;
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};

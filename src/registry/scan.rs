@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use log::debug;
 
+use super::Registry;
+use super::asking::{Answer, Ask};
 use super::failure::RegistryError;
-use super::{Answer, Ask, Registry};
 use crate::instance::entry::Entry;
 use crate::jetstream::pulls::{Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};

@@ -23,10 +23,11 @@ use crate::nats::address::shown_name;
 use crate::nats::certificate::not_after;
 use crate::nats::login::{Login, read_login};
 use crate::nats::{ConnectError, RequestError, Settings};
+use crate::registry::asking::Ask;
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::{SCANNING, Scan};
-use crate::registry::{Ask, LOOKING, Registry};
+use crate::registry::{LOOKING, Registry};
 use crate::system::signals::Signals;
 
 const ACCOUNT: &str = "asking what the account may use";
