@@ -6,7 +6,9 @@
 //! the host sleeps. What is to be done comes out as a [`Step`], a [`Next`] or
 //! an [`Ending`], what is to be said as [`News`]; `agent` carries them out.
 
+mod conflict;
 mod duplicate;
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -14,14 +16,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+pub(super) use self::conflict::{CONFLICT_ROUNDS, Found, Next, Refusal};
 use self::duplicate::Duplicate;
 use super::schedule::{Outcome, Patience, Schedule};
 use crate::registry::Aside;
 
 /// Our clock is trusted up to this difference from the registry's.
 pub(super) const CLOCK_TRUST: Duration = Duration::from_secs(1);
-/// A conflict is resolved by writing again, so often in a row.
-pub(super) const CONFLICT_ROUNDS: u32 = 4;
 /// The bucket is looked at again after this time.
 const BUCKET_KEPT: Duration = Duration::from_secs(600);
 /// The same in a cluster, whose next leader may be one that obeys no TTL.
@@ -30,21 +31,9 @@ const LEADER_KEPT: Duration = Duration::from_secs(60);
 const SHORT_SESSION: Duration = Duration::from_secs(1);
 /// While a server is shutting down, another one is looked for this often.
 const MOVE_AGAIN: Duration = Duration::from_secs(2);
-/// Whatever the entry's life: a busy host alone can take this long.
-const LEAST_WAIT: Duration = Duration::from_secs(1);
-/// A fresh session takes so long on a slow link.
-const LEAST_CONNECT: Duration = Duration::from_millis(2_500);
-/// Questions before a registration wait no longer than this, once there was
-/// one: the put may be taken where nobody answers questions.
-const QUESTIONS: Duration = Duration::from_secs(5);
-/// So long a look at what stands there instead of our entry may take.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// Stamps of heartbeats whose fate is unknown; older ones cannot be stored any
 /// more, since each carries the revision that it follows.
 const STAMPS_KEPT: usize = 32;
-
-/// Who writes an entry that may not be read.
-const UNREAD: &str = "somebody else (who: the entry cannot be read)";
 
 /// The session, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,48 +59,6 @@ pub(super) enum Step {
     Move,
     /// Register on a fresh session.
     Register,
-}
-
-/// Why a put was not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Another revision stands there (10071, 10164); which one, where the
-    /// server tells: 0 for none.
-    Conflict(Option<u64>),
-    /// Another write of the key is under way (10163).
-    Busy,
-    /// Nothing was heard of it: it may be stored all the same.
-    Unanswered,
-    /// Anything else.
-    Other,
-}
-
-/// What follows from a put that was not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Put again, over this revision (`None`: over whatever there is).
-    Put(Option<u64>),
-    /// The same, and ask who wrote that revision: nobody waits for the answer.
-    PutAndAsk(u64),
-    /// Look what stands there, and ask again with what was found.
-    Look,
-    /// Give the session up.
-    GiveUp,
-}
-
-/// What stands under our key, where something else was expected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Nothing.
-    Nothing,
-    /// A delete marker; the server's own where a TTL took the entry.
-    Marker { revision: u64, expired: bool },
-    /// What we have written ourselves: its answer did not come.
-    Own { revision: u64 },
-    /// What `who` has written, and how long it lives.
-    Others { revision: u64, who: String, ttl: Duration },
-    /// It cannot be read, or not in time.
-    Unknown,
 }
 
 /// What is worth a line.
@@ -235,59 +182,6 @@ impl Keeper {
         self.duplicate.as_ref().map(Duplicate::who)
     }
 
-    // How long things may take.
-
-    /// How long our entry lives on without another heartbeat.
-    fn life(&self, now: Duration) -> Duration {
-        let Some((sent, ttl)) = self.stored else { return Duration::ZERO };
-        ttl.saturating_sub(now.saturating_sub(sent))
-    }
-
-    /// How long an acknowledgement is waited for.
-    pub(super) fn put_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        self.patience.limit(timeout, self.life(now))
-    }
-
-    /// How long a fresh session may take.
-    pub(super) fn connect_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        self.part(now, timeout, 2, LEAST_CONNECT)
-    }
-
-    /// How long the questions before a registration may take.
-    pub(super) fn question_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        if !self.was_registered() {
-            return timeout;
-        }
-        let slow = self.patience.last() * 3;
-        self.part(now, timeout.min(QUESTIONS.max(slow)), 3, LEAST_WAIT)
-    }
-
-    /// How long a look at what stands there may take, in the middle of a
-    /// heartbeat.
-    pub(super) fn look_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        let slow = self.patience.last() * 3;
-        self.part(now, timeout.min(LONGEST_LOOK.max(slow)), 4, LEAST_WAIT / 2)
-    }
-
-    /// How long a move may take while the session there is still serves.
-    pub(super) fn move_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        timeout.min(self.life(now) / 2)
-    }
-
-    /// A part of what is left of the entry's life, `least` at least; `limit` at
-    /// most, and where there is no life to lose.
-    fn part(&self, now: Duration, limit: Duration, of: u32, least: Duration) -> Duration {
-        let life = self.life(now);
-        if life.is_zero() { limit } else { limit.min((life / of).max(least)) }
-    }
-
-    /// Whether to put without knowing the bucket, which nobody answers for in
-    /// time: it was fit when it was seen last, and our entry shall not end
-    /// because nobody answers questions.
-    pub(super) fn may_put_unseen(&self) -> bool {
-        self.was_registered()
-    }
-
     // What happens on a session.
 
     /// What to ask beside the heartbeat that is written at `now`. Nobody waits
@@ -365,108 +259,6 @@ impl Keeper {
         self.registered_at = now;
         self.moving = None;
         self.due = self.schedule.next(began, now, Outcome::Registered);
-    }
-
-    /// What follows from a put that was not acknowledged, in this round.
-    pub(super) fn refused(
-        &mut self,
-        refusal: Refusal,
-        over: Option<u64>,
-        round: u32,
-    ) -> (Next, Option<News>) {
-        match refusal {
-            Refusal::Unanswered => {
-                self.patience.waited_in_vain();
-                (Next::GiveUp, None)
-            }
-            Refusal::Other => (Next::GiveUp, None),
-            _ if round >= CONFLICT_ROUNDS => (Next::GiveUp, None),
-            Refusal::Busy => (Next::Put(over), None),
-            Refusal::Conflict(last) => self.conflict(last),
-        }
-    }
-
-    fn conflict(&self, last: Option<u64>) -> (Next, Option<News>) {
-        match (self.current, last) {
-            (None, Some(last)) => (Next::Put(Some(last)), None),
-            (Some(_), Some(0)) => (Next::Put(Some(0)), Some(News::EntryGone)),
-            // Revisions only grow: whoever wrote that one did so before us.
-            (Some(ours), Some(last)) if last < ours => {
-                (Next::Put(Some(last)), Some(News::BucketRestored))
-            }
-            // Who wrote it is worth a line, and no wait.
-            (Some(_), Some(last)) => (Next::PutAndAsk(last), None),
-            (_, None) => (Next::Look, None),
-        }
-    }
-
-    /// What follows from what stands there; `last` as the refusal told it.
-    pub(super) fn found(
-        &mut self,
-        now: Duration,
-        last: Option<u64>,
-        found: Found,
-    ) -> (Next, Option<News>) {
-        let ours = self.current;
-        let on_session = |news: News| ours.is_some().then_some(news);
-        let put = |revision| Next::Put(Some(revision));
-        match found {
-            Found::Nothing => (put(0), on_session(News::EntryGone)),
-            // A replica that lags: the refusal knows better.
-            Found::Marker { revision, .. }
-            | Found::Own { revision }
-            | Found::Others { revision, .. }
-                if last.is_some_and(|last| revision < last) =>
-            {
-                (Next::Put(last), None)
-            }
-            Found::Marker { revision, expired } => {
-                let news = if expired { News::EntryGone } else { News::EntryDeleted };
-                (put(revision), on_session(news))
-            }
-            Found::Own { revision } => (put(revision), None),
-            // Either a replica that lags, or an old copy of the bucket: neither
-            // tells of somebody who writes now.
-            Found::Others { revision, .. } if ours.is_some_and(|ours| revision < ours) => {
-                (put(revision), None)
-            }
-            Found::Others { revision, who, ttl } => {
-                let news = ours.and_then(|_| self.met(now, who, ttl));
-                (put(revision), news)
-            }
-            Found::Unknown => match last {
-                // Each revision of ours on this session was acknowledged, so
-                // this one is somebody else's.
-                Some(last) if last != 0 && ours.is_some() => {
-                    let news = self.met(now, UNREAD.to_owned(), self.ttl);
-                    (put(last), news)
-                }
-                Some(last) => (put(last), None),
-                None => (Next::GiveUp, None),
-            },
-        }
-    }
-
-    /// What stood there before our last put, where something else was expected:
-    /// the answer to [`Next::PutAndAsk`].
-    pub(super) fn stood(&mut self, now: Duration, found: Found) -> Option<News> {
-        let ours = self.current?;
-        match found {
-            Found::Nothing | Found::Marker { expired: true, .. } => Some(News::EntryGone),
-            Found::Marker { .. } => Some(News::EntryDeleted),
-            // The answer came so late that it tells of our own put.
-            Found::Own { .. } => None,
-            Found::Others { revision, who, ttl } if revision < ours => self.met(now, who, ttl),
-            Found::Others { .. } => None,
-            Found::Unknown => self.met(now, UNREAD.to_owned(), self.ttl),
-        }
-    }
-
-    /// Somebody else wrote our entry since our last heartbeat.
-    fn met(&mut self, now: Duration, who: String, ttl: Duration) -> Option<News> {
-        let is_new = self.duplicate() != Some(who.as_str());
-        self.duplicate = Some(Duplicate::met(who.clone(), now, ttl));
-        is_new.then_some(News::Duplicate(who))
     }
 
     /// The session is given up, or gone: its successor comes at once.
@@ -558,13 +350,5 @@ impl Keeper {
             Some(who) => Ending::LeaveTo(who.to_owned()),
             None => Ending::TakeOut(self.current.filter(|_| has_session)),
         }
-    }
-
-    /// Whether an entry that names our host and pid is really ours. A stamp
-    /// that we have not sent is that of another agent with the same host and
-    /// pid, as there are in containers; unless it is older than what we wrote:
-    /// then the bucket was restored.
-    pub(super) fn is_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
-        self.last.is_some_and(|last| revision < last) || self.stamps.contains(&stamp)
     }
 }

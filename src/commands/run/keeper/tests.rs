@@ -1,3 +1,5 @@
+use super::conflict::UNREAD;
+use super::limits::LEAST_CONNECT;
 use super::*;
 
 const TTL: Duration = Duration::from_secs(30);
