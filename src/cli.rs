@@ -100,9 +100,7 @@ impl Call<'_> {
             return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));
         }
         let (verb_name, mut global, mut own) = match sort(&lossy)? {
-            Sorted::Version => {
-                return Ok(Parsed::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
-            }
+            Sorted::Version { long } => return Ok(Parsed::Print(version(long))),
             Sorted::Help(verb) => return Ok(Parsed::Print(help(verb))),
             Sorted::Call { verb, global, own } => (verb, global, own),
         };
@@ -222,6 +220,14 @@ fn add_cleanup_options(
         }
         _ => Err(bad("must be options of cleanup")),
     }
+}
+
+/// `aegis-agent 1.4.2`, or `aegis-agent 1.4.2 (commit 0123456789ab)` where the
+/// build knew it.
+fn version(long: bool) -> String {
+    let commit = option_env!("AEGIS_COMMIT").filter(|commit| long && !commit.is_empty());
+    let commit = commit.map_or(String::new(), |commit| format!(" (commit {commit})"));
+    format!("{PROGRAM} {}{commit}\n", env!("CARGO_PKG_VERSION"))
 }
 
 fn help(verb: Option<&'static str>) -> String {

@@ -314,8 +314,12 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_check)
-            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            opts="--help --probe --service --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
+                --service)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 --format)
                     COMPREPLY=()
                     return 0

@@ -121,6 +121,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l verbose
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l help -d 'display usage information'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l probe -d 'store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l service -r -d 'at least MIN instances of this service are alive (default 1), else critical; fewer than WARN: warning; repeatable (AEGIS_SERVICE)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l format -r -d 'text, json, nagios or prometheus (AEGIS_FORMAT; default text)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l json -d 'short for --format json (AEGIS_JSON)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l output -r -d 'write to this file, whole or not at all, with --format prometheus (AEGIS_OUTPUT)'

@@ -186,6 +186,10 @@ pub(super) struct CheckArgs {
     /// store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)
     #[argh(switch)]
     pub(super) probe: bool,
+    /// at least MIN instances of this service are alive (default 1), else critical; fewer
+    /// than WARN: warning; repeatable (AEGIS_SERVICE)
+    #[argh(option, arg_name = "name[=min[:warn]]")]
+    pub(super) service: Vec<String>,
     /// text, json, nagios or prometheus (AEGIS_FORMAT; default text)
     #[argh(option, arg_name = "format")]
     pub(super) format: Option<String>,

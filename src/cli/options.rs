@@ -102,6 +102,17 @@ pub enum Format {
     Prometheus,
 }
 
+/// How many instances of a service have to be alive: `NAME[=MIN[:WARN]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The service.
+    pub service: ServiceName,
+    /// Fewer than these are critical.
+    pub min: u64,
+    /// Fewer than these are a warning.
+    pub warn: u64,
+}
+
 /// Options of `check`.
 #[derive(Debug)]
 pub struct CheckOptions {
@@ -111,6 +122,8 @@ pub struct CheckOptions {
     pub format: Format,
     /// Write the answer to this file, whole or not at all.
     pub output: Option<PathBuf>,
+    /// How many instances of which services have to be alive.
+    pub services: Vec<Wanted>,
     /// Age from which a heartbeat is too old.
     pub stale_after: Duration,
     /// Where settings came from, beside the command line and the defaults.

@@ -379,6 +379,28 @@ fn every_option_of_a_verb_has_a_variable_that_its_help_names() {
 }
 
 #[test]
+fn help_and_version_may_be_asked_for_as_verbs() {
+    let printed = |args: &str| match call(args, &[]) {
+        Ok(Parsed::Print(text)) => text,
+        other => panic!("{args}: {other:?}"),
+    };
+    assert_eq!(printed("help"), printed("--help"));
+    for verb in sorting::VERBS {
+        assert_eq!(printed(&format!("help {verb}")), printed(&format!("{verb} --help")), "{verb}");
+    }
+    assert_eq!(printed("--version"), format!("aegis-agent {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(printed("version").starts_with(printed("--version").trim_end()));
+    for (args, words) in [
+        ("help lits", "did you mean list?"),
+        ("help list run", "help takes one verb"),
+        ("version 2", "version takes nothing"),
+    ] {
+        let (code, message) = failure(args, &[]);
+        assert!(code == 64 && message.contains(words), "{args}: {code} {message}");
+    }
+}
+
+#[test]
 fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
     let shown = |args: &str, env: &[(&str, &str)]| format!("{:?}", ok(args, env).verb);
     for (args, variable, value, words) in [

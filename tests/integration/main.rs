@@ -16,6 +16,7 @@ mod chatter;
 mod check;
 mod check_answers;
 mod check_probe;
+mod check_services;
 mod cleanup;
 mod cleanup_lasts;
 mod clocks;
