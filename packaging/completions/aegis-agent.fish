@@ -3,7 +3,7 @@ function __fish_aegis-agent_using_command
     set -e cmd[1]
     set -l target_cmd $argv
 
-    set -l known_value_flags 'bucket' 'context' 'creds' 'env-file' 'exec' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'settle' 'stale-after' 'status' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
+    set -l known_value_flags 'bucket' 'context' 'creds' 'drain-file' 'env-file' 'exec' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'settle' 'stale-after' 'status' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
 
     set -l i 1
     set -l cleaned_cmd
@@ -79,6 +79,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-t
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-timeout -r -d 'limit of a check (AEGIS_HEALTH_TIMEOUT; default 2s, at most the interval)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-failures -r -d 'failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l metrics-file -r -d 'keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l drain-file -r -d 'while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'

@@ -141,6 +141,9 @@ pub(super) struct RunArgs {
     /// keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)
     #[argh(option, arg_name = "file")]
     pub(super) metrics_file: Option<String>,
+    /// while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)
+    #[argh(option, arg_name = "file")]
+    pub(super) drain_file: Option<String>,
 }
 
 /// Creates the bucket, or switches per-message TTL on in one that exists.

@@ -67,6 +67,8 @@ pub struct RunOptions {
     pub health: Option<HealthOptions>,
     /// Where to write Prometheus text.
     pub metrics_file: Option<PathBuf>,
+    /// While this file exists, the instance drains.
+    pub drain_file: Option<PathBuf>,
     /// What is permitted and not wise.
     pub warnings: Vec<String>,
     /// As in [`Invocation`].

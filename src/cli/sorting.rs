@@ -57,6 +57,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
                 "--health-timeout",
                 "--health-failures",
                 "--metrics-file",
+                "--drain-file",
             ],
             &["--standby"],
         ),

@@ -405,6 +405,7 @@ fn what_no_other_test_gives_by_its_variable_is_taken_from_it() {
     let shown = |args: &str, env: &[(&str, &str)]| format!("{:?}", ok(args, env).verb);
     for (args, variable, value, words) in [
         ("run --service abc", "AEGIS_STANDBY", "true", "standby: true"),
+        ("run --service abc", "AEGIS_DRAIN_FILE", "/a/b", "drain_file: Some(\"/a/b\")"),
         ("run --service abc", "AEGIS_META", "zone=a 'note=b c'", r#""note": "b c", "zone": "a""#),
         ("init", "AEGIS_REPLICAS", "5", "replicas: Some(5)"),
         ("init", "AEGIS_HISTORY", "1", "lower_history: true"),

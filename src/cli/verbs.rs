@@ -69,6 +69,7 @@ pub(super) fn run(
     }
     let group = source.given(&args.group, "--group", "AEGIS_GROUP")?;
     let health = health(source, args, interval, &mut warnings)?;
+    let drain_file = source.given(&args.drain_file, "--drain-file", "AEGIS_DRAIN_FILE")?;
     let metrics_file = source.given(&args.metrics_file, "--metrics-file", "AEGIS_METRICS_FILE")?;
     Ok(RunOptions {
         service,
@@ -81,6 +82,7 @@ pub(super) fn run(
         metadata: read_metadata(source.all(&args.meta, "--meta", "AEGIS_META")?)?,
         health,
         metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
+        drain_file: drain_file.map(|given| given.read(read_file_name)).transpose()?,
         warnings,
         unconnected: None,
     })

@@ -12,6 +12,7 @@
 
 mod agent;
 pub mod attention;
+mod drain;
 mod keeper;
 pub mod schedule;
 pub mod status;

@@ -23,6 +23,7 @@ mod clocks;
 mod cluster_faults;
 mod documents;
 mod domains;
+mod draining;
 mod duplicates;
 mod faults;
 mod handshake_first;
