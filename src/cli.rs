@@ -9,6 +9,7 @@
 mod arguments;
 pub mod call;
 pub mod context;
+pub mod effective;
 pub mod env_file;
 mod host_file;
 pub mod options;
@@ -144,7 +145,7 @@ impl Call<'_> {
         verb_name: &str,
     ) -> Result<Parsed, Failure> {
         let mut verb = match &top.verb {
-            VerbArgs::Run(args) => Verb::Run(verbs::run(source, args, self.host_name)?),
+            VerbArgs::Run(args) => Verb::Run(Box::new(verbs::run(source, args, self.host_name)?)),
             VerbArgs::Init(args) => Verb::Init(verbs::init(source, args)?),
             VerbArgs::Check(args) => Verb::Check(verbs::check(source, args)?),
             VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(source, args)?),
@@ -181,6 +182,12 @@ impl Call<'_> {
                  NATS_URL, or use --creds, --user with --password-file, or --token-file"
                     .into(),
             );
+        }
+        if let Verb::Run(options) = &mut verb
+            && options.check_config.is_some()
+        {
+            let of_connection = (&settings, &bucket);
+            options.check_config = Some(effective::of_run(source, options, of_connection));
         }
         if let Verb::Check(options) = &mut verb {
             options.origins = source.origins();

@@ -80,6 +80,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-t
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-failures -r -d 'failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l metrics-file -r -d 'keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l drain-file -r -d 'while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l check-config -d 'show the settings, where each comes from, and what a start would refuse; do not start'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'

@@ -144,6 +144,9 @@ pub(super) struct RunArgs {
     /// while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)
     #[argh(option, arg_name = "file")]
     pub(super) drain_file: Option<String>,
+    /// show the settings, where each comes from, and what a start would refuse; do not start
+    #[argh(switch)]
+    pub(super) check_config: bool,
 }
 
 /// Creates the bucket, or switches per-message TTL on in one that exists.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::effective::Effective;
 use crate::health::verdict::HealthOptions;
 use crate::instance::filter::Filter;
 use crate::instance::record::{InstanceId, ServiceName, Version};
@@ -31,7 +32,7 @@ pub struct Invocation {
 #[derive(Debug)]
 pub enum Verb {
     /// Speak for one instance.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Prepare a bucket, or mend one.
     Init(InitOptions),
     /// Does TTL work here?
@@ -69,6 +70,10 @@ pub struct RunOptions {
     pub metrics_file: Option<PathBuf>,
     /// While this file exists, the instance drains.
     pub drain_file: Option<PathBuf>,
+    /// The registry's rule: the age from which readers hide a heartbeat.
+    pub stale_after: Duration,
+    /// Only show these settings, and whether a start would take them.
+    pub check_config: Option<Vec<Effective>>,
     /// What is permitted and not wise.
     pub warnings: Vec<String>,
     /// As in [`Invocation`].

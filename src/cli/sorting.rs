@@ -59,7 +59,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
                 "--metrics-file",
                 "--drain-file",
             ],
-            &["--standby"],
+            &["--standby", "--check-config"],
         ),
         "init" => (&["--replicas", "--marker-ttl", "--history", "--max-age", "--storage"], &[]),
         "check" => (&["--service", "--format", "--output"], &["--probe", "--json"]),

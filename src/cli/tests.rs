@@ -27,7 +27,7 @@ fn ok(args: &str, env: &[(&str, &str)]) -> Invocation {
 
 fn run_options(args: &str, env: &[(&str, &str)]) -> RunOptions {
     match ok(args, env).verb {
-        Verb::Run(options) => options,
+        Verb::Run(options) => *options,
         other => panic!("{other:?}"),
     }
 }
@@ -361,6 +361,10 @@ fn every_option_of_a_verb_has_a_variable_that_its_help_names() {
     for verb in &top.commands {
         for flag in verb.command.flags.iter().filter(|flag| flag.long != "--help") {
             let name = flag.long.trim_start_matches('-').replace('-', "_").to_uppercase();
+            if name == "CHECK_CONFIG" {
+                // A call by hand; a variable would keep a unit from starting.
+                continue;
+            }
             // AEGIS_META is what the agents of a host say of themselves.
             let variable = match (verb.name, name.as_str()) {
                 ("list", "META") => "AEGIS_HAS_META".to_owned(),

@@ -82,6 +82,8 @@ pub(super) fn run(
         metadata: read_metadata(source.all(&args.meta, "--meta", "AEGIS_META")?)?,
         health,
         metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
+        stale_after: stale_after(source, &None)?,
+        check_config: args.check_config.then(Vec::new),
         drain_file: drain_file.map(|given| given.read(read_file_name)).transpose()?,
         warnings,
         unconnected: None,

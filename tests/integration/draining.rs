@@ -76,7 +76,7 @@ fn with_a_reload_the_file_takes_effect_at_once_in_both_directions() {
     let words: Vec<&str> = list.stdout.split_whitespace().collect();
     assert!(words.contains(&"DRAINING") && words.contains(&"STANDBY"), "{list:?}");
     assert!(list.stdout.lines().nth(1).is_some_and(|row| row.ends_with("  disk")), "{list:?}");
-    eventually(secs(15), "the metrics say that it drains", || {
+    eventually(secs(2), "the metrics say that it drains", || {
         let text = fs::read_to_string(&scene.metrics).map_err(|e| e.to_string())?;
         let is_so =
             text.lines().any(|l| l.starts_with("aegis_agent_draining{") && l.ends_with(" 1"));

@@ -15,6 +15,7 @@ mod budget;
 mod chatter;
 mod check;
 mod check_answers;
+mod check_config;
 mod check_probe;
 mod check_services;
 mod cleanup;
