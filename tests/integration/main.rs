@@ -10,6 +10,7 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod architecture;
 mod budget;
 mod chatter;
