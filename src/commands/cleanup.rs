@@ -246,9 +246,9 @@ impl Cleanup<'_> {
             if ready.len() < READY_LIMIT {
                 scan.pull(&mut self.registry)?;
             }
-            let due =
+            let deadline =
                 scan.deadline(&self.registry).into_iter().chain(self.remover.deadline()).min();
-            let deadline = due.unwrap_or_else(Instant::now);
+            let deadline = deadline.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
                     let before = (ready.len(), self.remover.under_way());
@@ -263,13 +263,9 @@ impl Cleanup<'_> {
                     } else {
                         self.removed(arrival)?;
                     }
+                    // What nobody asked for is no progress.
                     if before != (ready.len(), self.remover.under_way()) {
                         fruitless = 0;
-                    } else if due.is_some_and(|due| Instant::now() >= due) {
-                        // What nobody asked for puts no deadline off.
-                        fruitless += 1;
-                        let late = RegistryError::Request(SCANNING, RequestError::TimedOut);
-                        self.session_lost(late, fruitless, Some(scan))?;
                     }
                 }
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
@@ -292,15 +288,7 @@ impl Cleanup<'_> {
         let mut fruitless = 0;
         while let Some(deadline) = self.remover.deadline() {
             match self.registry.receive(REMOVING, deadline) {
-                Ok(arrival) => {
-                    let before = self.remover.under_way();
-                    self.removed(arrival)?;
-                    if before == self.remover.under_way() && Instant::now() >= deadline {
-                        fruitless += 1;
-                        let late = RegistryError::Request(REMOVING, RequestError::TimedOut);
-                        self.session_lost(late, fruitless, None)?;
-                    }
-                }
+                Ok(arrival) => self.removed(arrival)?,
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, None)?;

@@ -344,10 +344,13 @@ fn prove(
 ) -> Result<(), Failure> {
     let version = info.leader_version().unwrap_or("of unknown version");
     match probe(registry, signals) {
-        Ok(Probed::Expired { .. }) => say(out, "tried it: a 1 s TTL was obeyed"),
+        Ok(Probed::Expired { .. }) => say(out, "tried it: a TTL of 1s was obeyed"),
         Ok(Probed::Changed { stored, .. }) => {
             let stored = if stored.is_empty() { "no TTL" } else { &stored };
-            say(out, &format!("tried it: a 1 s TTL was stored as {stored}; why: aegis-agent check"))
+            say(
+                out,
+                &format!("tried it: a TTL of 1s was stored as {stored}; why: aegis-agent check"),
+            )
         }
         Ok(Probed::Lingered { late, .. }) => {
             let bucket = registry.bucket();
@@ -355,7 +358,7 @@ fn prove(
                 Kind::Incomplete,
                 format!(
                     "bucket {bucket} has per-message TTL switched on, and nats-server {version} \
-                     does not act on it: a 1 s TTL was not obeyed for {}",
+                     does not act on it: a TTL of 1s was not obeyed for {}",
                     words(late)
                 ),
             )

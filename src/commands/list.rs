@@ -27,7 +27,7 @@ use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::listing::{Document, Listed};
 use crate::registry::scan::Scan;
-use crate::text::duration::words;
+use crate::text::duration::{signed_words, words};
 use crate::text::printable::printable;
 use crate::text::table::Table;
 
@@ -265,8 +265,8 @@ impl Shown {
             record.instance_id.clone(),
             record.version.clone(),
             record.status.as_str().to_owned(),
-            signed_words(age),
-            left.map_or("never expires".into(), signed_words),
+            time_words(age),
+            left.map_or("never expires".into(), time_words),
         ];
         if options.wide {
             let or_none = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -282,7 +282,7 @@ impl Shown {
         if options.all {
             let mut reasons: Vec<String> = self.reasons.iter().map(Reason::to_string).collect();
             if let Some(skew) = clock_skew(record, &self.entry.stored) {
-                reasons.push(format!("clock-skew {:+.1} s", skew.as_seconds_f64()));
+                reasons.push(format!("clock-skew {}", signed_words(skew)));
             }
             row.push(reasons.join(" "));
         }
@@ -304,7 +304,7 @@ fn plain_text(value: &Value) -> String {
     }
 }
 
-fn signed_words(duration: time::Duration) -> String {
+fn time_words(duration: time::Duration) -> String {
     let sign = if duration.is_negative() { "-" } else { "" };
     let size: Duration = duration.unsigned_abs();
     format!("{sign}{}", words(size))

@@ -23,7 +23,7 @@ use super::verdict::{HealthCheck, HealthOptions};
 use crate::error::plain;
 use crate::nats::lookup::{Lookup, Lookups};
 use crate::nats::{Interest, tcp};
-use crate::text::duration::words;
+use crate::text::duration::as_setting;
 
 /// What a check inherits of our environment: nothing in it is a secret.
 const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ"];
@@ -191,7 +191,7 @@ impl Runner {
     }
 
     fn late(&self) -> String {
-        format!("not done within {}", words(self.options.timeout))
+        format!("not done within {}", as_setting(self.options.timeout))
     }
 
     /// Takes the result of a child that has ended, or ends one that has not,
@@ -353,7 +353,7 @@ mod tests {
         let timeout = Duration::from_millis(600);
         let began = Instant::now();
         let slow = || program(&["sleep", "0.4"]);
-        let late = Err("sleep: not done within 600 ms".to_owned());
+        let late = Err("sleep: not done within 600ms".to_owned());
         assert_eq!(run(vec![slow(), slow(), slow()], timeout), late);
         assert!(began.elapsed() >= timeout);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -369,7 +369,7 @@ mod tests {
         runner.attend(now + LONG - Duration::from_millis(1));
         assert_eq!(runner.finished(), None);
         runner.attend(now + LONG);
-        assert_eq!(runner.finished(), Some(Err("sleep: not done within 20 s".into())));
+        assert_eq!(runner.finished(), Some(Err("sleep: not done within 20s".into())));
         assert!(!runner.runs_a_program() && runner.wake_at().is_none());
         while !runner.processes().is_empty() {
             assert!(now.elapsed() < LONG, "{pid:?} does not end");
@@ -437,7 +437,7 @@ mod tests {
         rustix::net::listen(&full, 0).unwrap();
         // What is in the queue is connected; the next one waits for ever.
         let mut queue = Vec::new();
-        let late = Err("name.example:80: not done within 300 ms".to_owned());
+        let late = Err("name.example:80: not done within 300ms".to_owned());
         let timeout = Duration::from_millis(300);
         while connecting(vec![at], timeout) != late {
             queue.push(tcp::connect(at).unwrap());

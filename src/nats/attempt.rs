@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::address::ServerAddress;
 use super::failure::Cause;
-use super::handshake::{Handshake, ServerInfo, Step, Wish};
+use super::handshake::{Handshake, ServerInfo, Step, Wish, cut_off};
 use super::login::Tls;
 use super::lookup::Lookup;
 use super::race::{AttemptId, Stage};
@@ -255,9 +255,7 @@ impl Talk {
         let host = server.names()[0];
         match broken {
             Broken::Tls(error) => tls::cause(&error, host, files),
-            Broken::Closed if !self.parser.is_empty() => {
-                Cause::NotNats("it closed in the middle of a line".into())
-            }
+            Broken::Closed if !self.parser.rest().is_empty() => cut_off(self.parser.rest()),
             _ if self.stream.is_secured() => tls::cause_of_end(files),
             Broken::Closed if self.stage == Stage::LoggingIn => {
                 Cause::Other("the server closed the connection during the login".into())

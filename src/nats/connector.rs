@@ -26,7 +26,7 @@ use super::race::{Action, Begin, Entrant, Race, Stage};
 use super::session::{Opened, Session};
 use super::waiter::{Alone, Interest, Waiter};
 use crate::error::{Failure, plain};
-use crate::text::time::format_time;
+use crate::text::time::format_time_to_second;
 
 /// How to reach NATS and as whom. `Debug` never shows a secret.
 #[derive(Clone, Debug)]
@@ -334,7 +334,7 @@ fn who(login: &Login, read: &ReadLogin) -> String {
     match read.expires() {
         // The server's clock may be a little ahead of ours.
         Some(at) if at < OffsetDateTime::now_utc() + Duration::from_secs(2) => {
-            format!("{login}, whose user JWT expired at {}", format_time(at))
+            format!("{login}, whose user JWT expired at {}", format_time_to_second(at))
         }
         _ => login.to_string(),
     }

@@ -75,7 +75,8 @@ impl Cause {
             Cause::Login(_) => Some(
                 "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
             ),
-            Cause::Other(why) if why.to_lowercase().contains("maximum connections") => {
+            // "maximum connections exceeded", or those of the account.
+            Cause::Other(why) if why.contains("maximum") && why.contains("connections") => {
                 Some("raise max_connections of nats-server, or of the account")
             }
             Cause::LameDuck | Cause::Closed | Cause::Other(_) => None,
@@ -283,8 +284,14 @@ mod tests {
                 "login refused: User Authentication Expired: user \"a\"",
             ),
             ("maximum connections exceeded", "the server says: maximum connections exceeded"),
+            (
+                "maximum account active connections exceeded",
+                "the server says: maximum account active connections exceeded",
+            ),
         ] {
-            assert_eq!(refused_login(words, "user \"a\"").to_string(), cause);
+            let refused = refused_login(words, "user \"a\"");
+            assert_eq!(refused.to_string(), cause);
+            assert!(refused.hint().is_some(), "{cause}");
         }
     }
 }

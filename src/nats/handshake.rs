@@ -189,6 +189,17 @@ impl Handshake {
     }
 }
 
+/// Why the connection ended in the middle of this line: a server that dies, for
+/// want of memory for instance, is still a server.
+pub fn cut_off(line: &[u8]) -> Cause {
+    let words: [&[u8]; 5] = [b"INFO ", b"-ERR ", b"+OK\r\n", b"PING\r\n", b"PONG\r\n"];
+    if words.iter().any(|word| line.starts_with(word) || word.starts_with(line)) {
+        let why = "the server closed the connection in the middle of a line: it may have crashed";
+        return Cause::Other(why.into());
+    }
+    Cause::NotNats(format!("it says {:?} and closes", wire::excerpt(line)))
+}
+
 fn word(operation: &Operation) -> &'static str {
     match operation {
         Operation::Info(_) => "INFO",
@@ -402,6 +413,19 @@ mod tests {
                 let cause = talk(&wish(), bytes.as_bytes(), chunk).unwrap_err();
                 assert_eq!(cause.to_string(), why, "{bytes:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_server_that_dies_in_a_line_is_a_server() {
+        for (line, why) in [
+            ("INFO {\"serv", "the server closed the connection in the middle of a line"),
+            ("I", "the server closed the connection in the middle of a line"),
+            ("-ERR 'maximum", "the server closed the connection in the middle of a line"),
+            ("HTTP/1.1 400", "not a NATS server: it says \"HTTP/1.1 400\" and closes"),
+        ] {
+            let cause = cut_off(line.as_bytes()).to_string();
+            assert!(cause.starts_with(why), "{line}: {cause}");
         }
     }
 

@@ -122,9 +122,9 @@ impl Parser {
         }
     }
 
-    /// Whether nothing has come that was not handed out.
-    pub fn is_empty(&self) -> bool {
-        self.at == self.buffer.len()
+    /// What has come and was not handed out.
+    pub fn rest(&self) -> &[u8] {
+        &self.buffer[self.at..]
     }
 
     /// Throws away what has come and was not handed out.

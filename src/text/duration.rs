@@ -1,8 +1,10 @@
 //! Durations as people, environment files and `Nats-TTL` headers write them.
 //!
 //! Decides what `10s`, `1m30s`, `500ms` and a bare number of seconds mean, and
-//! how a duration is shown. Which durations make sense for a setting (whole
-//! seconds, 1 s to 1 day) is for the setting to say. *Pure*.
+//! how a duration is shown: a setting as one types it (`30s`, [`as_setting`]),
+//! what was measured with a space (`9.7 s`, [`words`]), in every output. Which
+//! durations make sense for a setting (whole seconds, 1 s to 1 day) is for the
+//! setting to say. *Pure*.
 
 use std::error::Error;
 use std::fmt;
@@ -72,19 +74,27 @@ pub fn parse_go(text: &str) -> Result<Duration, ParseError> {
     }
 }
 
-/// A duration for people, never longer than it is: `850 ms`, `9.7 s`, `30 s`,
-/// `2m05s`, `3h12m`, `41d`.
+/// A measured duration for people, never longer than it is: `310 us`, `4.2 ms`,
+/// `850 ms`, `9.7 s`, `30 s`, `2m05s`, `3h12m`, `41d`.
 pub fn words(d: Duration) -> String {
-    let secs = d.as_secs();
+    let (secs, micros) = (d.as_secs(), d.subsec_micros());
     match secs {
         0 if d.is_zero() => "0 s".to_owned(),
-        0 => format!("{} ms", d.subsec_millis()),
+        0 if micros < 1_000 => format!("{micros} us"),
+        0 if micros < 10_000 => format!("{}.{} ms", micros / 1_000, micros / 100 % 10),
+        0 => format!("{} ms", micros / 1_000),
         1..60 if d.subsec_nanos() == 0 => format!("{secs} s"),
         1..60 => format!("{secs}.{} s", d.subsec_millis() / 100),
         60..3600 => format!("{}m{:02}s", secs / 60, secs % 60),
         3600..172_800 => format!("{}h{:02}m", secs / 3600, secs / 60 % 60),
         _ => format!("{}d", secs / 86_400),
     }
+}
+
+/// A difference with its sign, in [`words`]: `-1m00s`, `+5.2 s`.
+pub fn signed_words(difference: time::Duration) -> String {
+    let sign = if difference.is_negative() { '-' } else { '+' };
+    format!("{sign}{}", words(difference.unsigned_abs()))
 }
 
 /// A duration as one would type it, exact to the nanosecond: `30s`, `500ms`,
@@ -255,7 +265,10 @@ mod tests {
     fn words_fit_the_size_of_the_duration() {
         for (duration, expected) in [
             (Duration::ZERO, "0 s"),
-            (Duration::from_nanos(1), "0 ms"),
+            (Duration::from_nanos(1), "0 us"),
+            (Duration::from_micros(999), "999 us"),
+            (Duration::from_micros(4_290), "4.2 ms"),
+            (Duration::from_micros(10_900), "10 ms"),
             (Duration::from_millis(850), "850 ms"),
             (Duration::from_micros(999_999), "999 ms"),
             (Duration::from_secs(1), "1 s"),
@@ -275,6 +288,13 @@ mod tests {
             (Duration::MAX, "213503982334601d"),
         ] {
             assert_eq!(words(duration), expected, "{duration:?}");
+        }
+    }
+
+    #[test]
+    fn a_difference_has_its_sign() {
+        for (millis, expected) in [(-60_000, "-1m00s"), (5_250, "+5.2 s"), (0, "+0 s")] {
+            assert_eq!(signed_words(time::Duration::milliseconds(millis)), expected);
         }
     }
 

@@ -47,10 +47,6 @@ pub fn printable_json(json: &str) -> String {
     if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
         return json.to_owned();
     }
-    // Most is plain.
-    if json.bytes().all(|b| (b' '..0x7f).contains(&b)) {
-        return json.to_owned();
-    }
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         if is_unsafe(c) && c != '\n' {

@@ -2,14 +2,15 @@
 //! word: before there is a session, in one, and in the place of a reply. What
 //! arrives must not push a deadline out, and must not be kept.
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::agent::{Invocation, Output};
 use crate::harness::fault::say;
-use crate::harness::hostile::{Hostile, Pace, Stage, info};
-use crate::harness::scene::{REGISTERED, run, together, verb};
+use crate::harness::hostile::{Asked, Hostile, Pace, Stage, ack, info, msg};
+use crate::harness::scene::{KEY, REGISTERED, record, run, together, verb};
 use crate::harness::{eventually, millis, secs};
 
 const TIMEOUT: Duration = millis(500);
@@ -112,6 +113,47 @@ fn tools_do_their_work_beside_a_server_that_talks_without_end() {
         let output = verb(tool, &server.url()).arg("--timeout=3s").run();
         assert!(output.code < 2, "{tool}, {name}: {output:#?}");
         assert!(output.peak_kib < MEMORY_KIB, "{tool}, {name}: {output:#?}");
+    }
+}
+
+/// The scan is answered and no purge is: what arrives meanwhile puts the end of
+/// that wait off no more than any other.
+#[test]
+fn cleanup_ends_when_no_purge_is_answered_and_the_server_talks_without_end() {
+    let stale = |out: &mut dyn Write| {
+        let subject = format!("$KV.service_registry.{KEY}");
+        msg(out, &subject, &ack(1, 0), record("host-1", 600).as_bytes())
+    };
+    let is_pull = |asked: &Asked| asked.is("$JS.API.CONSUMER.MSG.NEXT.");
+    let is_purge = |asked: &Asked| asked.is("$JS.API.STREAM.PURGE.");
+    let fails = |output: &Output, what: &str| {
+        ended(output, what);
+        assert!([69, 75].contains(&output.code), "{what}: {output:#?}");
+        assert!(output.stderr.contains("no answer in time"), "{what}: {output:#?}");
+    };
+    let beside = KINDS.iter().map(|(_, words)| {
+        Hostile::talkative(words, move |asked, out| match is_pull(asked) {
+            true => stale(out),
+            false => is_purge(asked).then_some(()),
+        })
+    });
+    let beside: Vec<Hostile> = beside.collect();
+    let runs: Vec<Invocation> = beside.iter().map(|server| ends("cleanup", server)).collect();
+    for (output, (name, _)) in together(&runs).iter().zip(KINDS) {
+        fails(output, &format!("cleanup beside {name}"));
+    }
+    // As fast as it is listened to, in the place of the reply.
+    for (name, words) in &KINDS[..TEMPTING] {
+        let server = Hostile::start(move |asked, out| {
+            if is_pull(asked) {
+                return stale(out);
+            }
+            is_purge(asked).then_some(())?;
+            let words = words("_INBOX.x", "1").repeat(1_000);
+            while out.write_all(&words).is_ok() {}
+            Some(())
+        });
+        fails(&ends("cleanup", &server).run(), &format!("cleanup, a flood of {name}"));
     }
 }
 

@@ -75,7 +75,7 @@ const UNITS: [&str; 4] = ["ms", "s", "us", "m"];
 /// The text without what differs from run to run.
 fn normal(text: &str) -> String {
     // The offset of two clocks of one machine has either sign.
-    let text = text.replace("ms behind the registry", "ms ahead of the registry");
+    let text = text.replace(" behind the registry", " ahead of the registry");
     let mut lines = Vec::new();
     for line in text.lines() {
         let mut words: Vec<String> = Vec::new();

@@ -131,7 +131,7 @@ fn a_hanging_check_delays_no_heartbeat_and_ends_with_all_its_children() {
     let mut agent =
         agent.arg(&format!("--health-exec={}", check.display())).arg("--health-timeout=1s").spawn();
     let line = agent.wait_for_line(UNHEALTHY, secs(20));
-    assert!(line.text.ends_with("check: not done within 1 s"), "{}", line.text);
+    assert!(line.text.ends_with("check: not done within 1s"), "{}", line.text);
     let seen = watch.seen().len();
     watch.wait_for(seen + 4, secs(20));
     for pair in watch.seen().windows(2) {

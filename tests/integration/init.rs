@@ -245,7 +245,7 @@ fn a_server_that_takes_the_flag_and_does_not_act_on_it_is_found_out() {
     server.stop();
     server.start_again();
     let output = init(&server.url(), &[]).exits(0);
-    assert!(output.stdout.contains("a 1 s TTL was obeyed"), "{output:?}");
+    assert!(output.stdout.contains("a TTL of 1s was obeyed"), "{output:?}");
 }
 
 #[test]

@@ -19,6 +19,9 @@ const TOKEN: &str = "t0k3n@:/%\"ü";
 const USER_IN_URL: &str = "ag%40nt%3A%2F1";
 const PASSWORD_IN_URL: &str = "s3cr3t%40%3A%2F%25%22%5C%C3%BC%20%23%3F";
 const TOKEN_IN_URL: &str = "t0k3n%40%3A%2F%25%22%C3%BC";
+/// The hint for a login that has ended.
+const REPLACE_IT: &str = "hint: put fresh credentials into that file: it is read again, and no \
+                          restart is needed";
 const REGISTERED: &str = "registered orders-api/host-1";
 
 fn server(authorization: &str) -> Server {
@@ -181,8 +184,12 @@ fn expired_and_foreign_credentials_name_their_file() {
     let server = operator.server();
     let expired = file("expired.creds", operator.creds(1, Some(1_600_000_000)));
     let output = aegis(&["list", "-s", &server.url(), "--creds", &expired]).run();
-    let words = ["login refused", "credentials file", &expired, "expired at 2020-09-13T12:26:40"];
-    refused(output, 77, &words);
+    let at = "expired at 2020-09-13T12:26:40Z";
+    refused(output, 77, &["login refused", "credentials file", &expired, at, REPLACE_IT]);
+    let check =
+        aegis(&["check", "--json", "-s", &server.url(), "--creds", &expired]).run().exits(2);
+    assert!(check.stdout.contains("the user JWT in"), "{check:#?}");
+    assert!(check.stdout.matches("no restart is needed").count() == 2, "{check:#?}");
     let stranger = Operator { account: key(KeyPairType::Account, 99), ..Operator::new() };
     let foreign = file("foreign.creds", stranger.creds(1, None));
     let output = aegis(&["list", "-s", &server.url(), "--creds", &foreign]).run();
@@ -271,6 +278,7 @@ fn an_agent_whose_login_ends_says_so_once_with_the_file_and_comes_back() {
     agent.wait_for_line(REGISTERED, secs(5));
     let line = agent.wait_for_line("login refused", secs(8));
     assert!(line.text.contains(&path) && line.text.contains("expired at"), "{}", line.text);
+    assert!(line.text.contains(REPLACE_IT), "{}", line.text);
     nothing_happens_for(secs(3));
     // In the second in which it ends the server says so in other words.
     for words in ["login refused: Auth", "login refused: User"] {

@@ -214,7 +214,7 @@ fn init_mends_a_bucket_with_its_optional_permissions() {
     let mut registry = admin(&server);
     registry.create(&json!({ "allow_msg_ttl": false }));
     let output = least(&server, &["init"]).run().exits(0);
-    assert!(output.stdout.contains("a 1 s TTL was obeyed"), "{output:?}");
+    assert!(output.stdout.contains("a TTL of 1s was obeyed"), "{output:?}");
     assert_eq!(registry.info().expect("the bucket")["config"]["allow_msg_ttl"], true);
 }
 

@@ -1,8 +1,12 @@
 //! What is wrong is said in the words that an operator can act on.
 
+use std::io::Write;
+use std::net::TcpListener;
+
 use serde_json::json;
 
 use crate::harness::agent::{Output, aegis};
+use crate::harness::hostile::greeting;
 use crate::harness::registry::{Client, Registry};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs};
@@ -27,6 +31,29 @@ fn a_server_that_takes_no_more_connections_is_called_that() {
         assert!(output.stderr.contains("maximum connections exceeded"), "{output:?}");
         assert!(output.stderr.contains("hint: raise max_connections"), "{output:?}");
     }
+}
+
+/// It dies, for want of memory for instance, while it greets us.
+#[test]
+fn a_server_that_dies_in_the_middle_of_a_line_is_not_called_another_program() {
+    let half = |port| greeting(port)[..60].to_vec();
+    let output = one_greeting(half).exits(69);
+    assert!(output.stderr.contains("in the middle of a line: it may have crashed"), "{output:?}");
+    let output = one_greeting(|_| b"HTTP/1.1 400 Bad".to_vec()).exits(69);
+    assert!(output.stderr.contains("not a NATS server: it says \"HTTP/1.1 400"), "{output:?}");
+}
+
+/// `list` at a port where everybody is sent this and no more.
+fn one_greeting(words: impl Fn(u16) -> Vec<u8>) -> Output {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    let bytes = words(port);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(&bytes);
+        }
+    });
+    aegis(&["list", "-s", &format!("nats://127.0.0.1:{port}")]).run()
 }
 
 /// "record larger than `max_payload` or the bucket permits (10054): say how
@@ -138,6 +165,27 @@ fn the_json_is_sorted_like_the_text_and_safe_on_a_terminal() {
     let names = instances.iter().map(|one| format!("{}{}", one["serviceName"], one["instanceId"]));
     let names: Vec<String> = names.collect();
     assert_eq!(names, ["\"api\"\"z\"", "\"web\"\"a\"", "\"web\"\"b\""]);
+    // Of `cleanup` both are in the order of revisions.
+    let stale = ["cleanup", "--dry-run", "--only", "heartbeat-too-old", "-s"];
+    let cleanup = |more: &[&str]| aegis(&[&stale[..], &[&server.url()], more].concat()).run();
+    for (place, instance) in ["b", "a"].into_iter().enumerate() {
+        let record = json!({
+            "serviceName": "old", "instanceId": format!("{instance}{odd}"), "version": "1.0.0",
+            "lastHeartbeat": "2001-01-01T00:00:00Z",
+        });
+        let key = format!("service-instances__old__{}", ["z", "y"][place]);
+        registry.put(&key, &[("Nats-TTL", "1h")], &record.to_string());
+    }
+    let output = cleanup(&["--json"]).exits(0);
+    assert_eq!(output.stdout.chars().filter(|c| bad(*c)).count(), 0, "{output:?}");
+    let removed = output.json()["removed"].as_array().expect("an array").clone();
+    assert_eq!(removed[1]["instanceId"], format!("a{odd}"), "{removed:?}");
+    let text = cleanup(&[]).exits(0).stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(removed.len() + 1, lines.len(), "{text}");
+    for (one, line) in removed.iter().zip(lines) {
+        assert!(line.contains(one["key"].as_str().expect("a key")), "{text}");
+    }
 }
 
 /// The end of our certificate is seen before every agent is shut out at once.
@@ -157,4 +205,15 @@ fn check_tells_when_our_certificate_has_ended() {
     assert_eq!(login["status"], "critical", "{login:#}");
     let message = login["message"].as_str().expect("a message");
     assert!(message.contains("ended at 2021-01-01T00:00:00Z"), "{message}");
+}
+
+#[test]
+fn a_dry_run_with_nothing_to_do_says_so() {
+    let server = Server::start("2.12.8");
+    Registry::at(&server.url()).create(&json!({}));
+    let call = |words: &[&str]| aegis(words).arg("-s").arg(&server.url()).run().exits(0).stdout;
+    let text = call(&["cleanup", "--dry-run"]);
+    assert!(text.starts_with("scanned 0, would remove 0, "), "{text}");
+    // Without it silence is what cron wants.
+    assert_eq!(call(&["cleanup"]), "");
 }

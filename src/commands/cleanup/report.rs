@@ -1,8 +1,10 @@
 //! What a cleanup did: lines for people and for cron, JSON for programs.
 //!
 //! Written while it happens, so that memory does not grow with the bucket:
-//! only what stands behind the removals in the JSON is kept, as the text that
-//! it will be. Text says nothing where nothing was done and nothing is wrong.
+//! only what follows the removals in the JSON is kept, as the text that it will
+//! be. Both name entries in the order of their revisions. Text says nothing where
+//! nothing was done and nothing is wrong, unless that was the question
+//! (`--dry-run`).
 //! An output that fails does not stop the work: it is reported at the end.
 
 use std::collections::BTreeMap;
@@ -17,8 +19,8 @@ use super::selection::{Target, UNREADABLE};
 use crate::error::{Failure, written};
 use crate::instance::entry::Unreadable;
 use crate::jetstream::bucket::Bucket;
-use crate::text::duration::words;
-use crate::text::printable::{clipped, printable};
+use crate::text::duration::{signed_words, words};
+use crate::text::printable::{clipped, printable, printable_json};
 
 /// Lines of one kind; the rest is counted.
 const LINES: u64 = 20;
@@ -113,7 +115,7 @@ impl List {
             if !self.0.is_empty() {
                 self.0.push(',');
             }
-            self.0.push_str(&json);
+            self.0.push_str(&printable_json(&json));
         }
     }
 }
@@ -151,8 +153,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The head of the JSON: behind it come removals, in front of it not even
-    /// the number of entries may change any more.
+    /// Writes the head of the JSON. Removals follow it, so the number of entries
+    /// must be known by now.
     pub fn begin_removals(&mut self, bucket: &Bucket) {
         if self.style.json {
             let (dry_run, scanned) = (self.style.dry_run, self.counts.scanned);
@@ -206,12 +208,12 @@ impl<'a> Report<'a> {
             });
             let comma = if first { "" } else { "," };
             // Text and numbers always serialise.
-            self.write(format_args!("{comma}{}", json.unwrap_or_default()));
+            self.write(format_args!("{comma}{}", printable_json(&json.unwrap_or_default())));
         } else if self.style.dry_run || self.counts.removed <= LINES {
             let done = if self.style.dry_run { "would remove" } else { "removed" };
             let mut words = target.words().join(" ");
             if let Some(skew) = target.skew {
-                words.push_str(&format!(" {:+.1} s", skew.as_seconds_f64()));
+                words.push_str(&format!(" {}", signed_words(skew)));
             }
             self.clear_progress();
             self.write(format_args!(
@@ -298,7 +300,8 @@ impl<'a> Report<'a> {
         if failed > LINES {
             error!("cannot remove {} more", failed - LINES);
         }
-        if removed + failed + unreadable == 0 && !self.console.loud {
+        let is_asked = self.console.loud || self.style.dry_run;
+        if removed + failed + unreadable == 0 && !is_asked {
             return;
         }
         let done = if self.style.dry_run { "would remove" } else { "removed" };
@@ -358,13 +361,36 @@ mod tests {
             report(TEXT, true, |_| ()),
             "scanned 0, removed 0, spared 0, failed 0, unreadable 0, in 0 s\n"
         );
+        assert_eq!(
+            report(Style { dry_run: true, ..TEXT }, false, |_| ()),
+            "scanned 0, would remove 0, spared 0, failed 0, unreadable 0, in 0 s\n"
+        );
+    }
+
+    #[test]
+    fn no_json_of_it_steers_a_terminal() {
+        let odd = "a\u{9b}31m\u{202e}\u{7f}";
+        let odd_target = Target { service_name: odd.into(), ..target(1) };
+        let entry = Unreadable { key: odd.into(), revision: 3, why: odd.into() };
+        let json = report(Style { json: true, ..TEXT }, false, |r| {
+            r.take(&odd_target, Fate::Removed);
+            r.take(&odd_target, Fate::Failed(odd.into()));
+            r.beating(odd);
+            r.unreadable(&entry, false);
+        });
+        assert!(json.trim_end().chars().all(|c| (' '..'\u{7f}').contains(&c)), "{json:?}");
+        let read: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(read["removed"][0]["serviceName"], odd);
+        assert_eq!(read["failed"][0]["why"], odd);
+        assert_eq!(read["spared"][0]["key"], odd);
+        assert_eq!(read["unreadable"][0]["why"], odd);
     }
 
     #[test]
     fn a_removal_is_a_line_and_many_are_counted() {
         assert_eq!(
             report(TEXT, false, |r| r.take(&target(1), Fate::Removed)),
-            "removed service-instances__web__1 (revision 1): heartbeat-too-old no-ttl clock-skew -60.0 s\n\
+            "removed service-instances__web__1 (revision 1): heartbeat-too-old no-ttl clock-skew -1m00s\n\
              scanned 0, removed 1 (heartbeat-too-old 1, no-ttl 1), spared 0, failed 0, unreadable 0, in 0 s\n"
         );
         let many = |r: &mut Report<'_>| (1..=25).for_each(|n| r.take(&target(n), Fate::Removed));

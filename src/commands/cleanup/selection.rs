@@ -84,7 +84,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// The reasons in words, `clock-skew` behind them.
+    /// The reasons in words, `clock-skew` last.
     pub fn words(&self) -> Vec<&'static str> {
         let mut words: Vec<_> = self.reasons.iter().map(|reason| reason.as_str()).collect();
         if words.is_empty() {

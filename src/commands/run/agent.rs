@@ -34,7 +34,7 @@ use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::clock::boot_clock;
 use crate::registry::failure::RegistryError;
-use crate::text::duration::{as_setting, words};
+use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
 
 use outage::Outage;
@@ -357,10 +357,10 @@ impl Agent {
         let off = clock.off_by(stamp + boot_clock().saturating_sub(at));
         if self.keeper.clock_told(now, off) {
             info!(
-                "{}: the registry's clock was set: the last heartbeat was {:+.1} s off it; \
+                "{}: the registry's clock was set: the last heartbeat was {} off it; \
                  another one at once",
                 self.name(),
-                off.as_seconds_f64()
+                signed_words(off)
             );
         }
     }
@@ -410,8 +410,8 @@ impl Agent {
             let off = clock.off_by(OffsetDateTime::now_utc());
             if off.unsigned_abs() > CLOCK_TRUST {
                 warn!(
-                    "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
-                    off.as_seconds_f64()
+                    "this host's clock is {} off the registry's: heartbeats carry registry time",
+                    signed_words(off)
                 );
             }
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::text::duration::words;
 use crate::text::printable::printable;
 use crate::text::prometheus::{Kind, family};
 
@@ -178,7 +179,7 @@ impl Standing {
                 self.servers
             ),
             (None, Some(ack)) => format!(
-                "registered {}{}, revision {}, last ack {}, {:.1} ms",
+                "registered {}{}, revision {}, last ack {}, {}",
                 self.name,
                 match (self.drain_words(), self.health) {
                     (Some(words), _) => format!(" as STANDBY ({words})"),
@@ -187,7 +188,7 @@ impl Standing {
                 },
                 ack.revision,
                 time_of_day(ack.at),
-                ack.took.as_secs_f64() * 1e3
+                words(ack.took)
             ),
             (None, None) => format!("registering {}; trying {}", self.name, self.servers),
         };
@@ -319,7 +320,7 @@ impl std::fmt::Display for Labels<'_> {
 
 fn time_of_day(at: OffsetDateTime) -> String {
     let (hour, minute, second) = at.to_hms();
-    format!("{hour:02}:{minute:02}:{second:02}")
+    format!("{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// The text, or as much of it as fits.
@@ -379,8 +380,7 @@ mod tests {
         );
         standing.lost("connection refused", at(14, 2, 11));
         standing.lost("connection refused", at(14, 2, 12));
-        let lost =
-            "no registry since 14:02:11: connection refused; trying a.example:4222, b.example:4222";
+        let lost = "no registry since 14:02:11Z: connection refused; trying a.example:4222, b.example:4222";
         assert_eq!(standing.line(), lost);
         assert!(!standing.is_registered());
         let took = Duration::from_micros(400);
@@ -388,7 +388,7 @@ mod tests {
         assert!(standing.is_registered());
         assert_eq!(
             standing.line(),
-            "registered orders-api/host-1, revision 812, last ack 14:02:13, 0.4 ms"
+            "registered orders-api/host-1, revision 812, last ack 14:02:13Z, 400 us"
         );
         standing.set_health(Some(false));
         assert!(standing.line().starts_with("registered orders-api/host-1 as UNHEALTHY, rev"));
@@ -402,7 +402,7 @@ mod tests {
         let too = "; another agent (host h, pid 1) writes this entry too (duplicate agent)";
         standing.acknowledged(8, at(1, 0, 0), Duration::ZERO, Duration::ZERO);
         standing.set_duplicate(Some("another agent (host h, pid 1)".into()));
-        assert!(standing.line().ends_with(&format!(", 0.0 ms{too}")), "{}", standing.line());
+        assert!(standing.line().ends_with(&format!(", 0 s{too}")), "{}", standing.line());
         standing.lost("connection refused", at(1, 0, 1));
         assert!(standing.line().ends_with(too), "{}", standing.line());
         standing.set_duplicate(None);

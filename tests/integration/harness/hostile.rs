@@ -114,6 +114,16 @@ impl Hostile {
         Hostile::listening(Box::new(greeting), Box::new(|_, _| None), chatter)
     }
 
+    /// A server that does what `evil` does, and talks beside it from the first
+    /// PONG on.
+    pub fn talkative(
+        chatter: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + 'static,
+        evil: impl Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
+    ) -> Hostile {
+        let chatter = (Stage::Connected, Pace::Beside, Box::new(chatter) as Box<Chatter>);
+        Hostile::listening(Box::new(greeting), Box::new(evil), Some(chatter))
+    }
+
     fn listening(
         greeting: Box<dyn Fn(u16) -> Vec<u8> + Send + Sync>,
         evil: Box<Evil>,

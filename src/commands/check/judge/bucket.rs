@@ -268,7 +268,7 @@ pub(super) fn markers(info: &StreamInfo) -> Row {
         ttl => Row::new(
             NAME,
             Grade::Ok,
-            format!("a delete marker tells for {} that an entry has expired", words(ttl)),
+            format!("a delete marker tells for {} that an entry has expired", as_setting(ttl)),
         ),
     };
     check.value(rounded(nanos as f64 / 1e9, 1e3))

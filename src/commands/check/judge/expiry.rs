@@ -17,7 +17,6 @@ const LATE_LIMIT: Duration = Duration::from_secs(2);
 /// `known` are the bugs of the server that leads the bucket.
 pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
     const NAME: &str = "ttl-probe";
-    let millis = |d: Duration| rounded(d.as_secs_f64() * 1e3, 10.0);
     let put_metric = |put: &Duration| {
         let help = "From a put with a TTL to its acknowledgement";
         metric("probe_put", Unit::Seconds, put.as_secs_f64(), help)
@@ -38,9 +37,9 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
         }
         Ok(Probed::Expired { put, late }) => {
             let message = format!(
-                "a 1 s TTL was obeyed: put in {} ms, gone {} ms after its end",
-                millis(*put),
-                late.as_millis()
+                "a TTL of 1s was obeyed: put in {}, gone {} after its end",
+                words(*put),
+                words(*late)
             );
             let check = if *late < LATE_LIMIT {
                 Row::new(NAME, Grade::Ok, message)
@@ -56,14 +55,15 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
                 "" => "without one".to_owned(),
                 stored => format!("with {stored:?}"),
             };
-            let message = format!("a 1 s TTL was not taken: the server stored the probe {stored}");
+            let message =
+                format!("a TTL of 1s was not taken: the server stored the probe {stored}");
             let check = Row::new(NAME, Grade::Warning, message)
                 .hint("see the max-age check: delete markers stretch TTLs where history is not 1");
             (check, put, None)
         }
         Ok(Probed::Lingered { put, late }) => {
             let message =
-                format!("a 1 s TTL was not obeyed: still there {} after its end", words(*late));
+                format!("a TTL of 1s was not obeyed: still there {} after its end", words(*late));
             let restart = known.iter().any(|bug| bug.kind == BugKind::FlagWithoutEffect);
             let hint = match (fix(known), restart) {
                 (Some(fixed), true) => {

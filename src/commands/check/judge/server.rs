@@ -39,7 +39,8 @@ pub(super) fn connection(facts: &Facts) -> Row {
         "{}{cluster}, nats-server {}, round trip {}",
         connected.place,
         connected.version,
-        short(connected.round_trip)
+        // Never nothing.
+        words(connected.round_trip.max(Duration::from_micros(1)))
     );
     Row::new(NAME, Grade::Ok, message).value(rounded(seconds, 1e6)).metric(metric(
         "round_trip",
@@ -205,15 +206,6 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
     }
 }
 
-/// `310 us`, `4.2 ms`, `1.5 s`: never nothing.
-fn short(time: Duration) -> String {
-    match time.as_micros() {
-        micros @ 0..1_000 => format!("{} us", micros.max(1)),
-        micros @ 1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
-        _ => words(time),
-    }
-}
-
 /// What of our login ends soon: nobody else warns before every program with it
 /// is shut out at once.
 pub(super) fn login(facts: &Facts) -> Row {
@@ -261,10 +253,7 @@ pub(super) fn clock(facts: &Facts) -> Row {
     };
     let millis = i64::try_from(offset.whole_milliseconds()).unwrap_or(i64::MAX);
     let side = if millis < 0 { "behind" } else { "ahead of" };
-    let by = match millis.unsigned_abs() {
-        millis @ 0..10_000 => format!("{millis} ms"),
-        millis => words(Duration::from_millis(millis)),
-    };
+    let by = words(Duration::from_millis(millis.unsigned_abs()));
     let message = format!("this host's clock is {by} {side} the registry's");
     let check = if offset.unsigned_abs() >= CLOCK_LIMIT {
         let message = format!("{message}: programs that compare times here see wrong ages");
