@@ -47,7 +47,7 @@ fn moments() -> [OffsetDateTime; 3] {
     [now, edges[0], edges[1]]
 }
 
-/// A key on the first line, a value behind it: what stands in the bucket.
+/// A key on the first line, a value after it: what stands in the bucket.
 pub(crate) fn record(data: &[u8]) {
     let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
     let key = String::from_utf8_lossy(&data[..end]);

@@ -152,7 +152,7 @@ impl Call<'_> {
             VerbArgs::List(args) => Verb::List(verbs::list(source, args)?),
             VerbArgs::Watch(args) => Verb::Watch(verbs::watch(source, args)?),
         };
-        let connection = settings::connection(source, top, verb_name);
+        let connection = settings::connection(source, top);
         let Connection { mut settings, bucket, unconnected } = match connection {
             Ok(connection) => connection,
             Err(failure) => {

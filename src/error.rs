@@ -46,18 +46,16 @@ impl Failure {
         self
     }
 
-    /// Adds a note to the hint of a failure whose message begins with `of`.
+    /// Adds a note to the hint of a failure whose message begins with `of`, as
+    /// [`noted`] does.
     pub fn with_note(mut self, of: &str, note: Option<String>) -> Failure {
         if let Some(note) = note.filter(|_| self.message.starts_with(of)) {
-            self.hint = Some(match self.hint.take() {
-                Some(hint) => format!("{hint}; {note}"),
-                None => note,
-            });
+            self.hint = Some(noted(self.hint.take(), note));
         }
         self
     }
 
-    /// Adds the cause, shown behind the message.
+    /// Adds the cause, shown after the message.
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
         self.source = Some(source.into());
         self
@@ -122,6 +120,14 @@ impl StdError for Failure {
     }
 }
 
+/// A hint with a note at its end; a note that is a command takes its place.
+pub fn noted(hint: Option<String>, note: String) -> String {
+    match hint.filter(|_| !note.starts_with("aegis-agent ")) {
+        Some(hint) => format!("{hint}; {note}"),
+        None => note,
+    }
+}
+
 /// A clean result, or standard output cannot be written to.
 pub fn written(result: std::io::Result<()>) -> Result<(), Failure> {
     result.map_err(|error| {
@@ -129,7 +135,7 @@ pub fn written(result: std::io::Result<()>) -> Result<(), Failure> {
     })
 }
 
-/// An I/O error in words, without the `(os error 111)` behind them.
+/// An I/O error in words, without the `(os error 111)` after them.
 pub fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error ") {

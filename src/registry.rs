@@ -12,6 +12,7 @@ pub mod expiry_test;
 pub mod failure;
 pub mod follow;
 pub mod listing;
+pub mod making;
 mod own_key;
 pub mod picture;
 pub mod scan;
@@ -39,7 +40,7 @@ use crate::nats::{
 /// A question that was not answered by then is asked again: a direct get goes
 /// to any replica, and that may be the one that hangs.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// The same for what is asked otherwise each time: a consumer that was placed on
+/// The same for questions that are new each time: a consumer that was placed on
 /// a dead member of the cluster is never announced, however long one waits.
 const ASK_OTHERWISE: Duration = Duration::from_millis(250);
 /// So many of those leave together, at most: with one member of three dead, a
@@ -373,8 +374,8 @@ impl Registry {
         })
     }
 
-    /// Asks until enough questions have their answer; the error is the fate of
-    /// those that have none.
+    /// Asks until enough questions have their answer. The error is why the
+    /// others have none.
     fn exchange(
         &mut self,
         open: &mut [Question],
@@ -439,6 +440,11 @@ impl Registry {
         let answer = answer.map_err(|error| match (error, self.bucket.domain()) {
             (RegistryError::Request(doing, RequestError::NoResponders), Some(domain)) => {
                 RegistryError::Request(doing, RequestError::NoDomain(domain.to_owned()))
+            }
+            (RegistryError::Request(doing, RequestError::NoResponders), None)
+                if self.server().is_some_and(|server| !server.jetstream) =>
+            {
+                RegistryError::Request(doing, RequestError::NoJetStream)
             }
             (error, _) => error,
         })?;
@@ -604,7 +610,8 @@ pub struct Former {
 pub enum Ask {
     /// This, and the same again.
     Same(Request),
-    /// What this makes of a number that no other question of the registry has.
+    /// The request for this turn; no other question of the registry has its
+    /// number.
     Otherwise(Box<dyn Fn(u32) -> Request>),
 }
 

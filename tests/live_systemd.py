@@ -431,7 +431,7 @@ class Story:
     def first_steps(self):
         self.run("systemctl", "start", "nats.service")
         self.run("systemctl", "enable", "--now", "orders-api.service")
-        # As in the README, behind the installation.
+        # As in the README, after the installation.
         for command in (
             "echo NATS_URL=nats://127.0.0.1:4222 >>/etc/aegis-agent/agent.env",
             "systemctl enable --now aegis-agent@orders-api.service",

@@ -1,5 +1,6 @@
-//! This call's connection, as options of a command that an operator pastes: a
-//! hint without them would go to another server or another bucket. *Pure*.
+//! The connection of this call, as options for the commands in hints: without
+//! them a command that is pasted would go to another server or another bucket.
+//! *Pure*.
 //!
 //! A hint that ends with a command has it after a colon, or is nothing else. No
 //! secret is ever an option: a password out of the environment has to be there
@@ -80,6 +81,8 @@ impl Call {
         for (program, options) in [("aegis-agent ", &self.ours), ("nats ", &self.nats)] {
             if let Some(rest) = command.strip_prefix(program)
                 && !options.is_empty()
+                // It says itself where it goes.
+                && !rest.contains(" --context ")
                 && rest != "--help"
             {
                 return format!("{before}{program}{options} {rest}");
@@ -148,7 +151,9 @@ mod tests {
             format!("nats {reach} kv edit b --max-bucket-size=2")
         );
         assert_eq!(call.complete("check --tlsca: it is wrong"), "check --tlsca: it is wrong");
-        assert_eq!(call.complete("aegis-agent --help"), "aegis-agent --help");
+        for whole in ["aegis-agent --help", "aegis-agent check --context prod"] {
+            assert_eq!(call.complete(whole), whole);
+        }
     }
 
     #[test]

@@ -193,17 +193,17 @@ fn expand(path: &str, home: Option<&Path>, env: &dyn Fn(&str) -> Option<OsString
     };
     let mut rest = path;
     let mut expanded = String::new();
-    if let (Some(behind), Some(home)) = (path.strip_prefix('~'), home)
-        && (behind.is_empty() || behind.starts_with('/'))
+    if let (Some(rest_of_it), Some(home)) = (path.strip_prefix('~'), home)
+        && (rest_of_it.is_empty() || rest_of_it.starts_with('/'))
     {
         expanded = home.display().to_string();
-        rest = behind;
+        rest = rest_of_it;
     }
-    while let Some((before, behind)) = rest.split_once('$') {
+    while let Some((before, rest_of_it)) = rest.split_once('$') {
         expanded.push_str(before);
-        let braced = behind.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-        let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let (name, after) = braced.unwrap_or(behind.split_at(end.unwrap_or(behind.len())));
+        let braced = rest_of_it.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let end = rest_of_it.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (name, after) = braced.unwrap_or(rest_of_it.split_at(end.unwrap_or(rest_of_it.len())));
         if name.is_empty() {
             expanded.push('$');
         } else {

@@ -33,15 +33,11 @@ pub(super) struct Connection {
 }
 
 /// Out of all sources, and the context read if there is one.
-pub(super) fn connection(
-    source: &Source<'_>,
-    top: &TopArgs,
-    verb: &str,
-) -> Result<Connection, Failure> {
+pub(super) fn connection(source: &Source<'_>, top: &TopArgs) -> Result<Connection, Failure> {
     let layers = Layers::new(source, top)?;
     let field = layers.field(|context| &context.url, "url of the context");
     let url = layers.given(&top.nats_url, "--nats-url", "NATS_URL", field)?;
-    let unconnected = unconnected(source, url.is_none(), verb);
+    let unconnected = unconnected(source, url.is_none());
     let url_is_the_hosts = url.as_ref().is_some_and(|url| layers.is_the_hosts(url));
     let (servers, url_login) = read_urls(url)?;
     let field = layers.field(|context| &context.inbox_prefix, "inbox_prefix of the context");
@@ -149,17 +145,16 @@ fn context_of_host(source: &Source<'_>, name: &str) -> Result<Context, Failure> 
 /// What may be the reason where no connection comes about. The context that
 /// `nats context select` chose is never taken silently: it is the user's, and
 /// not the host's.
-fn unconnected(source: &Source<'_>, by_default: bool, verb: &str) -> Option<String> {
+fn unconnected(source: &Source<'_>, by_default: bool) -> Option<String> {
     let selected = if by_default { context::selected(source.env) } else { None };
-    let selected = selected.map(|name| {
-        format!(
-            "nothing says where NATS is; with the context that `nats context select` chose: \
-             {PROGRAM} {verb} --context {name}"
-        )
-    });
-    let unreadable = source.host.unreadable().map(str::to_owned);
-    let both: Vec<String> = unreadable.into_iter().chain(selected).collect();
-    (!both.is_empty()).then(|| both.join("; "))
+    // Whatever the verb: this looks and changes nothing.
+    let selected = selected.map(|name| format!("{PROGRAM} check --context {name}"));
+    match (source.host.unreadable(), selected) {
+        (Some(unreadable), Some(command)) => {
+            Some(format!("{unreadable}; the selected context of the nats CLI: {command}"))
+        }
+        (unreadable, command) => unreadable.map(str::to_owned).or(command),
+    }
 }
 
 pub(super) fn bucket(source: &Source<'_>, top: &TopArgs) -> Result<Bucket, Failure> {

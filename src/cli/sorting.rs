@@ -1,5 +1,7 @@
 //! Arguments in order before argh sees them, and what to say of one that no
-//! verb knows: with the option or verb that was perhaps meant. *Pure*.
+//! verb knows: with the option or verb that was perhaps meant. That costs 25
+//! lines: there are dozens of options, and a call by hand is often one in trouble.
+//! *Pure*.
 
 use super::values::usage;
 use crate::error::Failure;
@@ -76,7 +78,7 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
 }
 
 /// Arguments sorted out: argh knows neither `--name=value` nor options of the
-/// program behind the verb.
+/// program after the verb.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sorted {
     /// With the commit, where `long`.

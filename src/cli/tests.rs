@@ -322,7 +322,7 @@ fn an_interval_that_could_look_stale_is_refused() {
             "",
             Some(("AEGIS_STALE_AFTER", "15s")),
             78,
-            format!("the interval 10s, which nobody chose: {rule} 15s"),
+            format!("the default interval 10s: {rule} 15s"),
         ),
     ] {
         let env: Vec<(&str, &str)> = env.into_iter().collect();

@@ -110,7 +110,7 @@ fn interval(source: &Source<'_>, args: &RunArgs, ttl: Duration) -> Result<Durati
     }
     let default = DEFAULT_INTERVAL.min(ttl / 3);
     fits(default).map_err(|rule| {
-        let what = format!("the interval {}, which nobody chose: {rule}", as_setting(default));
+        let what = format!("the default interval {}: {rule}", as_setting(default));
         Failure::new(Kind::Config, what).with_hint("give a shorter --interval (AEGIS_INTERVAL)")
     })
 }
@@ -131,7 +131,7 @@ fn health(
             let timeout = given.duration(Duration::from_millis(1), LONGEST_TIMEOUT)?;
             if timeout > interval {
                 warnings.push(format!(
-                    "the limit {} of a health check is longer than the interval: {} it is",
+                    "the limit {} of a health check is longer than the interval: {} is used",
                     as_setting(timeout),
                     as_setting(interval)
                 ));

@@ -18,7 +18,7 @@ use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
 use crate::cli::call::Call;
 use crate::cli::options::{CheckOptions, Format};
-use crate::error::{Failure, Kind, written};
+use crate::error::{Failure, Kind, noted, written};
 use crate::jetstream::bucket::Bucket;
 use crate::nats::address::shown_name;
 use crate::nats::{Connector, Settings};
@@ -50,7 +50,7 @@ pub fn run(
     let registry = Registry::new(connector, bucket);
     let mut facts = collect(registry, needs_roll.then_some(roll), signals.as_deref());
     if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
-        gap.hint = Some(gap.hint.take().map_or(note.clone(), |hint| format!("{hint}; {note}")));
+        gap.hint = Some(noted(gap.hint.take(), note));
     }
     facts.logins.splice(..0, logins);
     answer(options, &facts, &call, out)
@@ -64,7 +64,7 @@ pub fn run_without(
     bucket: Bucket,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    let hint = failure.hint().unwrap_or("mend the setting, or give another one");
+    let hint = failure.hint().unwrap_or("correct the setting, or give another one");
     let mut facts = nothing_known(bucket, options.probe);
     facts.connection =
         Err(Gap { kind: GapKind::Denied, message: failure.chain(), hint: Some(hint.to_owned()) });
@@ -78,7 +78,8 @@ fn answer(
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
     let mut checks = judge::judge(facts, &options.services);
-    // What leads to another place than this call must not have its options.
+    // A command that goes to another place must not get the options of this
+    // call.
     let hinted = checks.iter_mut().filter(|check| check.name != "connection");
     for hint in hinted.filter_map(|check| check.hint.as_mut()) {
         *hint = printable(&call.complete(hint));

@@ -1,10 +1,10 @@
 //! `cleanup`: removes what is stale, and nothing that came back meanwhile.
 //!
 //! Reads the bucket and removes from it at the same time, on one session and
-//! within bounds. Where it must know how many there are before the first one
-//! goes, which revision is the newest of its key, or who is still beating, it
-//! reads the bucket first, keeps the revisions that it judged, and then removes
-//! exactly those.
+//! within bounds. Sometimes it must know more before the first entry goes: how
+//! many there are, which revision is the newest of its key, or who is still
+//! beating. Then it reads the bucket first, keeps the revisions that it judged,
+//! and removes exactly those.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
@@ -22,7 +22,7 @@ use log::info;
 
 use self::remover::{Fate, REMOVING, Remover};
 use self::report::{Console, Counts, Report, Style};
-use self::revisions::{Lookup, Revisions};
+use self::revisions::Revisions;
 use self::selection::{Choice, Selection, Target, Unread};
 use crate::cli::options::CleanupOptions;
 use crate::error::{Failure, Kind};
@@ -153,7 +153,8 @@ impl Cleanup<'_> {
             }
         }
         found.scanned = self.report.counts.scanned;
-        // Who told where the bucket ends may have been cut off from the others.
+        // The member that told where the bucket ends may have been cut off from
+        // the others.
         self.info.state.last_seq = self.info.state.last_seq.max(scan.last());
         scan.end(&mut self.registry);
         Ok(revisions)
@@ -171,7 +172,8 @@ impl Cleanup<'_> {
         let longest_interval = self.selection.stale_after.saturating_sub(INTERVAL_MARGIN);
         let wait = longest_interval.min(LONGEST_WAIT);
         info!(
-            "waiting {} before removing: {with_ttl} to go had a TTL, and whoever lives beats meanwhile",
+            "waiting {} before removing: {with_ttl} of the entries had a TTL, and an instance that \
+             is alive refreshes its entry meanwhile",
             words(wait)
         );
         let until = Instant::now() + wait;
@@ -189,13 +191,12 @@ impl Cleanup<'_> {
     /// Reads the bucket and removes what is stale: of the revisions that were
     /// judged before, where there are such, and otherwise of all.
     fn remove(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
-        let mut lookup = judged.map(Revisions::lookup);
         if self.dry_run {
-            return self.show(&mut lookup);
+            return self.show(judged);
         }
         let first = judged.map_or(1, Revisions::first);
         let mut scan = Scan::begin_removing(&mut self.registry, &self.info, first)?;
-        let removed = self.remove_scanned(&mut scan, &mut lookup);
+        let removed = self.remove_scanned(&mut scan, judged);
         if let Err(End::Stopped) = removed {
             // Whatever ended it: what was sent has an answer.
             self.drain()?;
@@ -206,11 +207,11 @@ impl Cleanup<'_> {
     }
 
     /// A dry run: says what would go.
-    fn show(&mut self, lookup: &mut Option<Lookup<'_>>) -> Result<(), End> {
+    fn show(&mut self, judged: Option<&Revisions>) -> Result<(), End> {
         let mut scan = Scan::begin(&mut self.registry, &self.info)?;
         while let Some(entry) = scan.next(&mut self.registry)? {
             self.go_on()?;
-            if let Some(target) = self.wanted(entry, lookup) {
+            if let Some(target) = self.wanted(entry, judged) {
                 self.report.take(&target, Fate::Removed);
             }
         }
@@ -221,19 +222,16 @@ impl Cleanup<'_> {
     /// Reads and removes at the same time, on one session: what was read waits
     /// until there is room for its removal, and nothing more is asked for
     /// meanwhile.
-    fn remove_scanned(
-        &mut self,
-        scan: &mut Scan,
-        lookup: &mut Option<Lookup<'_>>,
-    ) -> Result<(), End> {
+    fn remove_scanned(&mut self, scan: &mut Scan, judged: Option<&Revisions>) -> Result<(), End> {
         let mut ready: VecDeque<Entry> = VecDeque::new();
         let mut fruitless = 0;
         loop {
+            self.ask_again();
             while self.remover.has_room()
                 && let Some(entry) = ready.pop_front()
             {
                 self.go_on()?;
-                let Some(target) = self.wanted(entry, lookup) else { continue };
+                let Some(target) = self.wanted(entry, judged) else { continue };
                 let report = &mut self.report;
                 let sink = &mut |target: &Target, fate| report.take(target, fate);
                 if self.remover.remove(&mut self.registry, target, sink).is_err() {
@@ -268,6 +266,7 @@ impl Cleanup<'_> {
                         fruitless = 0;
                     }
                 }
+                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
                     if scan.may_replace_consumer(&self.registry) =>
                 {
@@ -287,8 +286,10 @@ impl Cleanup<'_> {
     fn drain(&mut self) -> Result<(), End> {
         let mut fruitless = 0;
         while let Some(deadline) = self.remover.deadline() {
+            self.ask_again();
             match self.registry.receive(REMOVING, deadline) {
                 Ok(arrival) => self.removed(arrival)?,
+                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, None)?;
@@ -296,6 +297,14 @@ impl Cleanup<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sends again what met a bucket without a leader, if that is due. Where the
+    /// session is lost it waits for the next one.
+    fn ask_again(&mut self) {
+        let report = &mut self.report;
+        let sink = &mut |target: &Target, fate| report.take(target, fate);
+        self.remover.ask_again(&mut self.registry, sink);
     }
 
     fn removed(&mut self, arrival: Arrival) -> Result<(), Failure> {
@@ -333,7 +342,8 @@ impl Cleanup<'_> {
             let sink = &mut |target: &Target, fate| report.take(target, fate);
             resumed = self.remover.resume(&mut self.registry, sink);
         }
-        // What a session that ends at once leaves open is for the next one.
+        // A session that ended at once leaves work open: it is for the next
+        // one.
         match resumed {
             Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut))
                 if fruitless < FRUITLESS_SESSIONS =>
@@ -364,9 +374,9 @@ impl Cleanup<'_> {
 
     /// The entry as a target, if it goes and was not left out by an earlier
     /// look.
-    fn wanted(&mut self, entry: Entry, lookup: &mut Option<Lookup<'_>>) -> Option<Target> {
-        let is_first = lookup.is_none();
-        let was_judged = lookup.as_mut().is_none_or(|lookup| lookup.holds(entry.revision));
+    fn wanted(&mut self, entry: Entry, judged: Option<&Revisions>) -> Option<Target> {
+        let is_first = judged.is_none();
+        let was_judged = judged.is_none_or(|judged| judged.holds(entry.revision));
         if was_judged { self.judge(entry, is_first) } else { None }
     }
 
@@ -407,8 +417,7 @@ impl Cleanup<'_> {
             return Err(End::Stopped);
         }
         if self.report.counts.failed >= MOST_FAILURES {
-            let message =
-                format!("{MOST_FAILURES} entries could not be removed: no use in going on");
+            let message = format!("{MOST_FAILURES} entries could not be removed: giving up");
             return Err(Failure::new(Kind::Incomplete, message).with_hint(RUN_AGAIN).into());
         }
         Ok(())

@@ -24,11 +24,11 @@ use crate::nats::{Connector, RequestError, Settings};
 use crate::registry::Registry;
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
 use crate::registry::failure::RegistryError;
+use crate::registry::making::Made;
 use crate::system::signals::Signals;
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::printable;
 
-const CREATING: &str = "creating the bucket";
 const SWITCHING: &str = "switching per-message TTL on";
 const CHANGING: &str = "changing the bucket";
 
@@ -68,26 +68,14 @@ fn create(
     let bucket = registry.bucket().clone();
     let cluster = registry.server().and_then(|server| server.cluster.clone());
     let standard = NewBucket::standard(&bucket, cluster.as_deref());
-    let mut new = NewBucket {
+    let wanted = NewBucket {
         replicas: options.replicas.unwrap_or(standard.replicas),
         storage: options.storage.unwrap_or(standard.storage),
         marker_ttl: options.marker_ttl.unwrap_or(standard.marker_ttl),
     };
-    let made = loop {
-        let request = requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
-        let made = registry.request(CREATING, &request).and_then(|reply| {
-            let info = registry.read_info(CREATING, &reply)?;
-            Ok((info, replies::did_create(reply.data())))
-        });
-        let code = made.as_ref().err().and_then(RegistryError::api_code);
-        // A number that was asked for is not replaced by another one.
-        let code = code.filter(|_| options.replicas.is_none());
-        match code.and_then(|code| new.after_refusal(code)) {
-            Some(smaller) => new = smaller,
-            None => break made,
-        }
-    };
-    let (info, ours) = match made {
+    // A number that was asked for is not replaced by another one.
+    let made = registry.make_bucket(wanted, options.replicas.is_none());
+    let Made { info, ours, new } = match made {
         Ok(made) => made,
         Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
             return Ok(Some(registry.info()?.ok_or(error)?));
@@ -96,7 +84,8 @@ fn create(
     };
     if let Err(unfit) = fitness::judge_bucket(&bucket, &info, connected) {
         // The stream went to a member of the cluster that does not know the
-        // flag: there is no error, only the echo tells.
+        // flag. There is no error for that; only the configuration in the
+        // answer tells.
         return Err(undo(registry, &info, ours, unfit));
     }
     let storage = match new.storage {
@@ -124,8 +113,8 @@ fn create(
     Ok(None)
 }
 
-/// Whether who leads JetStream in a cluster knows TTLs. Without the permission
-/// to ask, the echo of what is made must do.
+/// Whether the member that leads JetStream in a cluster knows TTLs. Without the
+/// permission to ask, the server's answer to what is made must do.
 fn judge_cluster(registry: &mut Registry) -> Result<(), Failure> {
     const DOING: &str = "asking what the account may use";
     let reply = match registry.request(DOING, &requests::account_info(registry.bucket())) {
@@ -377,7 +366,8 @@ fn prove(
             "interrupted before it was known whether per-message TTL has effect",
         )
         .with_hint("aegis-agent check --probe")),
-        // Done is what was asked for; trying takes permissions of its own.
+        // What was asked for is done; the test of it takes permissions of its
+        // own.
         Err(ProbeError::Registry(error)) if error.denied().is_some() => say(
             out,
             &format!("whether it has effect could not be tried: {}", Failure::from(error).chain()),
@@ -398,7 +388,7 @@ fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
         }
         (10074, _) => "aegis-agent init --replicas 1",
         (10005, _) => {
-            "the cluster has not that many servers with room; one replica needs one: aegis-agent init --replicas 1"
+            "the cluster has fewer servers with room than that: aegis-agent init --replicas 1"
         }
         (10065, _) => {
             let find = format!("nats stream find --subject '{}'", bucket.all());
@@ -410,7 +400,7 @@ fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
     Failure::new(Kind::Unavailable, error.to_string()).with_hint(hint)
 }
 
-/// What this verb says, with commands that go where it went.
+/// Writes what this verb says. Commands in it get the connection of this call.
 struct Lines<'a> {
     call: Call,
     out: &'a mut dyn Write,

@@ -84,8 +84,8 @@ pub fn run(
                 view.add(&shown, options)?;
             }
         }
-        // The server counts what is left apart from storing: where a key is
-        // missing it may have been refreshed just then.
+        // The server counts what is left without stopping writes: a key that is
+        // missing may have been refreshed just then.
         is_complete = summary.keys.count() as u64 >= scan.announced() || scan.was_extended();
         if !is_complete {
             let info = registry.info_anywhere()?;

@@ -39,20 +39,22 @@ use crate::registry::picture::{Change, Picture};
 use crate::system::signals::Signals;
 use crate::text::duration::words;
 
-/// How often the bucket is asked where it ends, beside each time that somebody
-/// seems to be gone: also a purge, which makes no event, is found by that.
+/// How often the bucket is asked where it ends. It is also asked each time that
+/// somebody seems to be gone. A purge makes no event, and is found this way.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Between two such questions at least.
 const ASK_PAUSE: Duration = Duration::from_millis(50);
-/// Answers in a row by which the bucket has fewer keys than the picture, before
-/// the state is read anew: one may have crossed a new entry.
+/// After so many answers in a row that name fewer keys than the picture has,
+/// the state is read anew. One alone says little: a new entry may have come
+/// after it was sent.
 const SUSPICIONS: u32 = 2;
-/// Reading anew because of that, and in vain, is not repeated before then; the
-/// pause doubles each time.
+/// Where that changed nothing it is not done again before this time; the pause
+/// doubles each time.
 const FIRST_REREAD_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(600);
-/// After an outage whoever is missing has so long to refresh its entry before
-/// it is called down: the outage was not its own. Two seconds are promised.
+/// After an outage of ours, an instance that is missing has this time to
+/// refresh its entry before it is called down. Agents promise to be back within
+/// two seconds.
 const RETURN_GRACE: Duration = Duration::from_millis(1_500);
 /// Between two attempts to get the registry back.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -161,8 +163,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Follows the bucket until something is wrong with that: the inner error,
-    /// which another session may cure.
+    /// Follows the bucket until that fails. Another session may cure the inner
+    /// error.
     fn follow(&mut self) -> Result<Result<End, RegistryError>, Failure> {
         if self.registry.session().is_none() {
             let limit = self.registry.timeout();
@@ -390,8 +392,8 @@ fn is_gone(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Request(FOLLOWING, RequestError::NoResponders))
 }
 
-/// How far local time is from UTC, as `date` says it: to find that out by
-/// oneself takes a reader of the zone files. UTC where it does not say so.
+/// How far local time is from UTC, as `date` says it: our own answer would take
+/// a reader of the zone files. UTC where it gives none.
 fn local_offset(signals: &Signals) -> UtcOffset {
     let asked = Command::new("date").arg("+%z").stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let Ok(mut child) = asked else { return UtcOffset::UTC };

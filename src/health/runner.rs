@@ -46,8 +46,8 @@ pub struct Runner {
     lookups: Lookups,
     running: Option<Running>,
     result: Option<CheckResult>,
-    /// Killed, and not seen to be gone yet: that can take as long as the disk
-    /// that they wait for.
+    /// Killed, and not gone yet: a process that waits for a disk goes when the
+    /// disk answers.
     dying: Vec<Child>,
 }
 
@@ -197,7 +197,8 @@ impl Runner {
     /// Takes the result of a child that has ended, or ends one that has not,
     /// with all that it left behind in its group.
     fn end(&mut self, mut child: Child) -> CheckResult {
-        // Not reaped yet, so that its group's number is still its own.
+        // Not reaped yet: until then no other process can get the number of its
+        // group.
         kill_process_group(Pid::from_child(&child), Signal::KILL).ok();
         match child.try_wait() {
             Ok(Some(status)) if status.success() => Ok(()),
@@ -255,8 +256,8 @@ fn spawn(command: &[String]) -> Result<Child, String> {
         .map_err(|error| format!("cannot be run: {}", plain(&error)))
 }
 
-/// Whether a child has ended. It stays a zombie, so that the number of its
-/// group is still its own.
+/// Whether a child has ended. It stays a zombie, so that no other process gets
+/// the number of its group.
 fn has_ended(child: &Child) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     !matches!(waitid(WaitId::Pid(Pid::from_child(child)), look), Ok(None))

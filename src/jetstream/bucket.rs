@@ -67,7 +67,7 @@ impl Bucket {
         }
     }
 
-    /// The JetStream stream behind the bucket.
+    /// The JetStream stream that the bucket is.
     pub fn stream(&self) -> String {
         format!("KV_{}", self.name)
     }

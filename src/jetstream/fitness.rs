@@ -15,7 +15,7 @@ use crate::text::duration::as_setting;
 pub struct ServerVersion {
     /// Major, minor and patch.
     pub numbers: (u32, u32, u32),
-    /// Not a pre-release: sorts behind those.
+    /// Not a pre-release: sorts after those.
     pub released: bool,
 }
 
@@ -73,7 +73,8 @@ impl Unfit {
             Unfit::TooOld { .. } => {
                 "upgrade nats-server to 2.11.2 or later; 2.12.8 has no known TTL bugs".into()
             }
-            // On a flag that is off it is switched on, and nothing else touched.
+            // Where the flag is off this switches it on, and touches nothing
+            // else.
             Unfit::NoBucket(_) | Unfit::NoFlag(_) => "aegis-agent init".into(),
             Unfit::NotABucket(..) => {
                 "give another --bucket, or repair the stream with the nats CLI".into()

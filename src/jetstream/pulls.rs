@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_finished_with_the_last_message_or_behind_what_matters() {
+    fn it_is_finished_with_the_last_message_or_after_what_matters() {
         let mut pulls = Pulls::over(1..=u64::MAX, 2);
         pull(&mut pulls, 1);
         pulls.delivered(&delivery(7, 1)).unwrap();

@@ -144,14 +144,14 @@ pub fn acknowledged(data: &[u8]) -> Result<u64, ReplyError> {
     }
 }
 
-/// The revision behind `wrong last sequence: N`; 0 when there is none.
+/// The `N` of `wrong last sequence: N`; 0 when there is none.
 pub fn last_revision(error: &ApiError) -> Option<u64> {
     let (_, number) = error.description.rsplit_once(": ")?;
     number.trim().parse().ok()
 }
 
-/// Whether the stream in a reply of `STREAM.CREATE` is new: a stream with the
-/// same configuration may have been there.
+/// Whether a reply of `STREAM.CREATE` is for a new stream: one with the same
+/// configuration may have been there before.
 pub fn did_create(data: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Created {

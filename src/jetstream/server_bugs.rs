@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fix_lies_behind_the_versions_that_it_mends() {
+    fn a_fix_comes_after_the_versions_that_it_fixes() {
         for (_, _, last, fixed_in, _) in RANGES {
             let fixed = ServerVersion::parse(fixed_in).unwrap();
             assert!(fixed.numbers > last, "{fixed_in}");

@@ -111,7 +111,7 @@ pub fn shown_name(text: &str) -> String {
 /// also where it stands in the wrong place.
 pub fn redact(url: &str) -> String {
     let Some((login, host)) = url.rsplit_once('@') else {
-        // `nats://user:password`, the host forgotten: no port is like that.
+        // `nats://user:password`, with the host forgotten: this is no port.
         return match url.rsplit_once(':') {
             Some((rest, port))
                 if !port.starts_with("//") && !port.bytes().all(|b| b.is_ascii_digit()) =>

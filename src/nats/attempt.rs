@@ -68,7 +68,7 @@ pub(super) enum Progress {
     Ready(Box<Served>),
 }
 
-/// A server that serves, with the bytes that it sent after that.
+/// A server that has let us in, with the bytes that it sent after its PONG.
 pub(super) struct Served {
     pub(super) stream: Stream,
     pub(super) parser: Parser,
@@ -174,10 +174,11 @@ impl Talk {
 
     /// Reads and writes what can be; whether the server serves.
     fn advance(&mut self, server: usize, context: &mut Context<'_>) -> Result<bool, Cause> {
-        // Some rounds, and then the others: a peer that talks without end has no
-        // more time than the race.
+        // Some rounds, and then the other attempts have their turn: a peer that
+        // talks without end must not keep them waiting.
         for _ in 0..ROUNDS_LIMIT {
-            // What the peer said counts for more than that it takes no more.
+            // What the peer said tells more than that it takes nothing any
+            // more.
             let written = self.stream.write(&mut self.out);
             let securing = self.stream.is_handshaking();
             let read = self.stream.read(self.parser.buffer());

@@ -121,8 +121,8 @@ impl Connector {
     /// servers of the list come first, then those that a cluster announced.
     pub fn open(&mut self, limit: Duration) -> Result<Session, ConnectError> {
         let began = Instant::now();
-        // Only a stop that comes meanwhile ends this: to deregister after one
-        // may take a fresh session.
+        // Only a stop that comes from now on ends this: after an earlier one a
+        // fresh session may be needed to deregister.
         let stopping = self.waiter.stop_requested();
         let login = read_login(&self.settings.login).map_err(ConnectError::Config)?;
         check_tls_files(&self.settings.tls).map_err(ConnectError::Config)?;

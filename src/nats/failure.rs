@@ -169,6 +169,8 @@ pub enum RequestError {
     NoResponders,
     /// The same for a JetStream domain, by its name.
     NoDomain(String),
+    /// The same of a server that has no JetStream itself.
+    NoJetStream,
     /// The request itself cannot be sent.
     Invalid(String),
     /// Headers and payload together are larger than the server takes, in
@@ -191,6 +193,9 @@ impl fmt::Display for RequestError {
             RequestError::NoResponders => f.write_str("nobody answers there (503)"),
             RequestError::NoDomain(name) => {
                 write!(f, "nobody answers for the JetStream domain {name} (503)")
+            }
+            RequestError::NoJetStream => {
+                f.write_str("nobody answers there (503), and this server has no JetStream")
             }
             RequestError::Invalid(why) => f.write_str(why),
             RequestError::TooLarge { size, limit } => {

@@ -1,5 +1,5 @@
-//! Name look-ups: the only helper threads of the program, since the C library's
-//! know no time limit. An address never needs one.
+//! Name look-ups. They are the only helper threads of the program, since
+//! look-ups of the C library have no time limit. An address never needs one.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,8 +12,9 @@ use std::thread;
 
 use crate::error::plain;
 
-/// Look-ups of one name that hang, at most: the C library's last for 5 to 30 s
-/// where no name server answers. One name must not use up those of another.
+/// So many look-ups of one name may hang at a time: they last for 5 to 30 s
+/// where no name server answers. Each name has a number of its own, so that one
+/// cannot use up those of another.
 const LOOKUPS_A_NAME: usize = 6;
 /// The same of all names together.
 const LOOKUPS_LIMIT: usize = 64;

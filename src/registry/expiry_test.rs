@@ -80,7 +80,7 @@ pub fn probe(registry: &mut Registry, signals: &Signals) -> Result<Probed, Probe
     if signals.stopped() {
         return Err(ProbeError::Interrupted);
     }
-    // A token of its own behind a fixed one, so that a permission for it is
+    // A token of its own after a fixed one, so that a permission for it is
     // none for the entries of instances.
     let key = format!("aegis-probe.{}", session.unique());
     let began = Instant::now();

@@ -13,6 +13,11 @@ use crate::text::printable::clipped;
 /// What is being done while a bucket is made.
 pub const CREATING: &str = "creating the bucket";
 
+/// What to do about a server that has no JetStream itself.
+pub const WITHOUT_JETSTREAM: &str = "enable JetStream there; if it is a leaf node, and the bucket \
+                                     is in its hub, give the hub's domain with --js-domain \
+                                     (AEGIS_JS_DOMAIN)";
+
 /// What is being done while a heartbeat is written.
 pub const WRITING: &str = "writing the entry";
 /// What is being done while the own entry is taken out.
@@ -190,6 +195,9 @@ impl From<RegistryError> for Failure {
                 Failure::new(Kind::Unavailable, text).with_hint(
                     "is JetStream enabled, for this account too, and has the cluster a leader?",
                 )
+            }
+            RegistryError::Request(_, RequestError::NoJetStream) => {
+                Failure::new(Kind::Unavailable, text).with_hint(WITHOUT_JETSTREAM)
             }
             RegistryError::Request(_, RequestError::TimedOut) => {
                 Failure::new(Kind::Unavailable, text)

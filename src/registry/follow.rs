@@ -173,7 +173,7 @@ impl Follower {
         let arrival = registry.glance_until(FOLLOWING, until.min(self.deadline()))?;
         let now = Instant::now();
         let Some(arrival) = arrival else {
-            // What lies unread was looked at just now, however long we were
+            // What has come and was not read is read first: we may have been
             // stopped ourselves.
             let silent = now >= self.deadline();
             let unanswered = self.asked.is_some_and(|(_, at)| now >= at + registry.timeout());

@@ -47,7 +47,7 @@ pub enum Told {
     Time,
     /// The bucket as it is; the clock was set as well.
     Bucket(Box<StreamInfo>),
-    /// What stood under the key before the put; `None` for nothing.
+    /// The entry under the key before the put; `None` for nothing.
     Entry(Option<Box<Entry>>),
     /// That may not be read.
     EntryDenied,

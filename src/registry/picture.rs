@@ -98,7 +98,7 @@ struct Seen {
     revision: u64,
     stored: Micros,
     heartbeat: Micros,
-    /// The time under which it stands in the queue; `MAX` where it does not.
+    /// The time for which it is in the queue; `MAX` where it is not.
     queued: Micros,
     /// Seconds; `None` for ever.
     ttl: Option<u32>,

@@ -46,7 +46,7 @@ enum Reads {
     /// The newest revision of every key.
     Newest,
     /// Every revision. In a bucket without history that is the newest of every
-    /// key, and it bears that what was read is removed meanwhile.
+    /// key, and what was read may be removed meanwhile.
     Every,
 }
 
@@ -60,8 +60,8 @@ pub struct Scan {
     deadline: Instant,
     /// When this consumer was asked, or delivered last.
     heard: Instant,
-    /// It took the place of a silent one: the server's time does not begin anew
-    /// with each of them.
+    /// This consumer took the place of a silent one: its time limit goes on
+    /// from there.
     replaced: bool,
     /// Sessions lost in a row, and where the last one began.
     restarts: u32,
@@ -115,9 +115,8 @@ impl Scan {
         Ok(Scan { leader_last, announced: pending, ..scan })
     }
 
-    /// Begins a scan that bears that what it has read is removed meanwhile:
-    /// over *every* revision from `first` on, up to the last one that `info`
-    /// knows.
+    /// Begins a scan during which what it has read may be removed: over *every*
+    /// revision from `first` on, up to the last one that `info` knows.
     pub fn begin_removing(
         registry: &mut Registry,
         info: &StreamInfo,
@@ -196,11 +195,11 @@ impl Scan {
         }
     }
 
-    /// Asks once more, and tells so, where there may be more although the
-    /// consumer has no more: it reads
-    /// one replica of the bucket, and that one may lag behind the leader, who
-    /// said where the bucket ends. What lies there may have expired as well, so
-    /// another consumer is asked, which is likely on another replica.
+    /// Asks once more, and tells so, where the consumer has no more and the
+    /// bucket may: a consumer reads one replica, which may lag behind the
+    /// leader, who said where the bucket ends. What is missing may also have
+    /// expired, so another consumer is asked, which is likely on another
+    /// replica.
     fn looks_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
         if self.pulls.last() >= self.leader_last || self.looks == LOOKS_AGAIN {
             return Ok(false);
@@ -325,8 +324,9 @@ impl Scan {
         }
     }
 
-    /// Goes on after what can be survived: a lost session, and a consumer that
-    /// went with its member of the cluster, which says so or is silent. The error is what cannot.
+    /// Goes on after a lost session, and after a consumer that went away with
+    /// its member of the cluster, in words or in silence. Gives back every
+    /// other error.
     pub fn go_on_after(
         &mut self,
         registry: &mut Registry,

@@ -37,9 +37,10 @@ impl Children {
         Ok(set_child_subreaper(Some(getpid()))?)
     }
 
-    /// Reaps all that have ended but `own`, for which somebody else waits. With
-    /// `end`, ends what checks have left behind: its own children come to us,
-    /// and are ended by the next call. How many were alive.
+    /// Reaps all that have ended, but not `own`, for which somebody else waits.
+    /// With `end`, ends what checks have left behind; the children of those
+    /// come to us, and are ended by the next call. Gives back how many were
+    /// alive.
     pub fn sweep(&self, own: &[Pid], end: bool) -> usize {
         if !has_any() {
             return 0;
@@ -47,7 +48,8 @@ impl Children {
         let mut alive = 0;
         for pid in children().into_iter().filter(|pid| !own.contains(pid)) {
             let ended = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-            // It is a child of ours and not reaped, so its number is its own.
+            // It is a child of ours and not reaped, so no other process has its
+            // number.
             if matches!(ended, Ok(None)) && end && self.is_left_by_a_check(pid) {
                 kill_process(pid, Signal::KILL).ok();
                 alive += 1;

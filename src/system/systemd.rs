@@ -26,7 +26,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::files;
 
-/// A registry that does not answer holds up a boot no longer than this.
+/// A registry that does not answer delays a boot no longer than this.
 const READY_WITHOUT_REGISTRY: Duration = Duration::from_secs(10);
 /// No environment is larger: the kernel's limit is 2 MiB with the arguments.
 const ENVIRONMENT_LIMIT: u64 = 1 << 21;

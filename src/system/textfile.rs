@@ -2,7 +2,8 @@
 //! collector and whoever else reads it while it is replaced.
 //!
 //! A link stays a link: what it points to is replaced. What is no regular file
-//! (a device, a FIFO) is never replaced: it is written to.
+//! (a device, a FIFO) is never replaced: it is written to. As root a rename over
+//! `/dev/null` or `/dev/stdout` would take the device from every other program.
 
 use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -29,8 +30,8 @@ pub fn replace_for(path: &Path, text: &str, writer: u32) -> io::Result<()> {
     put(path, text, writer, false)
 }
 
-/// The same, and after a crash of the host as well a reader sees the old text
-/// or the new one.
+/// The same; and after a crash of the host, too, a reader sees the old text or
+/// the new one.
 pub fn replace_on_disk(path: &Path, text: &str) -> io::Result<()> {
     put(path, text, std::process::id(), true)
 }
@@ -43,7 +44,7 @@ fn put(path: &Path, text: &str, writer: u32, on_disk: bool) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         Ok(_) | Err(_) => {}
     }
-    let path = behind_links(path)?;
+    let path = through_links(path)?;
     let name = path.file_name().ok_or_else(|| io::Error::other("not the name of a file"))?;
     // A name that the collector does not read: it takes `*.prom`.
     let mut hidden = std::ffi::OsString::from(".");
@@ -68,7 +69,7 @@ fn put(path: &Path, text: &str, writer: u32, on_disk: bool) -> io::Result<()> {
 }
 
 /// Where the links that begin at `path` end, whether or not something is there.
-fn behind_links(path: &Path) -> io::Result<PathBuf> {
+fn through_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MOST_LINKS {
         match fs::symlink_metadata(&path) {
@@ -95,7 +96,7 @@ fn write_into(path: &Path, there: &Metadata, text: &str) -> io::Result<()> {
         _ => error,
     })?;
     file.write_all(text.as_bytes()).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => io::Error::other("whoever reads from it does not keep up"),
+        ErrorKind::WouldBlock => io::Error::other("its reader does not keep up"),
         _ => error,
     })
 }
@@ -179,7 +180,7 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "text");
         let error = replace(&path, &"x".repeat(1 << 20)).unwrap_err();
-        assert_eq!(error.to_string(), "whoever reads from it does not keep up");
+        assert_eq!(error.to_string(), "its reader does not keep up");
         assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
         assert_eq!(names(&directory), ["fifo"]);
         fs::remove_dir_all(directory).unwrap();

@@ -91,10 +91,15 @@ pub fn words(d: Duration) -> String {
     }
 }
 
-/// A difference with its sign, in [`words`]: `-1m00s`, `+5.2 s`.
+/// A difference with its sign, in [`words`], to the nearest tenth of a second
+/// where it has any: `-1m00s`, `+5.2 s`.
 pub fn signed_words(difference: time::Duration) -> String {
+    const TENTH: u128 = 100;
     let sign = if difference.is_negative() { '-' } else { '+' };
-    format!("{sign}{}", words(difference.unsigned_abs()))
+    let exact = difference.unsigned_abs();
+    let tenths = (exact.as_millis() + TENTH / 2) / TENTH;
+    let rounded = u64::try_from(tenths * TENTH).map_or(exact, Duration::from_millis);
+    format!("{sign}{}", words(if rounded < Duration::from_secs(1) { exact } else { rounded }))
 }
 
 /// A duration as one would type it, exact to the nanosecond: `30s`, `500ms`,
@@ -293,7 +298,9 @@ mod tests {
 
     #[test]
     fn a_difference_has_its_sign() {
-        for (millis, expected) in [(-60_000, "-1m00s"), (5_250, "+5.2 s"), (0, "+0 s")] {
+        for (millis, expected) in
+            [(-59_997, "-1m00s"), (5_240, "+5.2 s"), (999, "+1 s"), (-42, "-42 ms")]
+        {
             assert_eq!(signed_words(time::Duration::milliseconds(millis)), expected);
         }
     }

@@ -21,7 +21,7 @@ const WIDEST_CELL: usize = 200;
 /// more memory than it has characters.
 pub struct Table {
     right_aligned: Vec<bool>,
-    /// Cells, each with [`END`] behind it.
+    /// Cells, each with [`END`] after it.
     cells: String,
     /// Where the rows stand in it.
     rows: Vec<Range<usize>>,

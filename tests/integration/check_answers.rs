@@ -108,7 +108,7 @@ fn the_metrics_are_byte_for_byte_the_golden_ones() {
 }
 
 #[test]
-fn the_nagios_answer_is_one_line_with_data_behind_one_bar() {
+fn the_nagios_answer_is_one_line_with_data_after_one_bar() {
     let (server, _registry) = troubled();
     let output = check(&server.url(), &["--format=nagios"]).exits(1);
     assert_eq!(output.stdout.lines().count(), 1, "{output:?}");

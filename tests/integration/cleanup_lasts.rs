@@ -41,7 +41,7 @@ fn races(history: u64) {
             std::thread::spawn(move || {
                 let mut writer = Registry::at(&url);
                 let mut refreshed = Vec::new();
-                // From behind and from the front, so that some are in time.
+                // From the back and from the front, so that some are in time.
                 let order = (0..ENTRIES).map(|n| if n % 2 == 0 { n } else { ENTRIES - n });
                 for i in order.filter(|i| i % 3 == round % 3) {
                     if stop.load(Ordering::SeqCst) {

@@ -222,6 +222,19 @@ fn a_domain_that_is_not_there_is_said_by_its_name() {
 }
 
 #[test]
+fn a_leaf_without_jetstream_is_told_of_domains() {
+    let hub = Hub::start();
+    let leaf = hub.leaf("");
+    for (tool, code) in [("list", 69), ("cleanup", 69), ("check", 2)] {
+        let output = verb(tool, &leaf.url()).run().exits(code);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains("hint: enable JetStream there; if it is a leaf"), "{output:#?}");
+    }
+    let mut agent = run(&leaf.url()).spawn();
+    agent.wait_for_line("--js-domain (AEGIS_JS_DOMAIN)", secs(8));
+}
+
+#[test]
 fn what_is_no_domain_is_refused() {
     for domain in ["a.b", "*", ">", "a b", "a\tb"] {
         for tool in ["list", "run"] {

@@ -63,7 +63,7 @@ fn both_duplicates_name_the_other_once_and_none_misses_a_heartbeat() {
 
     second.signal("TERM");
     assert_eq!(second.wait_exit(secs(3)), 0);
-    first.wait_for_line("writes this entry no more", secs(8));
+    first.wait_for_line("no longer writes this entry", secs(8));
     assert!(registry.last(KEY).is_some_and(|entry| !entry.is_marker()), "the first is there");
     assert_eq!(first.lines_with(TOO).len(), 1, "{}", first.stderr());
 }
@@ -128,7 +128,7 @@ fn a_duplicate_that_stops_leaves_the_entry_to_the_other() {
         agent.wait_for_line(TOO, secs(5));
     }
     let watch = registry.watch(KEY);
-    // Right behind a heartbeat of the one that goes: the entry is its own.
+    // Right after a heartbeat of the one that goes: the entry is its own.
     let pid = json!(first.pid().to_string());
     eventually(secs(5), "it beats", || {
         let own = watch.seen().last().is_some_and(|e| e.json()["metadata"]["pid"] == pid);

@@ -263,7 +263,7 @@ fn a_server_that_takes_2_s_for_each_reply() {
     ));
 }
 
-/// Whoever stands behind servers that hang need not wait for them.
+/// Whoever comes after servers that hang need not wait for them.
 #[test]
 fn the_first_servers_of_the_list_hang() {
     let server = Server::any();

@@ -9,9 +9,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::harness::agent::{aegis, binary};
+use crate::harness::fault::say;
 use crate::harness::registry::Registry;
-use crate::harness::scratch;
 use crate::harness::server::{Server, Setup};
+use crate::harness::{scratch, secs};
 
 /// The options of the `nats` CLI 0.5.1 that hints use, by command.
 const NATS: [(&str, &[&str]); 2] =
@@ -87,6 +88,52 @@ fn hint(answer: &Value, name: &str) -> String {
     let checks = answer["checks"].as_array().cloned().unwrap_or_default();
     let check = checks.into_iter().find(|check| check["name"] == name).expect("it is there");
     check["hint"].as_str().unwrap_or_else(|| panic!("no hint: {check:#}")).to_owned()
+}
+
+/// Nothing says where NATS is but the context that `nats context select` chose:
+/// it is not taken, and the hint that names it leads there from every verb.
+#[test]
+fn the_selected_context_is_one_command_away() {
+    let server = Server::start("2.12.8");
+    Registry::named(&server.url(), "service_registry").create(&json!({}));
+    let home = scratch("selected");
+    let directory = home.join("nats/context");
+    std::fs::create_dir_all(&directory).expect("makes the directory");
+    let context = json!({ "url": server.url() }).to_string();
+    std::fs::write(directory.join("prod.json"), context).expect("writes the context");
+    std::fs::write(home.join("nats/context.txt"), "prod\n").expect("selects it");
+    let home = home.display().to_string();
+    let verbs: [&[&str]; 5] = [
+        &["list"],
+        &["cleanup", "--only=no-ttl"],
+        &["init"],
+        &["check"],
+        &["run", "--service=web"],
+    ];
+    for words in verbs {
+        // A registry on this machine's own port would be found.
+        let Some(call) = nowhere(words, &home) else { return };
+        let hint = call.lines().find_map(|line| line.split_once("hint: ")).expect("a hint").1;
+        assert_eq!(hint, "aegis-agent check --context prod", "{words:?}: {call}");
+        let (code, said) = paste(&format!("XDG_CONFIG_HOME={home} {hint}"));
+        assert!(code < 2, "{hint}: {code} {said}");
+    }
+}
+
+/// What a call says while nothing listens on the default port; `None` where
+/// something does.
+fn nowhere(words: &[&str], config: &str) -> Option<String> {
+    if std::net::TcpStream::connect("127.0.0.1:4222").is_ok() {
+        say("something listens on port 4222: SKIPPED");
+        return None;
+    }
+    let call = aegis(words).env("XDG_CONFIG_HOME", config);
+    if words[0] == "run" {
+        let mut agent = call.spawn();
+        return Some(agent.wait_for_line("hint: ", secs(5)).text);
+    }
+    let output = call.run();
+    Some(output.stdout + &output.stderr)
 }
 
 /// A bucket that is not well, and what mends it: pasted, `check` is content.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, Invocation, aegis};
+use crate::harness::backup::Backup;
 use crate::harness::clock::ServerClock;
 use crate::harness::cluster::Cluster;
 use crate::harness::fault::{duration, say};
@@ -128,26 +129,26 @@ fn an_api_that_does_not_answer_ends_no_entry() {
 
 // A backup.
 
-/// The bucket as a restored backup leaves it: with a heartbeat of long ago, at
-/// the revision that it had then.
-fn restore(registry: &mut Registry, old: &str) {
-    registry.delete();
-    registry.create(&json!({}));
-    registry.put(KEY, &[("Nats-TTL", "60s")], old);
-}
-
+/// The server's own snapshot and restore, under a live session: the entry is what
+/// the agent wrote some heartbeats ago, at the revision that it had then.
 #[test]
 fn an_agent_does_not_take_its_own_past_for_a_duplicate() {
     let (server, mut registry) = bucket(Setup::default());
     let watch = registry.watch(KEY);
-    let mut agent = registered(&run(&server.url(), "6s", "1s"));
-    let old = watch.wait_for(1, secs(3))[0].text();
-    watch.wait_for(4, secs(6));
-    restore(&mut registry, &old);
+    let mut agent = registered(&run(&server.url(), "30s", "1s"));
+    watch.wait_for(2, secs(4));
+    let backup = Backup::of(&mut registry);
+    let old = registry.last(KEY).expect("registered");
+    // Just after a heartbeat: the bucket is away for some milliseconds.
+    watch.wait_for(watch.seen().len() + 3, secs(6));
+    let newer = registry.last(KEY).expect("registered").revision;
+    assert!(newer > old.revision, "{newer}");
+    backup.restore(&mut registry);
+    let back = registry.last(KEY).expect("it is in the backup");
+    assert_eq!((back.revision, back.text()), (old.revision, old.text()));
     agent.wait_for_line("older than the last heartbeat", secs(3));
-    let first = registry.last(KEY).expect("it is there").revision;
     eventually(secs(4), "it goes on", || match registry.last(KEY) {
-        Some(entry) if entry.revision > first => Ok(()),
+        Some(entry) if entry.revision > old.revision => Ok(()),
         entry => Err(format!("{entry:?}")),
     });
     assert!(agent.lines_with("writes this entry too").is_empty(), "{}", agent.stderr());
@@ -157,18 +158,23 @@ fn an_agent_does_not_take_its_own_past_for_a_duplicate() {
     assert!(registry.last(KEY).is_some_and(|entry| entry.is_marker()), "{}", agent.stderr());
 }
 
+/// Between two heartbeats: the agent learns of it only when it deregisters.
 #[test]
 fn an_entry_out_of_a_backup_is_taken_out_at_the_end() {
     let (server, mut registry) = bucket(Setup::default());
     let watch = registry.watch(KEY);
     let mut agent = registered(&run(&server.url(), "30s", "10s"));
-    let old = watch.wait_for(1, secs(3))[0].text();
+    watch.wait_for(1, secs(3));
+    let backup = Backup::of(&mut registry);
+    let old = registry.last(KEY).expect("registered").revision;
     agent.signal("HUP");
     watch.wait_for(2, secs(3));
-    restore(&mut registry, &old);
+    backup.restore(&mut registry);
+    assert_eq!(registry.last(KEY).expect("it is in the backup").revision, old);
     agent.signal("TERM");
     assert_eq!(agent.wait_exit(secs(5)), 0);
     assert!(registry.last(KEY).is_some_and(|entry| entry.is_marker()), "{}", agent.stderr());
+    assert!(agent.lines_with("writes this entry too").is_empty(), "{}", agent.stderr());
 }
 
 // A reload.

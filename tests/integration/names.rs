@@ -12,7 +12,7 @@ use crate::harness::scene::{REGISTERED, bucket, run, verb};
 use crate::harness::server::Setup;
 use crate::harness::{free_port, secs};
 
-/// `list` and `run` find the server behind this URL, and soon.
+/// `list` and `run` find the server of this URL, and soon.
 fn found(url: &str, within: Duration, wrapped: &dyn Fn(Invocation) -> Invocation) {
     let output = wrapped(verb("list", url)).run().exits(0);
     assert!(output.took < within, "{output:#?}");

@@ -2,18 +2,20 @@
 //! answer as if nothing had happened. A consumer may be placed on the member
 //! that is dead, and a member that is cut off lets clients in all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::agent::{Output, aegis};
+use crate::harness::agent::{Invocation, Output, aegis};
 use crate::harness::cluster::Cluster;
 use crate::harness::fault::say;
 use crate::harness::proxy::Flow;
 use crate::harness::registry::{Client, Registry};
+use crate::harness::scene::together;
 use crate::harness::{eventually, secs};
 
+const VERBS: [&str; 3] = ["list", "check", "cleanup"];
 const LIVE: usize = 20;
 const LONGEST: Duration = secs(3);
 
@@ -43,26 +45,33 @@ fn entry(name: &str) -> String {
     .to_string()
 }
 
+/// A cluster with a bucket of three replicas and live entries in it, and the
+/// place of the bucket's leader.
+fn healthy(version: &str) -> (Cluster, usize) {
+    let cluster = Cluster::with_proxies(version);
+    let mut registry = Registry::at(&cluster.servers[0].url());
+    eventually(secs(30), "the cluster makes a bucket", || {
+        let config = registry.config(&json!({ "num_replicas": 3 }));
+        registry.client.api("STREAM.CREATE.KV_service_registry", &config).map(|_| ())
+    });
+    cluster.leader("service_registry", 0);
+    // A member that has just started may not take messages yet.
+    eventually(secs(30), "the bucket takes a message", || {
+        let reply = registry.client.try_request(b"$KV.service_registry.other", b"", b"x")?;
+        let text = String::from_utf8_lossy(&reply.payload).into_owned();
+        text.contains("\"seq\"").then_some(()).ok_or(text)
+    });
+    for i in 0..LIVE {
+        let name = format!("live-{i}");
+        registry.put(&key(&name), &[("Nats-TTL", "1h")], &entry(&name));
+    }
+    let leader = cluster.leader("service_registry", 0);
+    (cluster, leader)
+}
+
 impl Wounded {
     fn new(version: &str, harm: Harm, leader: bool) -> Wounded {
-        let mut cluster = Cluster::with_proxies(version);
-        let mut registry = Registry::at(&cluster.servers[0].url());
-        eventually(secs(30), "the cluster makes a bucket", || {
-            let config = registry.config(&json!({ "num_replicas": 3 }));
-            registry.client.api("STREAM.CREATE.KV_service_registry", &config).map(|_| ())
-        });
-        cluster.leader("service_registry", 0);
-        // A member that has just started may not take messages yet.
-        eventually(secs(30), "the bucket takes a message", || {
-            let reply = registry.client.try_request(b"$KV.service_registry.other", b"", b"x")?;
-            let text = String::from_utf8_lossy(&reply.payload).into_owned();
-            text.contains("\"seq\"").then_some(()).ok_or(text)
-        });
-        for i in 0..LIVE {
-            let name = format!("live-{i}");
-            registry.put(&key(&name), &[("Nats-TTL", "1h")], &entry(&name));
-        }
-        let leads = cluster.leader("service_registry", 0);
+        let (mut cluster, leads) = healthy(version);
         let lost = if leader { leads } else { (leads + 1) % 3 };
         match harm {
             Harm::Killed => cluster.servers[lost].kill(),
@@ -94,20 +103,13 @@ impl Wounded {
         });
     }
 
-    /// All three servers, one after the other the first of the list.
-    fn urls(&self, turn: usize) -> String {
-        let mut urls: Vec<String> = self.cluster.servers.iter().map(|s| s.url()).collect();
-        urls.rotate_left(turn % 3);
-        urls.join(",")
-    }
-
     /// So many calls, each verb in its turn; the summary, and what failed.
     fn calls(&self, count: usize) -> (String, Vec<String>) {
         let mut registry = Registry::at(&self.through());
         let mut failed = Vec::new();
         let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
         for turn in 0..count {
-            let verb = ["list", "check", "cleanup"][turn % 3];
+            let verb = VERBS[turn % 3];
             let dead = format!("dead-{turn}");
             if verb == "cleanup" {
                 // No TTL: it is to be removed.
@@ -116,10 +118,11 @@ impl Wounded {
                 // within a second: in a registry heartbeats see to that.
                 registry.put("other", &[], "x");
             }
-            let output =
-                aegis(&[verb, "--json", "-s", &self.urls(turn / 3)]).within(secs(30)).run();
+            let output = aegis(&[verb, "--json", "-s", &urls(&self.cluster, turn / 3)])
+                .within(secs(30))
+                .run();
             times.entry(verb).or_default().push(output.took);
-            if let Err(why) = fine(verb, &dead, &output) {
+            if let Err(why) = fine(verb, &format!("\"{dead}\""), &output) {
                 let brief = output.stderr.replace('\n', " / ");
                 failed.push(format!("{verb} {turn}: {why} after {:?}: {brief}", output.took));
             } else if output.took > LONGEST {
@@ -140,6 +143,13 @@ impl Wounded {
     }
 }
 
+/// All three servers, one after the other the first of the list.
+fn urls(cluster: &Cluster, turn: usize) -> String {
+    let mut urls: Vec<String> = cluster.servers.iter().map(|s| s.url()).collect();
+    urls.rotate_left(turn % 3);
+    urls.join(",")
+}
+
 /// Whether the answer is whole.
 fn fine(verb: &str, dead: &str, output: &Output) -> Result<(), String> {
     let answer: serde_json::Value =
@@ -156,7 +166,7 @@ fn fine(verb: &str, dead: &str, output: &Output) -> Result<(), String> {
                 .collect();
             if bad.is_empty() && checks.len() > 5 { Ok(()) } else { Err(bad.join("; ")) }
         }
-        "cleanup" if output.code == 0 && output.stdout.contains(&format!("\"{dead}\"")) => Ok(()),
+        "cleanup" if output.code == 0 && output.stdout.contains(dead) => Ok(()),
         _ => Err(format!("exit code {}, {}", output.code, output.stdout.trim())),
     }
 }
@@ -183,6 +193,57 @@ fn with_a_member_killed_no_call_fails() {
 #[test]
 fn with_the_leader_cut_off_no_call_fails() {
     none_fails(&["2.14.6"], &[(Harm::CutOff, true)], 24);
+}
+
+/// Each verb, through each member first, all at once and at a moment at which
+/// the bucket has no leader: they wait for one, within their timeout.
+fn none_fails_during_an_election(version: &str, timeout: &str, end: fn(&mut Cluster, usize)) {
+    let (mut cluster, leader) = healthy(version);
+    let mut registry = Registry::at(&cluster.servers[leader].url());
+    let dead: BTreeSet<String> = (0..9).map(|n| format!("dead-{n}")).collect();
+    for name in &dead {
+        registry.put(&key(name), &[], &entry(name));
+    }
+    registry.put("other", &[], "x");
+    let calls: Vec<(&str, String)> =
+        (0..9).map(|turn| (VERBS[turn % 3], urls(&cluster, turn / 3))).collect();
+    let runs = calls.iter().map(|(verb, urls)| {
+        aegis(&[*verb, "--json", "--timeout", timeout, "-s", urls]).within(secs(40))
+    });
+    let runs: Vec<Invocation> = runs.collect();
+    end(&mut cluster, leader);
+    let (mut removed, mut failed, mut slowest) = (BTreeSet::new(), Vec::new(), Duration::ZERO);
+    for (output, (verb, _)) in together(&runs).iter().zip(&calls) {
+        slowest = slowest.max(output.took);
+        // Three cleanups share the work.
+        let names = output.json()["removed"].as_array().cloned().unwrap_or_default();
+        removed
+            .extend(names.iter().filter_map(|one| one["instanceId"].as_str().map(str::to_owned)));
+        if let Err(why) = fine(verb, "", output) {
+            failed.push(format!("{verb}: {why} after {:?}: {}", output.took, output.stderr));
+        }
+    }
+    say(&format!("election, {version}: {} of 9 failed, slowest {slowest:?}", failed.len()));
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!(removed, dead);
+}
+
+#[test]
+fn while_a_leader_that_was_killed_is_replaced_no_call_fails() {
+    none_fails_during_an_election("2.12.8", "20s", |cluster, leader| {
+        cluster.servers[leader].kill();
+    });
+}
+
+#[test]
+fn while_a_leader_steps_down_no_call_fails() {
+    none_fails_during_an_election("2.14.6", "5s", |cluster, leader| {
+        let mut client =
+            Client::login(&cluster.servers[leader].url(), &json!({})).expect("it is up");
+        client
+            .api("STREAM.LEADER.STEPDOWN.KV_service_registry", &json!({}))
+            .expect("it steps down");
+    });
 }
 
 /// "0 of 200 list, check, cleanup calls may fail, each within 3 s"

@@ -318,7 +318,9 @@ fn the_selected_context_is_never_taken_but_named_where_nothing_says_where_to_con
     std::fs::write(host.0.join("config/nats/context.txt"), "prod\n").unwrap();
     let call = host.ok("check", &[]);
     assert_eq!(call.settings.servers[0].host, "127.0.0.1");
-    assert!(call.unconnected.unwrap().ends_with(": aegis-agent check --context prod"));
+    let command = "aegis-agent check --context prod";
+    assert_eq!(call.unconnected.as_deref(), Some(command));
+    assert_eq!(host.ok("cleanup", &[]).unconnected.as_deref(), Some(command), "it only looks");
     assert_eq!(host.ok("list -s a", &[]).unconnected, None);
     assert_eq!(host.ok("list", &[("NATS_URL", "a")]).unconnected, None);
     assert_eq!(host.ok("list --context prod", &[]).unconnected, None);

@@ -1,8 +1,8 @@
-//! The facts on which `check` judges: what they are, and how they are come by.
+//! The facts on which `check` judges, and how it gets them.
 //!
-//! As many in one exchange as can be, and asked on where one cannot be had: why
-//! it is missing is a fact, too. Nothing is written without a test of expiry;
-//! an ephemeral consumer reads the bucket.
+//! As many as possible come in one exchange. Where one cannot be had the others
+//! are still asked for, and why it is missing is a fact, too. Nothing is
+//! written without a test of expiry; an ephemeral consumer reads the bucket.
 
 // The doors read the clock.
 #![allow(clippy::disallowed_methods)]
@@ -255,7 +255,8 @@ fn census(
                 return Ok(census);
             }
             Err(error) => {
-                // Where the server still answers it need not keep the consumer.
+                // If the server still answers, the consumer is removed now and
+                // not by its own end.
                 if error.denied().is_some() {
                     scan.end(registry);
                 }
@@ -285,9 +286,10 @@ fn gap(error: RegistryError) -> Gap {
         RegistryError::Connect(ConnectError::Stopped) => GapKind::NotMade,
         RegistryError::Connect(ConnectError::Config(_)) => GapKind::Denied,
         RegistryError::Request(_, RequestError::Denied(_)) => GapKind::Denied,
-        RegistryError::Request(_, RequestError::NoResponders | RequestError::NoDomain(_)) => {
-            GapKind::NoJetStream
-        }
+        RegistryError::Request(
+            _,
+            RequestError::NoResponders | RequestError::NoDomain(_) | RequestError::NoJetStream,
+        ) => GapKind::NoJetStream,
         RegistryError::Request(..) => GapKind::OutOfTime,
         RegistryError::Reply(_, ReplyError::Unreadable(_)) => GapKind::OutOfTime,
         error => match error.api_code() {

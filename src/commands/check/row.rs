@@ -10,7 +10,7 @@ use super::facts::Gap;
 use crate::jetstream::fitness::Unfit;
 use crate::text::printable::{clipped, printable};
 
-/// Text of the server's in a message is cut behind this.
+/// Text of the server's in a message is cut after this.
 pub(super) const LONGEST_TEXT: usize = 500;
 
 /// How one check, or all of them together, came out.

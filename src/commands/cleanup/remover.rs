@@ -1,10 +1,10 @@
 //! Removes entries, many at a time: purges under way beside the scan, on the
 //! same session.
 //!
-//! How many are under way follows how quickly they are answered, so that a
-//! slow link makes this slow and not fail. What a reply means is decided in
-//! `selection`. A purge whose reply was lost with its session is sent again:
-//! it does no harm twice.
+//! Quick answers allow more at a time. A slow link so makes it slow, and does
+//! not make it fail. What a reply means is decided in `selection`. A purge
+//! whose reply was lost with its session is sent again, and so is one that met
+//! a bucket without a leader: it does no harm twice.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::selection::{Next, Target, after_look, after_purge, refusal};
 use crate::error::Failure;
-use crate::jetstream::replies::{self, ReplyError, StreamInfo};
+use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::nats::{Arrival, RequestError, Token, answered};
 use crate::registry::Registry;
@@ -24,6 +24,8 @@ use crate::registry::failure::RegistryError;
 const WIDEST: usize = 512;
 /// Requests under way to begin with: a slow link takes them in time.
 const NARROWEST: usize = 32;
+/// A cluster that is choosing a leader is asked again after this time.
+const LEADER_PAUSE: Duration = Duration::from_millis(200);
 /// What is being done, for errors.
 pub const REMOVING: &str = "removing entries";
 
@@ -46,6 +48,9 @@ pub struct Remover {
     history: i64,
     timeout: Duration,
     under_way: VecDeque<UnderWay>,
+    /// What waits for a leader of the bucket, and when to ask again.
+    leaderless: Vec<UnderWay>,
+    again_at: Option<Instant>,
     window: Window,
 }
 
@@ -55,6 +60,7 @@ struct UnderWay {
     step: Step,
     /// An earlier request may have done it.
     in_doubt: bool,
+    /// For the first time on this session.
     sent: Instant,
 }
 
@@ -71,28 +77,62 @@ impl Remover {
             history: info.history(),
             timeout,
             under_way: VecDeque::new(),
+            leaderless: Vec::new(),
+            again_at: None,
             window: Window::new(timeout),
         }
     }
 
     /// Whether nothing waits for a reply.
     pub fn is_idle(&self) -> bool {
-        self.under_way.is_empty()
+        self.under_way() == 0
     }
 
     /// How many wait for a reply.
     pub fn under_way(&self) -> usize {
-        self.under_way.len()
+        self.under_way.len() + self.leaderless.len()
     }
 
     /// Whether there is room for another one.
     pub fn has_room(&self) -> bool {
-        self.under_way.len() < self.window.size
+        self.under_way() < self.window.size
     }
 
-    /// The oldest request has to be answered by then.
+    /// The oldest request has to be answered by then, or some are due again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.under_way.front().map(|oldest| oldest.sent + self.timeout)
+        let oldest = self.under_way.front().map(|oldest| oldest.sent + self.timeout);
+        oldest.into_iter().chain(self.again_at).min()
+    }
+
+    /// Whether those that wait for a leader are to be sent again.
+    pub fn is_due(&self) -> bool {
+        self.again_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Sends them again, if they are due. Where the session is lost they wait for
+    /// the next one.
+    pub fn ask_again(&mut self, registry: &mut Registry, sink: &mut Sink<'_>) {
+        if !self.is_due() {
+            return;
+        }
+        self.again_at = None;
+        for one in std::mem::take(&mut self.leaderless) {
+            // They have waited longer than all others.
+            let UnderWay { target, step, in_doubt, sent, .. } = one;
+            if let Some((one, _)) = self.begin(registry, target, step, in_doubt, sink) {
+                self.under_way.push_front(UnderWay { sent, ..one });
+            }
+        }
+    }
+
+    /// Waits for a leader, if there is time for it; otherwise gives it back.
+    fn wait_for_leader(&mut self, one: UnderWay) -> Option<UnderWay> {
+        if one.sent.elapsed() + LEADER_PAUSE >= self.timeout {
+            return Some(one);
+        }
+        self.again_at.get_or_insert_with(|| Instant::now() + LEADER_PAUSE);
+        self.leaderless.push(one);
+        None
     }
 
     /// Sends the removal of one target. An error means that the session is
@@ -114,6 +154,25 @@ impl Remover {
         in_doubt: bool,
         sink: &mut Sink<'_>,
     ) -> Result<(), RegistryError> {
+        match self.begin(registry, target, step, in_doubt, sink) {
+            Some((one, sent)) => {
+                self.under_way.push_back(one);
+                sent
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends one request, and tells whether it left; `None` where there is no
+    /// such request.
+    fn begin(
+        &mut self,
+        registry: &mut Registry,
+        target: Target,
+        step: Step,
+        in_doubt: bool,
+        sink: &mut Sink<'_>,
+    ) -> Option<(UnderWay, Result<(), RegistryError>)> {
         let bucket = registry.bucket();
         let request = match step {
             Step::Purge => requests::purge(bucket, &target.key, target.revision),
@@ -121,20 +180,12 @@ impl Remover {
         };
         let Some(request) = request else {
             sink(&target, Fate::Failed("it cannot be named in a purge".into()));
-            return Ok(());
+            return None;
         };
         let sent = Instant::now();
         let token = registry.send(REMOVING, &request);
-        let unsent = token.is_err();
-        let one = UnderWay {
-            target,
-            token: *token.as_ref().unwrap_or(&Token::numbered(0)),
-            step,
-            in_doubt,
-            sent,
-        };
-        self.under_way.push_back(one);
-        if unsent { token.map(|_| ()) } else { Ok(()) }
+        let known = *token.as_ref().unwrap_or(&Token::numbered(0));
+        Some((UnderWay { target, token: known, step, in_doubt, sent }, token.map(|_| ())))
     }
 
     /// Takes a reply, if it is one of ours. An error ends the cleanup.
@@ -152,12 +203,23 @@ impl Remover {
         let Some(at) = self.under_way.iter().position(|one| one.token == token) else {
             return Ok(());
         };
-        let Some(one) = self.under_way.remove(at) else {
+        let Some(mut one) = self.under_way.remove(at) else {
             return Ok(());
         };
+        let reply = answer.map(|message| match one.step {
+            Step::Purge => replies::purged(message.data())
+                .map(|purged| after_purge(self.history, purged, one.in_doubt)),
+            Step::Look => replies::revision_count(message.data()).map(after_look),
+        });
+        if is_leaderless(&reply) {
+            match self.wait_for_leader(one) {
+                Some(given_back) => one = given_back,
+                None => return Ok(()),
+            }
+        }
         self.window.answered(one.sent.elapsed());
-        let message = match answer {
-            Ok(message) => message,
+        let reply = match reply {
+            Ok(reply) => reply,
             // It meets every entry alike.
             Err(error) => {
                 sink(&one.target, Fate::Failed(error.to_string()));
@@ -165,16 +227,11 @@ impl Remover {
                 return Err(RegistryError::Request(REMOVING, error).into());
             }
         };
-        let reply = match one.step {
-            Step::Purge => replies::purged(message.data())
-                .map(|purged| after_purge(self.history, purged, one.in_doubt)),
-            Step::Look => replies::revision_count(message.data()).map(after_look),
-        };
         match reply {
             Ok(Next::Removed) => sink(&one.target, Fate::Removed),
             Ok(Next::Spared) => sink(&one.target, Fate::Spared),
             Ok(Next::Look) => {
-                // Where the session is lost it is looked at with the next one.
+                // Where the session is lost the next one asks again.
                 self.send(registry, one.target, Step::Look, one.in_doubt, sink).ok();
             }
             Err(error) => {
@@ -199,7 +256,9 @@ impl Remover {
         sink: &mut Sink<'_>,
     ) -> Result<(), RegistryError> {
         self.window.narrow();
-        for one in std::mem::take(&mut self.under_way) {
+        self.again_at = None;
+        let leaderless = std::mem::take(&mut self.leaderless);
+        for one in std::mem::take(&mut self.under_way).into_iter().chain(leaderless) {
             if one.sent.elapsed() >= self.timeout {
                 sink(&one.target, Fate::Failed(RequestError::TimedOut.to_string()));
             } else {
@@ -211,9 +270,19 @@ impl Remover {
 
     /// Nothing more comes of those that are under way.
     pub fn fail_all(&mut self, why: &str, sink: &mut Sink<'_>) {
-        for one in self.under_way.drain(..) {
+        self.again_at = None;
+        for one in self.under_way.drain(..).chain(self.leaderless.drain(..)) {
             sink(&one.target, Fate::Failed(why.to_owned()));
         }
+    }
+}
+
+/// Whether the bucket has no leader just now, as while its cluster chooses one.
+fn is_leaderless(reply: &Result<Result<Next, ReplyError>, RequestError>) -> bool {
+    match reply {
+        Ok(Err(ReplyError::Api(error))) => error.err_code == ApiError::NO_LEADER,
+        Ok(_) => false,
+        Err(error) => *error == RequestError::NoResponders,
     }
 }
 

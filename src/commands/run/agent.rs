@@ -222,8 +222,8 @@ impl Agent {
         self.lost(error);
     }
 
-    /// Moves to another server while this one, which is going, still serves.
-    /// Where there is no other, it serves on for as long as it does.
+    /// Moves to another server while this one, which is shutting down, still
+    /// serves. Where there is no other, this one is used until it ends.
     pub(super) fn move_on(&mut self, began: Duration) {
         let limit = self.keeper.move_limit(began, self.registry.timeout());
         match self.registry.move_on(limit) {
@@ -232,7 +232,7 @@ impl Agent {
                 self.keeper.moved();
                 self.registration(began, Agent::register_here);
             }
-            // The stop ends everything in good order, here.
+            // A stop was asked for: the loop ends everything in good order.
             Err(RegistryError::Connect(ConnectError::Stopped)) => {}
             Err(error) => {
                 let cause = Failure::from(error).chain();
@@ -385,7 +385,7 @@ impl Agent {
                      Give one of them another --instance"
                 );
             }
-            Some(News::DuplicateGone(who)) => info!("{name}: {who} writes this entry no more"),
+            Some(News::DuplicateGone(who)) => info!("{name}: {who} no longer writes this entry"),
         }
         self.standing.set_duplicate(self.keeper.duplicate().map(str::to_owned));
     }

@@ -18,7 +18,7 @@ use crate::system::logging;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
 
-/// What checks left behind has so long to be gone, in the end.
+/// At the end, processes that checks left behind have so long to be gone.
 const LAST_SWEEP: Duration = Duration::from_millis(500);
 
 /// Everything that can end or interrupt a wait of the agent.

@@ -28,7 +28,7 @@ const BUCKET_KEPT: Duration = Duration::from_secs(600);
 const LEADER_KEPT: Duration = Duration::from_secs(60);
 /// A session that ended sooner is not replaced at once.
 const SHORT_SESSION: Duration = Duration::from_secs(1);
-/// While a server is going, another one is looked for so often.
+/// While a server is shutting down, another one is looked for this often.
 const MOVE_AGAIN: Duration = Duration::from_secs(2);
 /// Whatever the entry's life: a busy host alone can take this long.
 const LEAST_WAIT: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const LEAST_CONNECT: Duration = Duration::from_millis(2_500);
 /// Questions before a registration wait no longer than this, once there was
 /// one: the put may be taken where nobody answers questions.
 const QUESTIONS: Duration = Duration::from_secs(5);
-/// What stands there instead of our entry is worth so much waiting.
+/// So long a look at what stands there instead of our entry may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// Stamps of heartbeats whose fate is unknown; older ones cannot be stored any
 /// more, since each carries the revision that it follows.
@@ -299,7 +299,8 @@ impl Keeper {
         is_clustered: bool,
         tells_time: bool,
     ) -> &'static [Aside] {
-        // What is read is the other's, then, who does not tell when it was sent.
+        // What is read then is the other agent's, and does not tell when ours
+        // was stored.
         let tells_time = tells_time && self.duplicate.is_none();
         let kept = if is_clustered { LEADER_KEPT } else { BUCKET_KEPT };
         let aged = now.saturating_sub(self.looked) > kept;
@@ -534,8 +535,8 @@ impl Keeper {
         self.hurry(now);
     }
 
-    /// The registry's clock was told: our last stamp is so far off it. Whether
-    /// that hides us, so that another one is due at once.
+    /// The registry told its time, and our last stamp is so far off it. Whether
+    /// readers hide us for that: another heartbeat is due at once then.
     pub(super) fn clock_told(&mut self, now: Duration, off: time::Duration) -> bool {
         let hides = self.is_registered() && off.unsigned_abs() > CLOCK_TRUST;
         if hides {
@@ -546,8 +547,8 @@ impl Keeper {
 
     // The end.
 
-    /// What is ours to take out. `has_session`: the session that our revision
-    /// was acknowledged on is still there.
+    /// The revision to take out at the end. `has_session`: the session that our
+    /// revision was acknowledged on is still there.
     pub(super) fn ending(&self, has_session: bool) -> Ending {
         // An attempt whose answer did not come may have been stored.
         if self.last.is_none() && self.stamps.is_empty() {
@@ -559,10 +560,10 @@ impl Keeper {
         }
     }
 
-    /// Whether an entry is ours, that says it is of our process. A stamp that we
-    /// have not sent is another's of the same host and pid, as there are in
-    /// containers; unless it is older than what we wrote: then the bucket was
-    /// restored.
+    /// Whether an entry that names our host and pid is really ours. A stamp
+    /// that we have not sent is that of another agent with the same host and
+    /// pid, as there are in containers; unless it is older than what we wrote:
+    /// then the bucket was restored.
     pub(super) fn is_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
         self.last.is_some_and(|last| revision < last) || self.stamps.contains(&stamp)
     }

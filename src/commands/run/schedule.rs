@@ -244,7 +244,7 @@ mod tests {
 
     /// The worst case on paper, for every kind of loss: packets that are lost
     /// until some moment, a flow that is lost for good, a server that is
-    /// refused, silent or behind others of its list.
+    /// refused, silent or after others of its list.
     #[test]
     fn a_heartbeat_lost_in_the_worst_moment_is_made_good_before_the_entry_expires() {
         let (ttl, interval) = (30.0, 10.0);

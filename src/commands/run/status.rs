@@ -299,8 +299,8 @@ impl Standing {
     }
 }
 
-/// Whose numbers they are. The names' grammars leave nothing to escape but in
-/// the bucket's, which has none either.
+/// Whose numbers they are. No allowed name contains a character that needs
+/// escaping.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels<'a> {
     /// The service.

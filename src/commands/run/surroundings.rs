@@ -270,7 +270,7 @@ impl Metrics {
         labels: &Labels<'_>,
     ) {
         let until = clock() + LAST_WRITE;
-        // Whoever stops all of a unit's processes at once ended this one, too.
+        // A stop of the whole unit ended this process, too.
         self.wait(signals, until);
         if self.writer.pid().is_none() {
             self.write(now, standing, labels);

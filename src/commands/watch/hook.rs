@@ -22,8 +22,8 @@ use crate::error::plain;
 use crate::nats::Interest;
 use crate::text::duration::words;
 
-/// A command that takes longer is ended: the changes meanwhile have to reach
-/// the next one.
+/// A command that takes longer is ended, so that the next one gets the changes
+/// that came meanwhile.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The command, and what it has not been told.
@@ -128,7 +128,8 @@ impl Hook {
                 Ok(count) => *at += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It does not want it: it has what it needs, or is gone.
+                // The command closed its input: it has what it needs, or is
+                // gone.
                 Err(_) => break,
             }
         }
@@ -137,7 +138,8 @@ impl Hook {
 
     fn end(&mut self, late: bool) {
         let Some(Running { mut child, changes, .. }) = self.running.take() else { return };
-        // Not reaped yet, so that its group's number is still its own.
+        // Not reaped yet: until then no other process can get the number of its
+        // group.
         if late {
             kill_process_group(Pid::from_child(&child), Signal::KILL).ok();
         }
@@ -190,8 +192,8 @@ fn spawn(command: &[String], changes: u64) -> io::Result<(Child, ChildStdin)> {
     Ok((child, stdin))
 }
 
-/// Whether a child has ended. It stays a zombie, so that the number of its
-/// group is still its own.
+/// Whether a child has ended. It stays a zombie, so that no other process gets
+/// the number of its group.
 fn has_ended(child: &Child) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     !matches!(waitid(WaitId::Pid(Pid::from_child(child)), look), Ok(None))

@@ -19,13 +19,13 @@ use rustix::net::{SendFlags, send};
 
 use crate::nats::Interest;
 
-/// More than this is not kept: whoever fills it is waited for.
+/// So much is kept for the reader; the writer waits when it is full.
 const MOST: usize = 1 << 20;
 /// Written when there is so much, even if more is to come.
 const CHUNK: usize = 64 << 10;
 /// Where writing might wait: pipes and terminals that have any room take this.
 const SMALL: usize = 512;
-/// With a full buffer nobody has read anything for so long: nobody will.
+/// A buffer that stays full for so long is given up: nobody reads any more.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to write without waiting.

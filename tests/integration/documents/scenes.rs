@@ -1,4 +1,4 @@
-//! The scenes of the documents: which server and which bucket stand behind a
+//! The scenes of the documents: which server and which bucket belong to a
 //! block, and how its commands are run.
 
 use std::os::unix::net::UnixDatagram;

@@ -5,6 +5,7 @@
 //! and agents it still holds.
 
 pub mod agent;
+pub mod backup;
 pub mod clock;
 pub mod cluster;
 pub mod fault;

@@ -31,7 +31,7 @@ pub enum Direction {
 #[derive(Debug, Clone)]
 pub struct Greeting {
     pub bytes: Vec<u8>,
-    /// Ends the connection behind the bytes; otherwise it stays open, silent.
+    /// Ends the connection after the bytes; otherwise it stays open, silent.
     pub close: bool,
 }
 

@@ -1,5 +1,4 @@
-//! What is found out about the bucket: room, settings, and what lies in it.
-//! *Pure*.
+//! Verdicts on the bucket: its room, its settings, and its entries. *Pure*.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,8 +71,7 @@ pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
         );
         Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
     } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
-        let message =
-            format!("{message}; it stands and falls with one server of the cluster {cluster}");
+        let message = format!("{message}; it is lost when one server of the cluster {cluster} is");
         Row::new(NAME, Grade::Warning, message).hint("aegis-agent init --replicas 3")
     } else {
         Row::new(NAME, Grade::Ok, message)
@@ -142,7 +140,7 @@ pub(super) fn max_age(info: &StreamInfo, census: Option<&Census>) -> Row {
     let nanos = |name| Duration::from_nanos(u64::try_from(info.number(name)).unwrap_or(0));
     let (age, marker) = (nanos("max_age"), nanos("subject_delete_marker_ttl"));
     let ttl = census.and_then(|census| census.longest_ttl).unwrap_or(DEFAULT_TTL);
-    // Not the longest: where markers stretch TTLs, that is what they made of it.
+    // Not the longest TTL: that may be one that markers have stretched.
     let shortest = census.and_then(|census| census.shortest_ttl);
     let least = shortest.map_or(DEFAULT_TTL, |shortest| shortest.min(DEFAULT_TTL));
     let stretched = !marker.is_zero() && shortest == Some(marker);

@@ -33,7 +33,7 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
             let message =
                 format!("the server does not store a probe: {}", clipped(why, LONGEST_TEXT));
             return Row::new(NAME, Grade::Critical, message)
-                .hint("heartbeats meet the same: see the other checks");
+                .hint("heartbeats are refused in the same way: see the other checks");
         }
         Ok(Probed::Expired { put, late }) => {
             let message = format!(

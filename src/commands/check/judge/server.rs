@@ -1,5 +1,5 @@
-//! What is found out about the server: who answers, its version, JetStream,
-//! its clock. *Pure*.
+//! Verdicts on the server: who answers, its version, JetStream, its clock.
+//! *Pure*.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::{NEARLY_FULL, room, rounded};
 use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
+use crate::registry::failure::WITHOUT_JETSTREAM;
 use crate::text::duration::words;
 use crate::text::time::format_time_to_second;
 
@@ -153,10 +154,10 @@ fn older_member(
     (level == Some(0) && knows_ttl).then(|| "the leader of JetStream (API level 0)".to_owned())
 }
 
-/// `symptom (mended in 2.11.10, nats-server #7344); ...`
+/// `symptom (fixed in 2.11.10, nats-server #7344); ...`
 fn symptoms(bugs: &[Bug]) -> String {
     let each = bugs.iter().map(|bug| {
-        format!("{} (mended in {}, nats-server {})", bug.symptom, bug.fixed_in, bug.source)
+        format!("{} (fixed in {}, nats-server {})", bug.symptom, bug.fixed_in, bug.source)
     });
     each.collect::<Vec<_>>().join("; ")
 }
@@ -173,8 +174,12 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
             } else {
                 "JetStream is not enabled on this server"
             };
+            let hint = match (connected.jetstream, facts.bucket.domain()) {
+                (false, None) => WITHOUT_JETSTREAM,
+                _ => "enable JetStream in the server's configuration, for this account too",
+            };
             return Row::new(NAME, Grade::Critical, format!("{message} ({})", gap.message))
-                .hint("enable JetStream in the server's configuration, for this account too");
+                .hint(hint);
         }
         (Err(gap), _) => return Row::of_gap(NAME, Grade::Unknown, gap),
     };
@@ -206,8 +211,8 @@ pub(super) fn jetstream(facts: &Facts, connected: &Connected) -> Row {
     }
 }
 
-/// What of our login ends soon: nobody else warns before every program with it
-/// is shut out at once.
+/// When our login ends. Nobody else warns, and every program with that login is
+/// shut out at once.
 pub(super) fn login(facts: &Facts) -> Row {
     const NAME: &str = "login";
     let now = match facts.clock {

@@ -10,6 +10,7 @@ use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{ApiError, StreamInfo};
 use crate::jetstream::requests;
 use crate::registry::failure::{CREATING, RegistryError};
+use crate::registry::making::Made;
 use crate::text::duration::as_setting;
 
 impl Agent {
@@ -72,18 +73,7 @@ impl Agent {
         let bucket = self.registry.bucket().clone();
         let cluster = self.registry.server().and_then(|server| server.cluster.clone());
         let wanted = NewBucket::standard(&bucket, cluster.as_deref());
-        let mut new = wanted;
-        let info = loop {
-            let request =
-                requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
-            match self.registry.configure(CREATING, &request) {
-                Ok(info) => break info,
-                Err(error) => match error.api_code().and_then(|code| new.after_refusal(code)) {
-                    Some(fewer) => new = fewer,
-                    None => return Err(error),
-                },
-            }
-        };
+        let Made { info, new, .. } = self.registry.make_bucket(wanted, true)?;
         self.judge(&info)?;
         info!("created bucket {bucket}: {}", settings(&info));
         // A server that is in no cluster has said so.

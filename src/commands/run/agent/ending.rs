@@ -33,7 +33,8 @@ impl Agent {
             Ending::TakeOut(known) => known,
         };
         let began = Instant::now();
-        // What was under way when the stop came has had the first half.
+        // The exchange that the stop interrupted had the first half of the time
+        // limit.
         self.registry.end_within(self.registry.timeout() / 2);
         match self.deregister(known) {
             Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),

@@ -15,8 +15,8 @@ use crate::error::Failure;
 use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
 
-/// Causes of one outage that are said; more are a server that never says the
-/// same twice, and go to the debug log.
+/// So many causes of one outage are logged. A server that never says the same
+/// twice has more: they go to the debug log.
 const CAUSES_SAID: usize = 8;
 
 /// The registry is out of reach, or refuses.

@@ -1,4 +1,5 @@
-//! What stands under an agent's own key: read, written over, and whose it is.
+//! The entry under an agent's own key: reads it, writes over it, and tells
+//! whose it is.
 //!
 //! Each write carries the revision of the one before. What follows where
 //! something else stands there is decided by `keeper`: nothing, our own earlier
@@ -87,8 +88,8 @@ impl Agent {
         }
     }
 
-    /// One put, with what is to be asked beside it: with `asks` who wrote what
-    /// stands there.
+    /// One put, and the questions that are sent with it: with `asks` also who
+    /// wrote what stands there.
     fn put(
         &mut self,
         expected: Option<u64>,
@@ -129,8 +130,8 @@ impl Agent {
         Ok(revision)
     }
 
-    /// Looks what stands there, no longer than the entry can bear; `refusal` is
-    /// why.
+    /// Reads what stands there, and takes no longer for it than the entry
+    /// lives; `refusal` is why.
     fn look(&mut self, refusal: &RegistryError) -> Result<Found, RegistryError> {
         let limit = self.keeper.look_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();

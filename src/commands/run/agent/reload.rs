@@ -40,14 +40,15 @@ impl Agent {
         let connector = connect(settings);
         if self.keeper.is_registered() && self.registry.session().is_some() {
             if let Err(error) = self.change_over(options, host, connector) {
-                // The stop ends everything in good order.
+                // A stop was asked for: the loop ends everything in good order.
                 if !matches!(error, RegistryError::Connect(ConnectError::Stopped)) {
                     stays(&Failure::from(error).chain());
                 }
                 return None;
             }
         } else {
-            // There is nothing to break, and they may end the outage.
+            // Without a session nothing can break, and the new settings may end
+            // the outage.
             self.registry.replace_connector(connector);
             drop(self.take(options, host));
             self.keeper.try_now(self.now());
