@@ -9,6 +9,7 @@
 mod arguments;
 pub mod call;
 pub mod context;
+pub mod effective;
 pub mod env_file;
 mod host_file;
 pub mod options;
@@ -100,9 +101,7 @@ impl Call<'_> {
             return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));
         }
         let (verb_name, mut global, mut own) = match sort(&lossy)? {
-            Sorted::Version => {
-                return Ok(Parsed::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
-            }
+            Sorted::Version { long } => return Ok(Parsed::Print(version(long))),
             Sorted::Help(verb) => return Ok(Parsed::Print(help(verb))),
             Sorted::Call { verb, global, own } => (verb, global, own),
         };
@@ -146,7 +145,7 @@ impl Call<'_> {
         verb_name: &str,
     ) -> Result<Parsed, Failure> {
         let mut verb = match &top.verb {
-            VerbArgs::Run(args) => Verb::Run(verbs::run(source, args, self.host_name)?),
+            VerbArgs::Run(args) => Verb::Run(Box::new(verbs::run(source, args, self.host_name)?)),
             VerbArgs::Init(args) => Verb::Init(verbs::init(source, args)?),
             VerbArgs::Check(args) => Verb::Check(verbs::check(source, args)?),
             VerbArgs::Cleanup(args) => Verb::Cleanup(verbs::cleanup(source, args)?),
@@ -183,6 +182,12 @@ impl Call<'_> {
                  NATS_URL, or use --creds, --user with --password-file, or --token-file"
                     .into(),
             );
+        }
+        if let Verb::Run(options) = &mut verb
+            && options.check_config.is_some()
+        {
+            let of_connection = (&settings, &bucket);
+            options.check_config = Some(effective::of_run(source, options, of_connection));
         }
         if let Verb::Check(options) = &mut verb {
             options.origins = source.origins();
@@ -222,6 +227,14 @@ fn add_cleanup_options(
         }
         _ => Err(bad("must be options of cleanup")),
     }
+}
+
+/// `aegis-agent 1.4.2`, or `aegis-agent 1.4.2 (commit 0123456789ab)` where the
+/// build knew it.
+fn version(long: bool) -> String {
+    let commit = option_env!("AEGIS_COMMIT").filter(|commit| long && !commit.is_empty());
+    let commit = commit.map_or(String::new(), |commit| format!(" (commit {commit})"));
+    format!("{PROGRAM} {}{commit}\n", env!("CARGO_PKG_VERSION"))
 }
 
 fn help(verb: Option<&'static str>) -> String {

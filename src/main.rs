@@ -100,7 +100,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
     match verb {
         Verb::Run(options) => {
             let host = host_name().unwrap_or_default();
-            commands::run::run(options, settings, bucket, &host, anew)?;
+            commands::run::run(*options, settings, bucket, &host, anew, &mut out)?;
         }
         Verb::List(options) => {
             let mut stderr = io::stderr();

@@ -361,6 +361,7 @@ class Story:
         self.crash()
         self.reload()
         self.health()
+        self.draining()
         self.without_partner()
         self.upgrade()
         self.frozen()
@@ -512,6 +513,23 @@ class Story:
         self.run("touch", "/run/well")
         self.wait("ACTIVE when it passes", 5, lambda: status() == "ACTIVE")
         self.write_env("orders-api", "")
+
+    def draining(self):
+        """The way of docs/systemd.md."""
+        self.run("sh", "-c", "echo 'kernel upgrade' >/etc/aegis-agent/orders-api.drain")
+        self.run("systemctl", "reload", AGENT)
+        self.wait("STANDBY as soon as the drain file is there", 2,
+                  lambda: self.registered()["orders-api"]["status"] == "STANDBY")  # fmt: skip
+        self.expect("with its reason", self.registered()["orders-api"]["metadata"]["drain"] == "kernel upgrade")
+        self.wait("which systemctl status shows", 2,
+                  lambda: "as STANDBY (draining: kernel upgrade)" in self.show(AGENT, "StatusText"))  # fmt: skip
+        self.run("systemctl", "restart", AGENT)
+        self.wait("a restart changes nothing of it", 5,
+                  lambda: self.registered().get("orders-api", {}).get("status") == "STANDBY")  # fmt: skip
+        self.run("rm", "/etc/aegis-agent/orders-api.drain")
+        self.run("systemctl", "reload", AGENT)
+        self.wait("ACTIVE when it is gone", 2,
+                  lambda: self.registered()["orders-api"]["status"] == "ACTIVE")  # fmt: skip
 
     def without_partner(self):
         self.write_env("aegis-agent", "AEGIS_SERVICE=mainframe\n")

@@ -108,7 +108,7 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_run)
-            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --drain-file --check-config --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
                 --service)
                     COMPREPLY=()
@@ -155,6 +155,10 @@ _aegis-agent() {
                     return 0
                     ;;
                 --metrics-file)
+                    COMPREPLY=()
+                    return 0
+                    ;;
+                --drain-file)
                     COMPREPLY=()
                     return 0
                     ;;
@@ -314,8 +318,12 @@ _aegis-agent() {
             esac
             ;;
         aegis-agent_check)
-            opts="--help --probe --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
+            opts="--help --probe --service --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
             case "${prev}" in
+                --service)
+                    COMPREPLY=()
+                    return 0
+                    ;;
                 --format)
                     COMPREPLY=()
                     return 0

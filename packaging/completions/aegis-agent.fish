@@ -3,7 +3,7 @@ function __fish_aegis-agent_using_command
     set -e cmd[1]
     set -l target_cmd $argv
 
-    set -l known_value_flags 'bucket' 'context' 'creds' 'env-file' 'exec' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'settle' 'stale-after' 'status' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
+    set -l known_value_flags 'bucket' 'context' 'creds' 'drain-file' 'env-file' 'exec' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'settle' 'stale-after' 'status' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
 
     set -l i 1
     set -l cleaned_cmd
@@ -79,6 +79,8 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-t
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-timeout -r -d 'limit of a check (AEGIS_HEALTH_TIMEOUT; default 2s, at most the interval)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-failures -r -d 'failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l metrics-file -r -d 'keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l drain-file -r -d 'while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l check-config -d 'show the settings, where each comes from, and what a start would refuse; do not start'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
@@ -121,6 +123,7 @@ complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l verbose
 complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l version -s V -d 'print the version'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l help -d 'display usage information'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l probe -d 'store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)'
+complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l service -r -d 'at least MIN instances of this service are alive (default 1), else critical; fewer than WARN: warning; repeatable (AEGIS_SERVICE)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l format -r -d 'text, json, nagios or prometheus (AEGIS_FORMAT; default text)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l json -d 'short for --format json (AEGIS_JSON)'
 complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l output -r -d 'write to this file, whole or not at all, with --format prometheus (AEGIS_OUTPUT)'

@@ -141,6 +141,12 @@ pub(super) struct RunArgs {
     /// keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)
     #[argh(option, arg_name = "file")]
     pub(super) metrics_file: Option<String>,
+    /// while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)
+    #[argh(option, arg_name = "file")]
+    pub(super) drain_file: Option<String>,
+    /// show the settings, where each comes from, and what a start would refuse; do not start
+    #[argh(switch)]
+    pub(super) check_config: bool,
 }
 
 /// Creates the bucket, or switches per-message TTL on in one that exists.
@@ -186,6 +192,10 @@ pub(super) struct CheckArgs {
     /// store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)
     #[argh(switch)]
     pub(super) probe: bool,
+    /// at least MIN instances of this service are alive (default 1), else critical; fewer
+    /// than WARN: warning; repeatable (AEGIS_SERVICE)
+    #[argh(option, arg_name = "name[=min[:warn]]")]
+    pub(super) service: Vec<String>,
     /// text, json, nagios or prometheus (AEGIS_FORMAT; default text)
     #[argh(option, arg_name = "format")]
     pub(super) format: Option<String>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::effective::Effective;
 use crate::health::verdict::HealthOptions;
 use crate::instance::filter::Filter;
 use crate::instance::record::{InstanceId, ServiceName, Version};
@@ -31,7 +32,7 @@ pub struct Invocation {
 #[derive(Debug)]
 pub enum Verb {
     /// Speak for one instance.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Prepare a bucket, or mend one.
     Init(InitOptions),
     /// Does TTL work here?
@@ -67,6 +68,12 @@ pub struct RunOptions {
     pub health: Option<HealthOptions>,
     /// Where to write Prometheus text.
     pub metrics_file: Option<PathBuf>,
+    /// While this file exists, the instance drains.
+    pub drain_file: Option<PathBuf>,
+    /// The registry's rule: the age from which readers hide a heartbeat.
+    pub stale_after: Duration,
+    /// Only show these settings, and whether a start would take them.
+    pub check_config: Option<Vec<Effective>>,
     /// What is permitted and not wise.
     pub warnings: Vec<String>,
     /// As in [`Invocation`].
@@ -102,6 +109,17 @@ pub enum Format {
     Prometheus,
 }
 
+/// How many instances of a service have to be alive: `NAME[=MIN[:WARN]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The service.
+    pub service: ServiceName,
+    /// Fewer than these are critical.
+    pub min: u64,
+    /// Fewer than these are a warning.
+    pub warn: u64,
+}
+
 /// Options of `check`.
 #[derive(Debug)]
 pub struct CheckOptions {
@@ -111,6 +129,8 @@ pub struct CheckOptions {
     pub format: Format,
     /// Write the answer to this file, whole or not at all.
     pub output: Option<PathBuf>,
+    /// How many instances of which services have to be alive.
+    pub services: Vec<Wanted>,
     /// Age from which a heartbeat is too old.
     pub stale_after: Duration,
     /// Where settings came from, beside the command line and the defaults.

@@ -226,6 +226,9 @@ the context that NATS_CONTEXT=NAME in it names
 .I /etc/aegis\-agent/SERVICE.env
 settings of one agent, which win over those
 .TP
+.I /etc/aegis\-agent/SERVICE.drain
+while it is there, that agent's instance is STANDBY; its first line is the reason
+.TP
 .I /run/aegis\-agent/SERVICE/metrics.prom
 its metrics
 .TP
@@ -283,15 +286,17 @@ fn synopsis(top: &CommandInfoWithArgs<'_>) -> String {
 
 /// The metrics of an agent; a test of the documents compares their names with
 /// those of a real file.
-const METRICS: [(&str, &str); 10] = [
+const METRICS: [(&str, &str); 12] = [
     ("registered", "whether the entry is in the registry"),
     ("heartbeats_sent_total", "heartbeats sent, registrations included"),
     ("heartbeats_failed_total", "those that were not acknowledged"),
     ("outages_total", "times that the registry was out of reach or refused"),
     ("conflicts_total", "heartbeats refused because somebody else had written the entry"),
     ("last_ack_age_seconds", "time since the last acknowledgement, when this was written"),
+    ("last_ack_timestamp_seconds", "when it came, in seconds since 1970 by this host's clock"),
     ("ack_seconds", "time that the last acknowledgement took"),
     ("healthy", "whether the service passes its health check, where it has one"),
+    ("draining", "whether the drain file is there, where one is named"),
     ("clock_offset_seconds", "how far this host's clock is ahead of the registry's"),
     ("build_info", "1; the agent's version is in the label version"),
 ];

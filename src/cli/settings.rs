@@ -78,11 +78,14 @@ impl Layers<'_> {
     fn new<'a>(source: &'a Source<'a>, top: &TopArgs) -> Result<Layers<'a>, Failure> {
         let named = option(&top.context, "--context")
             .map_or_else(|| source.env("NATS_CONTEXT"), |given| Ok(Some(given)))?;
+        source.note("--context", named.as_ref());
         if let Some(given) = source.take(named) {
             let context = context::load(&given.text, source.env)?;
             return Ok(Layers { source, context, named: Some(given.text), host_first: false });
         }
-        let named = source.take(source.host("NATS_CONTEXT")).map(|given| given.text);
+        let named = source.take(source.host("NATS_CONTEXT"));
+        source.note("--context", named.as_ref());
+        let named = named.map(|given| given.text);
         let context = match &named {
             Some(name) => context_of_host(source, name)?,
             None => Context::default(),
@@ -108,7 +111,9 @@ impl Layers<'_> {
         };
         let host = self.source.host(variable);
         let (second, third) = if self.host_first { (host, field) } else { (field, host) };
-        Ok(self.source.take(first.or(second).or(third)))
+        let given = first.or(second).or(third);
+        self.source.note(name, given.as_ref());
+        Ok(self.source.take(given))
     }
 
     /// Whether the value comes from the host's file, or from a context that it
@@ -245,6 +250,7 @@ fn login(
     }
     let in_url = in_url(url);
     if !url_is_the_hosts && let Some(login) = in_url {
+        source.note_login("the URL");
         return Ok(login);
     }
     if let Some(login) = login_of_variables(source, &|name| Ok(source.host(name)))? {
@@ -259,7 +265,11 @@ fn login(
         None if source.variable("NATS_PASSWORD")?.is_some() => {
             Err(Failure::new(Kind::Config, "NATS_PASSWORD needs NATS_USER (or --user)"))
         }
-        login => Ok(login.unwrap_or(Login::None)),
+        None => Ok(Login::None),
+        Some(login) => {
+            source.note_login("the URL");
+            Ok(login)
+        }
     }
 }
 
@@ -286,7 +296,7 @@ fn login_of_options(source: &Source<'_>, top: &TopArgs) -> Result<Option<Login>,
     given.extend(top.nkey.as_ref().map(|path| ("--nkey", Login::Nkey(file(path)))));
     let token = |path| ("--token-file", Login::Token(Secret::File(file(path))));
     given.extend(top.token_file.as_ref().map(token));
-    only(given, Kind::Usage)
+    only(source, given, Kind::Usage)
 }
 
 /// A login out of the variables of one place; the password may stand in a
@@ -312,7 +322,7 @@ fn login_of_variables(
     let nkey = text("NATS_NKEY")?.map(|path| ("NATS_NKEY", Login::Nkey(path.into())));
     let token = text("NATS_TOKEN")?.map(|token| ("NATS_TOKEN", Login::Token(Secret::Text(token))));
     given.extend(creds.into_iter().chain(nkey).chain(token));
-    only(given, Kind::Config)
+    only(source, given, Kind::Config)
 }
 
 fn login_of_context(layers: &Layers<'_>) -> Result<Option<Login>, Failure> {
@@ -329,7 +339,7 @@ fn login_of_context(layers: &Layers<'_>) -> Result<Option<Login>, Failure> {
     let token = context.token.clone().map(Secret::Text);
     let token = token.map(|token| ("token of the context", Login::Token(token)));
     given.extend(creds.into_iter().chain(nkey).chain(token));
-    let login = only(given, Kind::Config)?;
+    let login = only(layers.source, given, Kind::Config)?;
     if login.is_some() {
         layers.source.take(from_context(&Some(String::new()), "login of the context"));
     }
@@ -337,10 +347,18 @@ fn login_of_context(layers: &Layers<'_>) -> Result<Option<Login>, Failure> {
 }
 
 /// One login a source: two would leave open who we are.
-fn only(mut given: Vec<(&'static str, Login)>, kind: Kind) -> Result<Option<Login>, Failure> {
+fn only(
+    source: &Source<'_>,
+    mut given: Vec<(&'static str, Login)>,
+    kind: Kind,
+) -> Result<Option<Login>, Failure> {
     if let [(first, _), (second, _), ..] = given.as_slice() {
         let what = format!("{first} and {second}: only one kind of login can be given");
         return Err(Failure::new(kind, what));
     }
-    Ok(given.pop().map(|(_, login)| login))
+    let only = given.pop();
+    if let Some((name, _)) = &only {
+        source.note_login(name);
+    }
+    Ok(only.map(|(_, login)| login))
 }

@@ -34,8 +34,12 @@ pub(super) const GLOBAL: [&str; 16] = [
 /// Another word for `--nats-url`: the one of the `nats` CLI.
 const SERVER: &str = "--server";
 
-/// Options with a value that may be given more than once.
-const REPEATABLE: [&str; 2] = ["--meta", "--only"];
+/// Options with a value that may be given more than once, of any verb or of one.
+const REPEATABLE: [(Option<&str>, &str); 3] =
+    [(None, "--meta"), (None, "--only"), (Some("check"), "--service")];
+/// Words in the place of a verb that ask for something to be printed.
+const HELP: &str = "help";
+const VERSION: &str = "version";
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
 
 /// What each verb takes: options with a value, and switches.
@@ -55,11 +59,12 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
                 "--health-timeout",
                 "--health-failures",
                 "--metrics-file",
+                "--drain-file",
             ],
-            &["--standby"],
+            &["--standby", "--check-config"],
         ),
         "init" => (&["--replicas", "--marker-ttl", "--history", "--max-age", "--storage"], &[]),
-        "check" => (&["--format", "--output"], &["--probe", "--json"]),
+        "check" => (&["--service", "--format", "--output"], &["--probe", "--json"]),
         "cleanup" => (
             &["--stale-after", "--only", "--service", "--max-removals"],
             &["--dry-run", "--unreadable", "--spare-beating", "--json"],
@@ -76,13 +81,23 @@ pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'st
 /// program after the verb.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sorted {
-    Version,
+    /// With the commit, where `long`.
+    Version {
+        long: bool,
+    },
     Help(Option<&'static str>),
-    Call { verb: &'static str, global: Vec<String>, own: Vec<String> },
+    Call {
+        verb: &'static str,
+        global: Vec<String>,
+        own: Vec<String>,
+    },
 }
 
 /// The first thing that is wrong is the error; help and version go before.
 pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
+    if let Some(asked) = asked_for(args) {
+        return asked;
+    }
     let verb = find_verb(args);
     let (own_values, own_switches) = verb.map_or((&[][..], &[][..]), options_of);
     let (mut global, mut own, mut errors) = (Vec::new(), Vec::new(), Vec::new());
@@ -103,7 +118,10 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
             };
             // argh would say so with the value, which may be a secret.
             let long = if name == "-s" { "--nats-url" } else { name };
-            if given.contains(&long) && !REPEATABLE.contains(&long) {
+            let is_repeatable = REPEATABLE
+                .iter()
+                .any(|(of, option)| *option == long && of.is_none_or(|of| verb == Some(of)));
+            if given.contains(&long) && !is_repeatable {
                 errors.push(format!("{long} is given twice"));
             }
             given.push(long);
@@ -132,7 +150,7 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
         }
     }
     if version {
-        return Ok(Sorted::Version);
+        return Ok(Sorted::Version { long: false });
     }
     if help {
         return Ok(Sorted::Help(verb));
@@ -144,6 +162,24 @@ pub(super) fn sort(args: &[String]) -> Result<Sorted, Failure> {
         Some(verb) => Ok(Sorted::Call { verb, global, own }),
         None => Err(usage(format!("no verb: give one of {}", VERBS.join(", ")))),
     }
+}
+
+/// `help`, `help VERB` and `version`: nothing else may stand beside them.
+fn asked_for(args: &[String]) -> Option<Result<Sorted, Failure>> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    Some(match words[..] {
+        [VERSION] => Ok(Sorted::Version { long: true }),
+        [HELP] => Ok(Sorted::Help(None)),
+        [HELP, word] => match VERBS.into_iter().find(|verb| *verb == word) {
+            Some(verb) => Ok(Sorted::Help(Some(verb))),
+            None => Err(usage(unknown_verb(word))),
+        },
+        [first @ (HELP | VERSION), ..] => Err(usage(format!(
+            "{first} takes {}",
+            if first == HELP { "one verb" } else { "nothing" }
+        ))),
+        _ => return None,
+    })
 }
 
 /// Adds those options of `cleanup` and of the connection that are not there

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -69,11 +70,13 @@ pub(super) struct Source<'a> {
     pub(super) env: &'a dyn Fn(&str) -> Option<OsString>,
     pub(super) host: &'a HostFile,
     taken: RefCell<Vec<String>>,
+    /// Of each option that is given somewhere, where.
+    origins: RefCell<BTreeMap<String, String>>,
 }
 
 impl<'a> Source<'a> {
     pub(super) fn new(env: &'a dyn Fn(&str) -> Option<OsString>, host: &'a HostFile) -> Source<'a> {
-        Source { env, host, taken: RefCell::default() }
+        Source { env, host, taken: RefCell::default(), origins: RefCell::default() }
     }
 
     /// Remembers that this value counts, by its name.
@@ -90,6 +93,27 @@ impl<'a> Source<'a> {
     /// Where the values that count came from, beside the command line.
     pub(super) fn origins(&self) -> Vec<String> {
         self.taken.borrow().clone()
+    }
+
+    /// Remembers where an option is given.
+    pub(super) fn note(&self, option: &str, given: Option<&Given>) {
+        if let Some(given) = given {
+            self.origins.borrow_mut().insert(option.to_owned(), given.name.clone().into_owned());
+        }
+    }
+
+    /// Remembers where the login is given.
+    pub(super) fn note_login(&self, name: &str) {
+        let of_host = self.host.get(name).is_some() && (self.env)(name).is_none();
+        let file =
+            if of_host { format!(" in {}", self.host.path().display()) } else { String::new() };
+        self.origins.borrow_mut().insert("login".to_owned(), format!("{name}{file}"));
+    }
+
+    /// Where an option is given: itself, a variable with its file, a field of the
+    /// context. `None` for nowhere.
+    pub(super) fn origin(&self, option: &str) -> Option<String> {
+        self.origins.borrow().get(option).cloned()
     }
 
     /// A variable of the environment; one that is empty counts as not set.
@@ -124,15 +148,24 @@ impl<'a> Source<'a> {
         name: &'static str,
         variable: &'static str,
     ) -> Result<Option<Given>, Failure> {
-        match option(value, name) {
-            Some(given) => Ok(Some(given)),
-            None => self.variable(variable),
-        }
+        let given = match option(value, name) {
+            Some(given) => Some(given),
+            None => self.variable(variable)?,
+        };
+        self.note(name, given.as_ref());
+        Ok(given)
     }
 
     /// A switch: given, or its variable says yes.
     pub(super) fn switch(&self, given: bool, variable: &'static str) -> Result<bool, Failure> {
-        match self.variable(variable)? {
+        let value = self.variable(variable)?;
+        let name = variable.trim_start_matches("AEGIS_").to_lowercase().replace('_', "-");
+        let name = format!("--{name}");
+        match value {
+            _ if given => self.origins.borrow_mut().insert(name.clone(), name).map_or((), drop),
+            ref value => self.note(&name, value.as_ref()),
+        }
+        match value {
             Some(value) if !given => value.read(|text| match text.to_lowercase().as_str() {
                 "true" | "yes" | "1" => Ok(true),
                 "false" | "no" | "0" => Ok(false),
@@ -152,11 +185,14 @@ impl<'a> Source<'a> {
     ) -> Result<Vec<Given>, Failure> {
         if !values.is_empty() {
             let given = values.iter().filter_map(|text| option(&Some(text.clone()), name));
-            return Ok(given.collect());
+            let given: Vec<Given> = given.collect();
+            self.note(name, given.first());
+            return Ok(given);
         }
         let Some(given) = self.variable(variable)? else {
             return Ok(Vec::new());
         };
+        self.note(name, Some(&given));
         let (name, kind) = (given.name.clone(), given.kind);
         let words = given.read(|text| shlex::split(text).ok_or("has a quote without its end"))?;
         let given = |text| Given { name: name.clone(), text, kind };

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::arguments::{CheckArgs, CleanupArgs, InitArgs, ListArgs, RunArgs, WatchArgs};
 use super::options::{
-    CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, WatchOptions,
+    CheckOptions, CleanupOptions, Format, InitOptions, ListOptions, RunOptions, Wanted,
+    WatchOptions,
 };
 use super::values::{Given, LONGEST_TIMEOUT, Source, option, usage};
 use crate::error::{Failure, Kind};
@@ -68,6 +69,7 @@ pub(super) fn run(
     }
     let group = source.given(&args.group, "--group", "AEGIS_GROUP")?;
     let health = health(source, args, interval, &mut warnings)?;
+    let drain_file = source.given(&args.drain_file, "--drain-file", "AEGIS_DRAIN_FILE")?;
     let metrics_file = source.given(&args.metrics_file, "--metrics-file", "AEGIS_METRICS_FILE")?;
     Ok(RunOptions {
         service,
@@ -80,6 +82,9 @@ pub(super) fn run(
         metadata: read_metadata(source.all(&args.meta, "--meta", "AEGIS_META")?)?,
         health,
         metrics_file: metrics_file.map(|given| given.read(read_file_name)).transpose()?,
+        stale_after: stale_after(source, &None)?,
+        check_config: args.check_config.then(Vec::new),
+        drain_file: drain_file.map(|given| given.read(read_file_name)).transpose()?,
         warnings,
         unconnected: None,
     })
@@ -291,13 +296,39 @@ pub(super) fn check(source: &Source<'_>, args: &CheckArgs) -> Result<CheckOption
         _ if args.output.is_some() => return Err(usage("--output is for --format prometheus")),
         _ => None,
     };
+    let mut services: Vec<Wanted> = Vec::new();
+    for given in source.all(&args.service, "--service", "AEGIS_SERVICE")? {
+        let known = |wanted: &Wanted| services.iter().any(|one| one.service == wanted.service);
+        services.push(given.read(|text| match read_wanted(text)? {
+            wanted if known(&wanted) => Err("names a service twice".to_owned()),
+            wanted => Ok(wanted),
+        })?);
+    }
     Ok(CheckOptions {
+        services,
         probe: source.switch(args.probe, "AEGIS_PROBE")?,
         format,
         output: output.map(|given| PathBuf::from(given.text)),
         stale_after: stale_after(source, &None)?,
         origins: Vec::new(),
     })
+}
+
+/// `NAME[=MIN[:WARN]]`
+fn read_wanted(text: &str) -> Result<Wanted, String> {
+    let (name, numbers) = text.split_once('=').unwrap_or((text, "1"));
+    let (min, warn) = numbers.split_once(':').unwrap_or((numbers, numbers));
+    let number = |text: &str| {
+        text.parse::<u32>()
+            .map(u64::from)
+            .map_err(|_| "must be NAME[=MIN[:WARN]], with whole numbers")
+    };
+    let service = name.parse().map_err(|rule| format!("{rule}"))?;
+    let (min, warn) = (number(min)?, number(warn)?);
+    if warn < min {
+        return Err("WARN must not be below MIN".to_owned());
+    }
+    Ok(Wanted { service, min, warn })
 }
 
 pub(super) fn cleanup(source: &Source<'_>, args: &CleanupArgs) -> Result<CleanupOptions, Failure> {

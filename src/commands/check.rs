@@ -13,6 +13,7 @@ pub mod row;
 use std::io::{self, IsTerminal, Write};
 use std::rc::Rc;
 
+use self::census::Roll;
 use self::facts::{Facts, Gap, GapKind, collect, nothing_known};
 use self::row::Row;
 use crate::cli::call::Call;
@@ -44,11 +45,15 @@ pub fn run(
     if let Some(signals) = &signals {
         connector = connector.with_waiter(signals.clone());
     }
-    let mut facts = collect(Registry::new(connector, bucket), signals.as_deref());
+    let needs_roll = options.format == Format::Prometheus || !options.services.is_empty();
+    let roll = Roll { stale_after: options.stale_after, wanted: &options.services };
+    let registry = Registry::new(connector, bucket);
+    let mut facts = collect(registry, needs_roll.then_some(roll), signals.as_deref());
     if let (Err(gap), Some(note)) = (&mut facts.connection, unconnected) {
         gap.hint = Some(noted(gap.hint.take(), note));
     }
-    answer(options, &Facts { logins, ..facts }, &call, out)
+    facts.logins.splice(..0, logins);
+    answer(options, &facts, &call, out)
 }
 
 /// The same for a call whose settings are bad: nothing was tried, and why is a
@@ -72,7 +77,7 @@ fn answer(
     call: &Call,
     out: &mut dyn Write,
 ) -> Result<u8, Failure> {
-    let mut checks = judge::judge(facts);
+    let mut checks = judge::judge(facts, &options.services);
     // A command that goes to another place must not get the options of this
     // call.
     let hinted = checks.iter_mut().filter(|check| check.name != "connection");
@@ -83,7 +88,7 @@ fn answer(
         let origins = printable(&options.origins.join(", "));
         connection.message.push_str(&format!("; settings from {origins}"));
     }
-    let text = render(options.format, &facts.bucket, &checks);
+    let text = render(options.format, facts, &checks);
     match &options.output {
         Some(path) => textfile::replace_on_disk(path, &text).map_err(|error| {
             Failure::new(
@@ -102,12 +107,13 @@ fn answer(
     Ok(report::worst(&checks).code())
 }
 
-fn render(format: Format, bucket: &Bucket, checks: &[Row]) -> String {
+fn render(format: Format, facts: &Facts, checks: &[Row]) -> String {
+    let bucket = &facts.bucket;
     match format {
         Format::Text => report::text(bucket, checks, wants_colour()),
         Format::Json => report::json(checks),
         Format::Nagios => report::nagios(bucket, checks),
-        Format::Prometheus => report::prometheus(bucket, checks),
+        Format::Prometheus => report::prometheus(bucket, checks, facts.census.as_ref().ok()),
     }
 }
 

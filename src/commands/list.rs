@@ -43,6 +43,8 @@ const COLUMNS: [(&str, bool); 6] = [
 /// More of them, for `--wide`.
 const WIDE: [(&str, bool); 5] =
     [("HOST", false), ("PID", true), ("GROUP", false), ("REVISION", true), ("METADATA", false)];
+/// There only where somebody drains: the reason.
+const DRAINING: (&str, bool) = ("DRAINING", false);
 /// The last one, for `--all`.
 const REASONS: (&str, bool) = ("REASONS", false);
 /// Unreadable entries that the text names; the rest is counted.
@@ -186,10 +188,12 @@ impl View {
         if options.wide {
             columns.extend(WIDE);
         }
+        columns.push(DRAINING);
+        let draining = columns.len() - 1;
         if options.all {
             columns.push(REASONS);
         }
-        View::Table(Table::new(&columns))
+        View::Table(Table::new(&columns).with_optional(draining))
     }
 
     fn add(&mut self, shown: &Shown, options: &ListOptions) -> Result<(), Failure> {
@@ -273,6 +277,8 @@ impl Shown {
             row.extend(cells.map(|cell| cell.unwrap_or_else(|| "-".into())));
             row.push(metadata_words(record));
         }
+        let why = record.draining().map_or("", |why| if why.is_empty() { "yes" } else { why });
+        row.push(why.to_owned());
         if options.all {
             let mut reasons: Vec<String> = self.reasons.iter().map(Reason::to_string).collect();
             if let Some(skew) = clock_skew(record, &self.entry.stored) {

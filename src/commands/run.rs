@@ -12,12 +12,15 @@
 
 mod agent;
 pub mod attention;
+mod config;
+mod drain;
 mod keeper;
 pub mod schedule;
 pub mod status;
 pub mod surroundings;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,14 +45,19 @@ const SUSPEND_NOTICED: Duration = Duration::from_secs(1);
 /// The call read anew, for a reload.
 pub type Anew<'a> = dyn Fn() -> Result<Invocation, Failure> + 'a;
 
-/// Runs the agent until SIGTERM or SIGINT; `anew` is asked on SIGHUP.
+/// Runs the agent until SIGTERM or SIGINT; `anew` is asked on SIGHUP. `out` is
+/// for what `--check-config` shows.
 pub fn run(
     options: RunOptions,
     settings: Settings,
     bucket: Bucket,
     host_name: &str,
     anew: &Anew<'_>,
+    out: &mut dyn Write,
 ) -> Result<(), Failure> {
+    if let Some(effective) = &options.check_config {
+        return config::check(effective, &options.warnings, &settings, out);
+    }
     for warning in &options.warnings {
         warn!("{warning}");
     }
@@ -80,6 +88,8 @@ pub fn run(
                 agent.keeper.hurry(now);
             }
             manager.reloaded();
+            // What it has changed is told before the next wait.
+            continue;
         }
         if slept.passed() {
             info!("the host was suspended: heartbeat at once");

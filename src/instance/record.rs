@@ -134,6 +134,17 @@ pub enum Status {
     Unknown(Word),
 }
 
+/// The key of the metadata that says why an instance drains.
+pub const DRAIN: &str = "drain";
+
+impl Record {
+    /// Why it drains, if it does: the first line of its drain file, which may be
+    /// empty.
+    pub fn draining(&self) -> Option<&str> {
+        self.metadata.get(DRAIN)?.as_str().filter(|_| self.status == Status::Standby)
+    }
+}
+
 /// A word that may be a status: 1 to 64 of `A-Z`, `a-z`, `0-9`, `-` and `_`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word(String);

@@ -13,8 +13,11 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::address::ServerAddress;
 use super::attempt::Served;
+use super::certificate::not_after;
 use super::connector::Members;
 use super::failure::{Refusal, RequestError};
 use super::handshake::ServerInfo;
@@ -134,6 +137,11 @@ impl Session {
             return self.address.to_string();
         }
         format!("{} ({})", self.address, printable(name))
+    }
+
+    /// When the certificate of the server ends, if it showed one.
+    pub fn certificate_ends(&self) -> Option<OffsetDateTime> {
+        not_after(self.stream.certificate()?)
     }
 
     /// Whether the connection is gone, as far as is known.

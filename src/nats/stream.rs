@@ -92,6 +92,12 @@ impl Stream {
         self.tls.is_some()
     }
 
+    /// The certificate that the peer has shown itself with, in DER.
+    pub(super) fn certificate(&self) -> Option<&[u8]> {
+        let shown = self.tls.as_ref()?.peer_certificates()?;
+        shown.first().map(|certificate| certificate.as_ref())
+    }
+
     /// Whether TLS has something to write.
     pub(super) fn wants_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())

@@ -26,6 +26,9 @@ pub struct Table {
     /// Where the rows stand in it.
     rows: Vec<Range<usize>>,
     widths: Vec<usize>,
+    /// Not written while there is nothing in it.
+    optional: Option<usize>,
+    is_optional_used: bool,
 }
 
 /// Ends a cell; sorts before everything that can stand in one.
@@ -39,9 +42,17 @@ impl Table {
             cells: String::new(),
             rows: Vec::new(),
             widths: Vec::new(),
+            optional: None,
+            is_optional_used: false,
         };
         table.push(columns.iter().map(|(name, _)| *name));
         table
+    }
+
+    /// The same table, without this column while all of its cells are empty.
+    pub fn with_optional(mut self, column: usize) -> Table {
+        self.optional = Some(column);
+        self
     }
 
     /// Adds a row; it may be shorter or longer than the header.
@@ -51,6 +62,7 @@ impl Table {
             let cell = cell.as_ref();
             let cell = clip(cell, WIDEST_CELL);
             let width = cell.chars().count();
+            self.is_optional_used |= self.optional == Some(column) && width > 0;
             match self.widths.get_mut(column) {
                 Some(widest) => *widest = width.max(*widest),
                 None => self.widths.push(width),
@@ -83,6 +95,9 @@ impl Table {
         for row in self.rows.iter().filter(|row| !row.is_empty()) {
             line.clear();
             for (column, cell) in self.cells[row.clone()].split_terminator(END).enumerate() {
+                if self.optional == Some(column) && !self.is_optional_used {
+                    continue;
+                }
                 if column > 0 {
                     line.push_str("  ");
                 }
@@ -130,6 +145,18 @@ mod tests {
         let mut text = Vec::new();
         table.write(&mut text).unwrap();
         assert_eq!(text, b"Z    A\na    1\na    2\na-b  1\n");
+    }
+
+    #[test]
+    fn an_optional_column_is_there_only_where_something_stands_in_it() {
+        for (cell, expected) in [("", "A  C\n1  3\n"), ("2", "A  B  C\n1  2  3\n")] {
+            let mut table =
+                Table::new(&[("A", false), ("B", false), ("C", false)]).with_optional(1);
+            table.push(["1", cell, "3"]);
+            let mut text = Vec::new();
+            table.write(&mut text).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap(), expected);
+        }
     }
 
     #[test]

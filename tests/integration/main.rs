@@ -10,18 +10,22 @@
     unreachable_pub
 )]
 
+mod alerts;
 mod architecture;
 mod budget;
 mod chatter;
 mod check;
 mod check_answers;
+mod check_config;
 mod check_probe;
+mod check_services;
 mod cleanup;
 mod cleanup_lasts;
 mod clocks;
 mod cluster_faults;
 mod documents;
 mod domains;
+mod draining;
 mod duplicates;
 mod faults;
 mod handshake_first;

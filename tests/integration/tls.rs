@@ -96,6 +96,20 @@ fn a_server_that_requires_tls_gets_it() {
     works(&|v| verb(v, &server.url()).env("NATS_CA", &pem("ca")));
 }
 
+/// The test certificates end on 1 January 2125.
+#[test]
+fn check_names_the_end_of_the_servers_certificate() {
+    let server = server("server-ec");
+    let output = with_ca(verb("check", &tls_url(&server))).arg("--json").run();
+    let answer = output.json();
+    let checks = answer["checks"].as_array().expect("an array");
+    let login = checks.iter().find(|check| check["name"] == "login").expect("it is there");
+    let message = login["message"].as_str().unwrap_or_default();
+    assert!(message.contains("the certificate of the server at localhost"), "{login:#}");
+    assert!(message.contains("ends at 2125-01-01T00:00:00Z"), "{login:#}");
+    assert_eq!(login["status"], "ok", "{login:#}");
+}
+
 #[test]
 fn rsa_ec_and_ed25519_clients_are_taken_by_a_server_that_wants_one() {
     let server = mutual();

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::cli::options::Wanted;
 use crate::instance::entry::Entry;
-use crate::instance::record::{self, names_in_key};
-use crate::instance::staleness::{DEFAULT_INTERVAL, Ttl, overdue};
+use crate::instance::record::{self, Status, names_in_key};
+use crate::instance::staleness::{DEFAULT_INTERVAL, Ttl, is_stale, judge, overdue};
 
 /// An entry without a TTL that was stored this recently is being rewritten by
 /// a program that runs: two and a half heartbeats, so that one may be late.
@@ -18,6 +19,9 @@ pub const RECENT: Duration = Duration::from_millis(DEFAULT_INTERVAL.as_millis() 
 
 /// Services told apart; the rest is counted together.
 const SERVICES_KNOWN: usize = 1_000;
+
+/// Statuses told apart of each of them.
+const STATUSES_KNOWN: usize = 16;
 
 /// What is counted of the instance entries; definitions and delete markers
 /// are never counted.
@@ -39,6 +43,18 @@ pub struct Census {
     pub shortest_ttl: Option<Duration>,
     /// The longest TTL in use.
     pub longest_ttl: Option<Duration>,
+    /// Instances that are alive, by service and status; counted on request. A
+    /// service with none is there as well, if it has an entry.
+    pub alive: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// What makes an instance count as alive.
+#[derive(Debug, Clone, Copy)]
+pub struct Roll<'a> {
+    /// Age from which its heartbeat is too old.
+    pub stale_after: Duration,
+    /// Services that are always told apart, however many others there are.
+    pub wanted: &'a [Wanted],
 }
 
 impl Census {
@@ -56,6 +72,27 @@ impl Census {
         if let Some(overdue) = overdue(&entry.stored, now) {
             self.overdue += 1;
             self.most_overdue = self.most_overdue.max(overdue);
+        }
+    }
+
+    /// Counts one entry among those that are alive, as of `now` in registry
+    /// time, if it is.
+    pub fn call(&mut self, entry: &Entry, now: OffsetDateTime, roll: Roll<'_>) {
+        let Some(Ok(record)) = entry.instance() else { return };
+        let service = &record.service_name;
+        if !self.alive.contains_key(service) {
+            let is_wanted = roll.wanted.iter().any(|one| one.service.as_str() == service);
+            if !is_wanted && self.alive.len() >= SERVICES_KNOWN {
+                return;
+            }
+            self.alive.insert(service.clone(), BTreeMap::new());
+        }
+        let is_alive = record.status != Status::Shutdown
+            && !is_stale(&judge(&record, &entry.stored, now, roll.stale_after));
+        if let Some(statuses) = self.alive.get_mut(service).filter(|_| is_alive) {
+            let word = record.status.as_str();
+            let known = statuses.len() < STATUSES_KNOWN || statuses.contains_key(word);
+            *statuses.entry(if known { word } else { "OTHER" }.to_owned()).or_default() += 1;
         }
     }
 
@@ -150,6 +187,38 @@ mod tests {
         assert_eq!((census.overdue, census.most_overdue), (2, Duration::from_secs(35)));
         assert_eq!(census.shortest_ttl, Some(Duration::from_secs(30)));
         assert_eq!(census.longest_ttl, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn who_is_alive_is_counted_by_service_and_status() {
+        let wanted = [Wanted { service: "api".parse().unwrap(), min: 1, warn: 1 }];
+        let roll = Roll { stale_after: Duration::from_secs(35), wanted: &wanted };
+        let mut census = Census::default();
+        for (key, status, heartbeat) in [
+            ("service-instances__web__a", "ACTIVE", "1970-01-01T00:00:00Z"),
+            ("service-instances__web__b", "STANDBY", "1969-12-31T23:59:30Z"),
+            ("service-instances__web__c", "ACTIVE", "1969-12-31T23:59:24Z"),
+            ("service-instances__web__d", "SHUTDOWN", "1970-01-01T00:00:00Z"),
+            ("service-instances__api__e", "ACTIVE", "1969-12-31T23:00:00Z"),
+            ("echo-service", "ACTIVE", "1970-01-01T00:00:00Z"),
+        ] {
+            let value = format!(
+                "{{\"version\":\"1.0.0\",\"status\":\"{status}\",\"lastHeartbeat\":\"{heartbeat}\"}}"
+            );
+            census.call(&Entry { value: value.into(), ..entry(key, 0, SECS_30) }, NOW, roll);
+        }
+        let web = [("ACTIVE".to_owned(), 1), ("STANDBY".to_owned(), 1)];
+        assert_eq!(
+            census.alive,
+            [("web".to_owned(), web.into()), ("api".to_owned(), BTreeMap::new())].into()
+        );
+        for number in 0..5_000 {
+            let key = format!("service-instances__service-{number}__a");
+            census.call(&entry(&key, 0, SECS_30), NOW, roll);
+            let value = b"{\"version\":\"1.0.0\",\"lastHeartbeat\":\"1970-01-01T00:00:00Z\"}";
+            census.call(&Entry { value: value.to_vec(), ..entry(&key, 0, SECS_30) }, NOW, roll);
+        }
+        assert_eq!(census.alive.len(), SERVICES_KNOWN);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::{OffsetDateTime, SignedDuration};
 
-use super::census::Census;
+use super::census::{Census, Roll};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness;
@@ -102,8 +102,19 @@ pub struct Facts {
 pub struct Ending {
     /// Which, with its file.
     pub what: String,
+    /// Whose it is.
+    pub whose: Whose,
     /// `None` where it never does.
     pub at: Option<OffsetDateTime>,
+}
+
+/// Who has to put something new in the place of what ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Whoever runs this program.
+    Ours,
+    /// Whoever runs the server.
+    Servers,
 }
 
 /// The parts of a login that can end. What cannot be read is for the connection
@@ -112,13 +123,13 @@ pub(super) fn logins(settings: &Settings) -> Vec<Ending> {
     let mut logins = Vec::new();
     if let (Login::Creds(path), Ok(read)) = (&settings.login, read_login(&settings.login)) {
         let what = format!("the user JWT in {}", shown_name(&path.display().to_string()));
-        logins.push(Ending { what, at: read.expires() });
+        logins.push(Ending { what, whose: Whose::Ours, at: read.expires() });
     }
     if let Some((path, _)) = &settings.tls.client
         && let Ok(der) = CertificateDer::from_pem_file(path)
     {
         let what = format!("the certificate {}", shown_name(&path.display().to_string()));
-        logins.push(Ending { what, at: not_after(&der) });
+        logins.push(Ending { what, whose: Whose::Ours, at: not_after(&der) });
     }
     logins
 }
@@ -143,7 +154,12 @@ pub(super) fn nothing_known(bucket: Bucket, probe: bool) -> Facts {
 }
 
 /// All that can be found out, in as few exchanges as possible.
-pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Facts {
+/// Who is alive is counted where there is a `roll`.
+pub(super) fn collect(
+    mut registry: Registry,
+    roll: Option<Roll<'_>>,
+    signals: Option<&Signals>,
+) -> Facts {
     let mut facts = nothing_known(registry.bucket().clone(), signals.is_some());
     let limit = registry.timeout();
     if let Err(error) = registry.connect(limit) {
@@ -156,6 +172,10 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
         return facts;
     };
     let server = session.server.clone();
+    if let Some(at) = session.certificate_ends() {
+        let what = format!("the certificate of the server at {}", session.place());
+        facts.logins.push(Ending { what, whose: Whose::Servers, at: Some(at) });
+    }
     facts.connection = Ok(Connected {
         place: session.place(),
         cluster: server.cluster.filter(|cluster| !cluster.is_empty()),
@@ -187,7 +207,7 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
     if let Ok(Some(info)) = &facts.stream {
         let scan = scan.and_then(|answer| Scan::begun(&mut registry, consumer, &answer, info));
         facts.census = match (fitness::judge_kind(&facts.bucket, info), scan) {
-            (Ok(()), scan) => scan.and_then(|scan| census(&mut registry, scan)).map_err(gap),
+            (Ok(()), scan) => scan.and_then(|scan| census(&mut registry, scan, roll)).map_err(gap),
             (Err(_), Ok(scan)) => {
                 scan.end(&mut registry);
                 facts.census
@@ -212,12 +232,25 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
 }
 
 /// Counts the entries of the bucket.
-fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryError> {
+fn census(
+    registry: &mut Registry,
+    mut scan: Scan,
+    roll: Option<Roll<'_>>,
+) -> Result<Census, RegistryError> {
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
     let mut census = Census::default();
+    for wanted in roll.map_or(&[][..], |roll| roll.wanted) {
+        census.alive.entry(wanted.service.as_str().to_owned()).or_default();
+    }
     loop {
         match scan.next(registry) {
-            Ok(Some(entry)) => census.count(&entry, clock.now()),
+            Ok(Some(entry)) => {
+                let now = clock.now();
+                census.count(&entry, now);
+                if let Some(roll) = roll {
+                    census.call(&entry, now, roll);
+                }
+            }
             Ok(None) => {
                 scan.end(registry);
                 return Ok(census);

@@ -8,6 +8,7 @@
 mod bucket;
 mod expiry;
 mod server;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::row::Row;
+use crate::cli::options::Wanted;
 use crate::jetstream::fitness;
 use crate::jetstream::replies::{StreamInfo, Used};
 
@@ -24,7 +26,7 @@ const NEARLY_FULL: f64 = 0.8;
 /// The checks, in the order of docs/registry.md; `ttl-probe` only where it
 /// was asked for: an expiry that nobody tried is not "ok", and as `unknown` it
 /// would make every plain check fail.
-pub fn judge(facts: &Facts) -> Vec<Row> {
+pub fn judge(facts: &Facts, wanted: &[Wanted]) -> Vec<Row> {
     let mut checks = vec![server::connection(facts)];
     let Ok(connected) = &facts.connection else {
         let rest = ["server-version", "jetstream", "bucket", "ttl-flag", "history", "max-age"];
@@ -33,6 +35,7 @@ pub fn judge(facts: &Facts) -> Vec<Row> {
         let skipped = |name| Row::skipped(name, "no connection to NATS");
         checks.extend(names.map(skipped));
         checks.push(server::login(facts));
+        checks.extend((!wanted.is_empty()).then(|| skipped("services")));
         checks.extend(probe.map(skipped));
         return checks;
     };
@@ -59,6 +62,12 @@ pub fn judge(facts: &Facts) -> Vec<Row> {
         Err(because) => Row::skipped("markers", because),
     });
     checks.push(server::login(facts));
+    if !wanted.is_empty() {
+        checks.push(match usable(facts) {
+            Ok(_) => services::services(&facts.census, wanted),
+            Err(because) => Row::skipped("services", because),
+        });
+    }
     if let Some(probe) = &facts.probe {
         checks.push(expiry::ttl_probe(probe, &server::known(facts, connected)));
     }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::census::Census;
 use super::row::{Grade, Metric, Row, Unit};
 use crate::jetstream::bucket::Bucket;
 use crate::text::printable::{printable, printable_json};
@@ -115,7 +116,7 @@ fn performance(metric: &Metric) -> String {
         Unit::Seconds => "s",
         Unit::Bytes => "B",
     };
-    let (name, value) = (metric.name, number(metric.value));
+    let (name, value) = (&metric.name, number(metric.value));
     let text = format!("'{name}'={value}{unit};{};{}", metric.warn, metric.critical);
     text.trim_end_matches(';').to_owned()
 }
@@ -128,7 +129,7 @@ fn number(value: f64) -> String {
 }
 
 /// For the textfile collector of node_exporter.
-pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
+pub fn prometheus(bucket: &Bucket, checks: &[Row], census: Option<&Census>) -> String {
     let mut text = String::new();
     let bucket = label(bucket.as_str());
     let worst = worst(checks);
@@ -158,8 +159,9 @@ pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
     }
     // One family a name, whatever check it comes from.
     let mut seen = BTreeMap::new();
-    for metric in metrics(checks) {
-        if seen.insert(metric.name, ()).is_some() {
+    let services = |check: &&Row| check.name != "services";
+    for metric in checks.iter().filter(services).flat_map(|check| &check.metrics) {
+        if seen.insert(&metric.name, ()).is_some() {
             continue;
         }
         let unit = match metric.unit {
@@ -170,7 +172,27 @@ pub fn prometheus(bucket: &Bucket, checks: &[Row]) -> String {
         let name = format!("aegis_{}{unit}", metric.name);
         gauge(&mut text, &name, metric.help, [(format!("bucket=\"{bucket}\""), metric.value)]);
     }
+    if let Some(census) = census.filter(|census| !census.alive.is_empty()) {
+        instances(&mut text, &bucket, census);
+    }
     text
+}
+
+/// Who is alive. A service that has entries and nobody alive is there with 0, so
+/// that an alert sees it.
+fn instances(text: &mut String, bucket: &str, census: &Census) {
+    let samples = census.alive.iter().flat_map(|(service, statuses)| {
+        let service = label(&printable(service));
+        let none = (!statuses.contains_key("ACTIVE")).then_some(("ACTIVE", 0));
+        let some = statuses.iter().map(|(status, count)| (status.as_str(), *count));
+        let samples = none.into_iter().chain(some).map(move |(status, count)| {
+            let status = label(&printable(status));
+            let labels = format!("bucket=\"{bucket}\",service=\"{service}\",status=\"{status}\"");
+            (labels, count as f64)
+        });
+        samples.collect::<Vec<_>>()
+    });
+    gauge(text, "aegis_instances", "Instances that are alive", samples);
 }
 
 fn gauge(
@@ -199,6 +221,7 @@ mod tests {
 
     fn metric(name: &'static str, unit: Unit, value: f64) -> Metric {
         let (warn, critical) = (String::new(), String::new());
+        let name = name.into();
         Metric { name, help: "A \\ thing", unit, value, warn, critical }
     }
 
@@ -283,7 +306,7 @@ mod tests {
         let mut version = check("server-version", Grade::Ok, "");
         version.value = Some("2.12.8\"\\\u{1b}".into());
         version.metrics.push(metric("size", Unit::Bytes, 1.0));
-        let text = prometheus(&bucket(), &[version]);
+        let text = prometheus(&bucket(), &[version], None);
         assert!(text.contains("version=\"2.12.8\\\"\\\\\\\\u{1b}\"} 1\n"), "{text}");
         assert!(text.contains("# HELP aegis_size_bytes A \\\\ thing\n"), "{text}");
     }

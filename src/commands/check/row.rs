@@ -1,6 +1,8 @@
 //! One line of `check`'s answer: a name, how it came out, and the facts seen.
 //! *Pure*. How it is printed is for `report` to say.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -94,8 +96,9 @@ pub struct Row {
 /// A number for monitoring systems.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
-    /// Lower-case words joined by `_`, without unit.
-    pub name: &'static str,
+    /// Lower-case words joined by `_`, without unit; of a service `instances-`
+    /// and its name.
+    pub name: Cow<'static, str>,
     /// What it is, in one sentence without a full stop.
     pub help: &'static str,
     /// What it is counted in.
@@ -159,6 +162,7 @@ impl Row {
 }
 
 pub(super) fn metric(name: &'static str, unit: Unit, value: f64, help: &'static str) -> Metric {
+    let name = Cow::Borrowed(name);
     Metric { name, help, unit, value, warn: String::new(), critical: String::new() }
 }
 

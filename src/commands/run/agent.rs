@@ -11,21 +11,24 @@ mod outage;
 mod own_entry;
 mod reload;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::drain;
 use super::keeper::{CLOCK_TRUST, Found, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use crate::cli::options::RunOptions;
 use crate::error::Failure;
-use crate::instance::record::{Record, Status, instance_key};
+use crate::instance::record::{self, Record, Status, instance_key};
 use crate::instance::staleness::Ttl;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
+use crate::nats::address::shown_name;
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
@@ -44,6 +47,12 @@ pub(super) struct Agent {
     key: String,
     /// What does not change from one heartbeat to the next.
     record: Record,
+    /// The service's own health; `None` where nothing checks it.
+    healthy: Option<bool>,
+    /// Why it drains, while it does.
+    draining: Option<String>,
+    /// It cannot be told whether to drain, which was said.
+    drain_unknown: bool,
     /// The last stamp that was sent, and where the boot clock stood.
     stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
@@ -73,6 +82,9 @@ impl Agent {
             keeper: Keeper::new(options.ttl, options.interval, seed),
             options,
             registry,
+            healthy: None,
+            draining: None,
+            drain_unknown: false,
             stamped: None,
             outage: None,
             defeats: Vec::new(),
@@ -110,10 +122,57 @@ impl Agent {
     }
 
     pub(super) fn set_status(&mut self, host: &Host) {
-        self.record.status = match host.is_healthy() {
-            Some(false) => Status::Unhealthy,
-            _ => status(&self.options),
+        self.healthy = host.is_healthy();
+    }
+
+    /// What the next heartbeat says of the instance.
+    fn update_record(&mut self) {
+        self.look_for_drain();
+        self.record.status = match (&self.draining, self.healthy) {
+            (Some(_), _) => Status::Standby,
+            (None, Some(false)) => Status::Unhealthy,
+            (None, _) => status(&self.options),
         };
+        match (&self.draining, self.options.metadata.get(record::DRAIN)) {
+            (Some(why), _) => {
+                self.record.metadata.insert(record::DRAIN.into(), Value::from(why.as_str()));
+            }
+            (None, Some(own)) => {
+                self.record.metadata.insert(record::DRAIN.into(), Value::from(own.as_str()));
+            }
+            (None, None) => drop(self.record.metadata.remove(record::DRAIN)),
+        }
+    }
+
+    fn look_for_drain(&mut self) {
+        let found = self.options.drain_file.as_ref().map_or(Ok(None), |path| drain::look(path));
+        let name = self.name();
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => {
+                // Nothing changes: neither a healthy instance is taken out by
+                // it nor a drained one put back.
+                if !std::mem::replace(&mut self.drain_unknown, true) {
+                    let path = self.options.drain_file.as_deref().unwrap_or(Path::new(""));
+                    let path = shown_name(&path.display().to_string());
+                    warn!("{name}: cannot tell whether {path} is there: {why}");
+                }
+                return;
+            }
+        };
+        self.drain_unknown = false;
+        match (&self.draining, &found) {
+            (before, Some(why)) if before.as_ref() != Some(why) => {
+                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+                info!("{name} is draining{why}");
+            }
+            (Some(_), None) => info!("{name} is draining no more"),
+            _ => {}
+        }
+        if self.options.drain_file.is_some() {
+            self.standing.set_draining(found.clone());
+        }
+        self.draining = found;
     }
 
     pub(super) fn stopped(&mut self, host: &mut Host, now: Duration) {

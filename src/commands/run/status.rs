@@ -29,6 +29,8 @@ pub struct Standing {
     outage: Option<Outage>,
     /// The service's own health; `None` where nothing checks it.
     health: Option<bool>,
+    /// Why it drains, while it does; the outer `None` where nothing asks it to.
+    draining: Option<Option<String>>,
     /// Who else writes the entry, while somebody does.
     duplicate: Option<String>,
     /// How far this host's clock is ahead of the registry's.
@@ -65,6 +67,7 @@ impl Standing {
             ack: None,
             outage: None,
             health: None,
+            draining: None,
             duplicate: None,
             clock_offset: None,
             sent: 0,
@@ -145,6 +148,17 @@ impl Standing {
         self.health = healthy;
     }
 
+    /// Why it drains; `None` while it does not, and a file says which.
+    pub fn set_draining(&mut self, why: Option<String>) {
+        self.draining = Some(why);
+    }
+
+    /// `draining: kernel upgrade`, while it does.
+    fn drain_words(&self) -> Option<String> {
+        let why = self.draining.as_ref()?.as_ref()?;
+        Some(if why.is_empty() { "draining".to_owned() } else { format!("draining: {why}") })
+    }
+
     /// Who else writes the entry: `another agent (host h, pid 1)`.
     pub fn set_duplicate(&mut self, duplicate: Option<String>) {
         self.duplicate = duplicate;
@@ -167,7 +181,11 @@ impl Standing {
             (None, Some(ack)) => format!(
                 "registered {}{}, revision {}, last ack {}, {}",
                 self.name,
-                if self.health == Some(false) { " as UNHEALTHY" } else { "" },
+                match (self.drain_words(), self.health) {
+                    (Some(words), _) => format!(" as STANDBY ({words})"),
+                    (None, Some(false)) => " as UNHEALTHY".to_owned(),
+                    (None, _) => String::new(),
+                },
                 ack.revision,
                 time_of_day(ack.at),
                 words(ack.took)
@@ -233,6 +251,12 @@ impl Standing {
                 format!("{:.3}", ago.as_secs_f64()),
             );
             sample(
+                "last_ack_timestamp_seconds",
+                Kind::Gauge,
+                "When the last acknowledgement came, in seconds since 1970 by this host's clock.",
+                format!("{:.3}", ack.at.unix_timestamp_nanos() as f64 / 1e9),
+            );
+            sample(
                 "ack_seconds",
                 Kind::Gauge,
                 "Time that the last acknowledgement took.",
@@ -245,6 +269,14 @@ impl Standing {
                 Kind::Gauge,
                 "Whether the service passes its health check.",
                 flag(healthy),
+            );
+        }
+        if let Some(draining) = &self.draining {
+            sample(
+                "draining",
+                Kind::Gauge,
+                "Whether the drain file is there.",
+                flag(draining.is_some()),
             );
         }
         if let Some(offset) = self.clock_offset {
@@ -315,6 +347,28 @@ mod tests {
 
     fn standing() -> Standing {
         Standing::new("orders-api/host-1", SERVERS)
+    }
+
+    #[test]
+    fn draining_is_said_with_its_reason() {
+        let mut standing = standing();
+        standing.acknowledged(7, at(14, 2, 11), Duration::ZERO, Duration::from_millis(2));
+        standing.set_health(Some(false));
+        let labels = LABELS;
+        assert!(!standing.metrics(Duration::ZERO, &labels).contains("draining"));
+        for (why, words, value) in [
+            (Some("kernel upgrade"), " as STANDBY (draining: kernel upgrade), revision 7", "1"),
+            (Some(""), " as STANDBY (draining), revision 7", "1"),
+            (None, " as UNHEALTHY, revision 7", "0"),
+        ] {
+            standing.set_draining(why.map(str::to_owned));
+            assert!(standing.line().contains(words), "{}", standing.line());
+            let metric = format!("aegis_agent_draining{{{labels}}} {value}\n");
+            assert!(standing.metrics(Duration::ZERO, &labels).contains(&metric));
+        }
+        let stamp = format!("aegis_agent_last_ack_timestamp_seconds{{{labels}}} 50531.000\n");
+        let text = standing.metrics(Duration::ZERO, &labels);
+        assert!(text.contains(&stamp), "{text}");
     }
 
     #[test]
@@ -404,6 +458,7 @@ mod tests {
                 "aegis_agent_outages_total{-} 0",
                 "aegis_agent_conflicts_total{-} 0",
                 "aegis_agent_last_ack_age_seconds{-} 5.000",
+                "aegis_agent_last_ack_timestamp_seconds{-} 3600.000",
                 "aegis_agent_ack_seconds{-} 0.001500",
                 "aegis_agent_healthy{-} 1",
                 "aegis_agent_clock_offset_seconds{-} -0.250",

@@ -100,6 +100,9 @@ impl Lines {
                         None => {
                             let status = record.status.as_str();
                             line.push_str(&printable(&format!("  {} {status}", record.version)));
+                            if let Some(why) = record.draining() {
+                                line.push_str(&printable(&format!("  draining: {why}")));
+                            }
                         }
                     }
                 }

@@ -209,7 +209,7 @@ pub(super) fn legacy_entries(census: &Result<Census, Gap>) -> Row {
     check
         .value(total)
         .metric(metric(
-            "instances",
+            "instance_entries",
             Unit::Count,
             number(census.instances),
             "Instance entries in the bucket",

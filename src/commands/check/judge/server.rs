@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::facts::{Connected, Facts, Gap, GapKind};
+use super::super::facts::{Connected, Ending, Facts, Gap, GapKind, Whose};
 use super::super::row::{Grade, Row, Unit, metric};
 use super::{NEARLY_FULL, room, rounded};
 use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
@@ -219,8 +219,8 @@ pub(super) fn login(facts: &Facts) -> Row {
         Some(ahead) => facts.now.checked_sub(ahead).unwrap_or(facts.now),
         None => facts.now,
     };
-    let ends = facts.logins.iter().filter_map(|login| login.at.map(|at| (at, &login.what)));
-    let Some((at, what)) = ends.min() else {
+    let ends = facts.logins.iter().filter_map(|login| login.at.map(|at| (at, login)));
+    let Some((at, Ending { what, whose, .. })) = ends.min_by_key(|(at, _)| *at) else {
         let message = match facts.logins.as_slice() {
             [] => "nothing in the login ends by itself".to_owned(),
             [one, ..] => format!("{} never ends", one.what),
@@ -240,10 +240,13 @@ pub(super) fn login(facts: &Facts) -> Row {
     let check = Row::new(NAME, grade, message).value(rounded(days, 1.0)).metric(
         metric("login_left", Unit::Seconds, days, "Time until the login ends").warns("1209600:"),
     );
-    match grade {
-        Grade::Ok => check,
-        _ => {
+    match (grade, whose) {
+        (Grade::Ok, _) => check,
+        (_, Whose::Ours) => {
             check.hint("put a fresh one into that file: it is read again, and no restart is needed")
+        }
+        (_, Whose::Servers) => {
+            check.hint("a fresh one has to go into the files of the tls block of nats-server, which reads them when it is reloaded")
         }
     }
 }

@@ -61,7 +61,7 @@ fn gap(kind: GapKind) -> Gap {
 }
 
 fn found(facts: &Facts, name: &str) -> Row {
-    judge(facts).into_iter().find(|check| check.name == name).unwrap()
+    judge(facts, &[]).into_iter().find(|check| check.name == name).unwrap()
 }
 
 fn status(facts: &Facts, name: &str) -> Grade {
@@ -70,7 +70,7 @@ fn status(facts: &Facts, name: &str) -> Grade {
 
 #[test]
 fn healthy_facts_are_ok_throughout() {
-    for check in judge(&healthy()) {
+    for check in judge(&healthy(), &[]) {
         let hinted = check.name == "markers";
         assert_eq!((check.status, check.hint.is_some()), (Grade::Ok, hinted), "{check:?}");
     }
@@ -90,7 +90,7 @@ fn a_check_that_is_not_ok_has_a_hint_unless_it_was_skipped() {
         Facts { clock: Some(SignedDuration::seconds(-5)), ..healthy() },
         Facts { probe: Some(Err(gap(GapKind::NotMade))), ..healthy() },
     ] {
-        let checks = judge(&facts);
+        let checks = judge(&facts, &[]);
         assert!(checks.iter().any(|check| check.status != Grade::Ok), "{checks:?}");
         for check in checks.into_iter().filter(|check| check.name != "markers") {
             let bare = check.status == Grade::Ok || check.skipped;
@@ -108,7 +108,7 @@ fn unreachable_is_critical_and_a_refused_login_is_not_known() {
         (GapKind::NotMade, Grade::Unknown),
     ] {
         let facts = Facts { connection: Err(gap(kind)), ..healthy() };
-        let checks = judge(&facts);
+        let checks = judge(&facts, &[]);
         assert_eq!(checks[0].status, expected, "{kind:?}");
         let rest = checks[1..].iter().filter(|check| check.name != "login");
         assert!(rest.clone().all(|check| check.skipped), "{checks:?}");
@@ -338,7 +338,7 @@ fn markers_are_told_and_what_makes_them() {
 
 #[test]
 fn a_login_warns_two_weeks_before_it_ends() {
-    use crate::commands::check::facts::Ending;
+    use crate::commands::check::facts::{Ending, Whose};
     const DAY: i64 = 86_400;
     for (left, grade) in [
         (15 * DAY, Grade::Ok),
@@ -347,12 +347,17 @@ fn a_login_warns_two_weeks_before_it_ends() {
         (-60, Grade::Critical),
     ] {
         let at = healthy().now + time::Duration::seconds(left);
-        let ending = Ending { what: "the user JWT in a".into(), at: Some(at) };
-        let never = Ending { what: "the certificate b".into(), at: None };
-        let facts = Facts { logins: vec![never, ending], ..healthy() };
+        let of = |what: &str, whose, at| Ending { what: what.into(), whose, at };
+        let ending = of("the user JWT in a", Whose::Ours, Some(at));
+        let never = of("the certificate b", Whose::Ours, None);
+        let later = of("the server's", Whose::Servers, Some(at + time::Duration::DAY));
+        let facts = Facts { logins: vec![never, later.clone(), ending], ..healthy() };
         let check = found(&facts, "login");
         assert_eq!(check.status, grade, "{check:?}");
         assert!(check.message.contains("the user JWT in a") && check.message.contains('Z'));
+        let servers = Facts { logins: vec![later], ..healthy() };
+        let hint = found(&servers, "login").hint.unwrap_or_default();
+        assert!(grade == Grade::Ok || hint.is_empty() || hint.contains("tls block"), "{hint}");
         // It is told without a connection, too.
         let facts = Facts { connection: Err(gap(GapKind::Denied)), ..facts };
         assert_eq!(status(&facts, "login"), grade);

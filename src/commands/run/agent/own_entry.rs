@@ -96,6 +96,7 @@ impl Agent {
         rollup: bool,
         asks: bool,
     ) -> Result<u64, RegistryError> {
+        self.update_record();
         let stamp = self.stamp();
         self.record.last_heartbeat = stamp;
         self.stamped = Some((stamp, boot_clock()));

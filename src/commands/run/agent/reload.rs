@@ -112,7 +112,7 @@ fn read(anew: &Anew<'_>) -> Result<(Settings, Bucket, RunOptions), Failure> {
     match anew()? {
         Invocation { settings, bucket, verb: Verb::Run(options), .. } => {
             settings.check_files()?;
-            Ok((settings, bucket, options))
+            Ok((settings, bucket, *options))
         }
         _ => Err(Failure::new(Kind::Usage, "not a call of run")),
     }
