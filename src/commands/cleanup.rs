@@ -266,7 +266,8 @@ impl Cleanup<'_> {
                         fruitless = 0;
                     }
                 }
-                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
+                Err(RegistryError::Request(_, RequestError::TimedOut)) if self.remover.is_due() => {
+                }
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
                     if scan.may_replace_consumer(&self.registry) =>
                 {
@@ -289,7 +290,8 @@ impl Cleanup<'_> {
             self.ask_again();
             match self.registry.receive(REMOVING, deadline) {
                 Ok(arrival) => self.removed(arrival)?,
-                Err(_) if self.remover.is_due() && self.registry.session().is_some() => {}
+                Err(RegistryError::Request(_, RequestError::TimedOut)) if self.remover.is_due() => {
+                }
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, None)?;
