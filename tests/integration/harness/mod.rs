@@ -17,6 +17,7 @@ pub mod monitor;
 pub mod network;
 pub mod nkey;
 pub mod peers;
+pub mod ports;
 pub mod proxy;
 pub mod registry;
 pub mod scene;
@@ -28,6 +29,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+pub use self::ports::free_port;
 
 pub const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -90,22 +93,4 @@ pub fn send_signal(pid: u32, signal: &str) {
         "kill -s {signal} {pid}: {}",
         String::from_utf8_lossy(&done.stderr)
     );
-}
-
-/// A port of 127.0.0.1 that is free now. They lie below the range from which
-/// outgoing connections draw theirs, so that a server that is away for a while
-/// finds its port free when it comes back.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 10_000;
-    const COUNT: u32 = 20_000;
-    let offset = std::process::id().wrapping_mul(97);
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = (FIRST + offset.wrapping_add(step) % COUNT) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port on 127.0.0.1 between {FIRST} and {}", FIRST + COUNT);
 }
