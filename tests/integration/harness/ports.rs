@@ -38,17 +38,15 @@ pub fn free_port() -> u16 {
 
 impl Own {
     fn take_block(&mut self) {
-        let directory = std::env::temp_dir().join("aegis-agent-test-ports");
+        let user = rustix::process::geteuid().as_raw();
+        let directory = std::env::temp_dir().join(format!("aegis-agent-test-ports-{user}"));
         fs::create_dir_all(&directory).expect("a directory for locks");
         for block in 0..BLOCKS {
             if self.blocks.iter().any(|(own, _)| *own == block) {
                 continue;
             }
             let path = directory.join(block.to_string());
-            // Another user's is as good as taken.
-            let Ok(file) = OpenOptions::new().create(true).append(true).open(path) else {
-                continue;
-            };
+            let file = OpenOptions::new().create(true).append(true).open(path).expect("a lock");
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 self.blocks.push((block, file));
                 self.ports = ports(block);
