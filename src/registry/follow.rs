@@ -6,7 +6,7 @@
 //! nothing that was stored before the answer is still on its way. The first
 //! such answer is therefore also the end of the state as it was.
 //!
-//! A session that is silent for [`SILENCE`] is in doubt: a consumer that has
+//! A session that is silent for `SILENCE` is in doubt: a consumer that has
 //! nothing to deliver says so twice a second. A delivery that is missing in
 //! their row, and a consumer that is gone, are errors: begin anew.
 
