@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Installs the package into a live systemd and watches it work.
 
-    sudo python3 tests/live_systemd.py [--deb FILE]
+    sudo python3 tests/live_systemd.py [--deb FILE] [--rpm FILE]
 
 Boots this machine's own root, under an overlay in memory, with systemd-nspawn:
 a real systemd, a real nats-server and a real service with its agent. Without
---deb the package is made by packaging/build.py, of a debug build.
+--deb the package is made by packaging/build.py, of a debug build. With --rpm that
+package is installed, upgraded and erased there, too, by rpm with a database of
+its own.
 
 Needs root, systemd-nspawn (Debian: systemd-container) and a systemd of this
 machine that can boot. Where one of them is missing it says SKIPPED and why, and
@@ -47,6 +49,7 @@ def say(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deb", type=Path, help="the package; built where not given")
+    parser.add_argument("--rpm", type=Path, help="the .rpm; not tried where not given")
     options = parser.parse_args()
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, interrupt)
@@ -57,7 +60,10 @@ def main():
         deb = options.deb or build(Path(scratch.name))
         machine = Machine(deb)
         machine.boot()
-        Story(machine, deb).tell()
+        story = Story(machine, deb)
+        story.tell()
+        if options.rpm:
+            story.with_rpm(options.rpm)
     except Skip as why:
         say(f"SKIPPED: live systemd test: {why}")
         return 1 if os.environ.get("AEGIS_LIVE") == "1" else 0
@@ -606,16 +612,61 @@ class Story:
 
     def purge(self):
         self.run("dpkg", "--purge", "aegis-agent", within=90)
-        left = self.run("find", "/etc", "/usr/bin", "/usr/lib", "/usr/share", "/var", "/run",
-                        "-path", "/var/lib/dpkg/info", "-prune", "-o", "-path", "/run/log", "-prune", "-o",
-                        "-path", "/var/cache/man", "-prune", "-o",  # written by man itself
-                        "-iname", "*aegis-agent*", "-print", check=False)[1].splitlines()  # fmt: skip
+        left = self.leavings()
         self.expect(f"a purge leaves no file: {left}", left == [])
         self.expect("nor anything enabled", self.links() == set())
         self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
         self.expect("installed anew, nothing is enabled", self.links() == set())
         self.expect("and nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
         self.run("dpkg", "--purge", "aegis-agent", within=90)
+
+    def with_rpm(self, package):
+        """The same with rpm, and no database of packages but its own."""
+        if self.run("sh", "-c", "command -v rpm", check=False)[0]:
+            say("SKIPPED: no rpm here (Debian: rpm)")
+            return
+        shutil.copy2(package, self.root_path(f"/root/{package.name}"))
+        # The rpm of Debian wants to be told; systemd is Debian's, no rpm's.
+        rpm = ["rpm", "--force-debian", "--nodeps"]
+        file = f"/root/{package.name}"
+        self.run("rpm", "--initdb")
+        self.run(*rpm, "--install", file, within=90)
+        say(f"rpm has installed {package.name}, {package.stat().st_size / 1024:.0f} KiB")
+        self.expect("nothing is enabled by itself", self.links() == set())
+        self.expect("nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("its files are as they were packed", self.run(*rpm, "--verify", "aegis-agent")[1] == "")
+        group = self.run("getent", "group", "aegis-agents")[1]
+        self.expect(f"the group is there: {group}", group.startswith("aegis-agents:"))
+        self.expect("and the directory of the check's metrics",
+                    self.run("stat", "-c", "%G", "/run/aegis-agent-check")[1] == "aegis-agents")  # fmt: skip
+        self.run("sh", "-c", "echo NATS_URL=nats://127.0.0.1:4222 >>/etc/aegis-agent/agent.env")
+        self.run("systemctl", "enable", "--now", AGENT)
+        self.run("systemctl", "enable", "--now", "aegis-agent-cleanup.timer")
+        self.wait("an agent registers", 5, lambda: "orders-api" in self.registered())
+        agent = self.pid()
+        enabled = self.links()
+        self.run(*rpm, "--upgrade", "--replacepkgs", file, within=90)
+        self.wait("an upgrade restarts it", 5, lambda: self.pid() not in (0, agent))
+        self.wait("which registers again", 5, lambda: "orders-api" in self.registered())
+        self.expect(f"enabled is what was: {sorted(enabled)}", self.links() == enabled)
+        self.expect("the timer runs", self.show("aegis-agent-cleanup.timer", "ActiveState") == "active")
+        self.expect("and the settings stay", "\nNATS_URL=" in self.run("cat", "/etc/aegis-agent/agent.env")[1])
+        self.run(*rpm, "--erase", "aegis-agent", within=90)
+        log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
+        self.expect("erased: the entry was taken out", "deregistered orders-api/" in "\n".join(log.splitlines()[-6:]))
+        self.expect("nothing is enabled", self.links() == set())
+        self.expect("nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("nor a timer", self.show("aegis-agent-cleanup.timer", "ActiveState") == "inactive")
+        kept = "/etc/aegis-agent/agent.env.rpmsave"
+        self.expect(f"the changed settings are in {kept}", self.run("test", "-e", kept, check=False)[0] == 0)
+        self.run("rm", "-r", "/etc/aegis-agent")
+        self.expect("and nothing else is left", self.leavings() == [])
+
+    def leavings(self):
+        return self.run("find", "/etc", "/usr/bin", "/usr/lib", "/usr/share", "/var", "/run",
+                        "-path", "/var/lib/dpkg/info", "-prune", "-o", "-path", "/run/log", "-prune", "-o",
+                        "-path", "/var/cache/man", "-prune", "-o",  # written by man itself
+                        "-iname", "*aegis-agent*", "-print", check=False)[1].splitlines()  # fmt: skip
 
     def links(self):
         """What is enabled: the links under /etc/systemd/system."""
