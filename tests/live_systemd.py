@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Installs the package into a live systemd and watches it work.
 
-    sudo python3 tests/live_systemd.py [--deb FILE]
+    sudo python3 tests/live_systemd.py [--deb FILE] [--rpm FILE]
 
 Boots this machine's own root, under an overlay in memory, with systemd-nspawn:
 a real systemd, a real nats-server and a real service with its agent. Without
---deb the package is built with `cargo deb`, or where cargo-deb is not
-installed, laid out from the same metadata.
+--deb the package is made by packaging/build.py, of a debug build. With --rpm that
+package is installed, upgraded and erased there, too, by rpm with a database of
+its own.
 
 Needs root, systemd-nspawn (Debian: systemd-container) and a systemd of this
 machine that can boot. Where one of them is missing it says SKIPPED and why, and
@@ -48,6 +49,7 @@ def say(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deb", type=Path, help="the package; built where not given")
+    parser.add_argument("--rpm", type=Path, help="the .rpm; not tried where not given")
     options = parser.parse_args()
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, interrupt)
@@ -58,7 +60,10 @@ def main():
         deb = options.deb or build(Path(scratch.name))
         machine = Machine(deb)
         machine.boot()
-        Story(machine, deb).tell()
+        story = Story(machine, deb)
+        story.tell()
+        if options.rpm:
+            story.with_rpm(options.rpm)
     except Skip as why:
         say(f"SKIPPED: live systemd test: {why}")
         return 1 if os.environ.get("AEGIS_LIVE") == "1" else 0
@@ -95,65 +100,24 @@ def require():
 
 
 def build(directory):
-    if shutil.which("cargo-deb"):
-        say("building the package: cargo deb --locked")
-        return Path(cargo("deb", "--locked", "--quiet").splitlines()[-1])
-    say("cargo-deb is not installed: laying the package out from its metadata in Cargo.toml, with a debug build")
-    cargo("build", "--locked", "--quiet")
-    return lay_out(directory)
-
-
-def cargo(*arguments):
-    try:
-        done = subprocess.run(["cargo", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise Broken("there is no cargo on PATH") from None
-    if done.returncode:
-        raise Broken(f"cargo {' '.join(arguments)} failed, see above")
-    return done.stdout.decode().strip()
-
-
-def lay_out(directory):
-    """The files, units and scripts that cargo-deb would pack; not what it adds
-    to the scripts (links of enabled units are left behind on a purge)."""
-    try:
-        import tomllib
-    except ImportError:
-        raise Skip("without cargo-deb it needs Python 3.11") from None
-    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
-    deb = package["metadata"]["deb"]
-    tree = directory / "package"
+    say("building the package, of a debug build")
+    call("cargo", "build", "--locked", "--quiet")
     debug = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
-    files = [(source, target, int(mode, 8)) for source, target, mode in deb["assets"]]
-    for unit in deb["systemd-units"]:
-        for kind in (".service", "@.service"):
-            name = unit["unit-name"] + kind
-            files.append((f"{unit['unit-scripts']}/{name}", f"usr/lib/systemd/system/{name}", 0o644))
-    for source, target, mode in files:
-        built = source.startswith("target/release/")
-        path = debug / Path(source).name if built else ROOT / source
-        (tree / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, tree / target)
-        (tree / target).chmod(mode)
-    control = tree / "DEBIAN"
-    control.mkdir()
-    for script in (ROOT / deb["maintainer-scripts"]).iterdir():
-        shutil.copyfile(script, control / script.name)
-        (control / script.name).chmod(0o755)
-    (control / "conffiles").write_text("".join(f"{name}\n" for name in deb["conf-files"]))
-    architecture = subprocess.check_output(["dpkg", "--print-architecture"]).decode().strip()
-    (control / "control").write_text(
-        f"Package: {package['name']}\nVersion: {package['version']}-1\nArchitecture: {architecture}\n"
-        f"Maintainer: {deb['maintainer']}\nDescription: {package['description']}\n"
-    )
-    result = directory / f"{package['name']}_{package['version']}-1_{architecture}.deb"
-    done = subprocess.run(
-        ["dpkg-deb", "--build", "--root-owner-group", "-Znone", str(tree), str(result)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    made = call(
+        sys.executable, "packaging/build.py", "--binary", str(debug / "aegis-agent"),
+        "--architecture", os.uname().machine, "--to", str(directory), "deb",
     )  # fmt: skip
+    return Path(made)
+
+
+def call(*command):
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise Broken(f"there is no {command[0]} on PATH") from None
     if done.returncode:
-        raise Broken(f"dpkg-deb: {done.stderr.decode()}")
-    return result
+        raise Broken(f"{' '.join(command)} failed, see above")
+    return done.stdout.decode().strip()
 
 
 class Machine:
@@ -229,6 +193,8 @@ class Machine:
         for directory in ("sysinit.target.wants", "timers.target.wants", "sockets.target.wants"):
             for link in (units / directory).glob("*"):
                 link.unlink()
+        # Images of containers forbid packages to start anything; hosts do not.
+        (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
         local = self.root / "usr/local/bin"
         local.mkdir(parents=True, exist_ok=True)
         shutil.copy2(nats_server.find(), local / "nats-server")
@@ -369,7 +335,9 @@ class Story:
         self.credentials()
         self.cleanup_timer()
         self.check_timer()
-        self.remove()
+        self.reinstall()
+        self.remove_and_install()
+        self.purge()
 
     # Looks.
 
@@ -634,12 +602,94 @@ class Story:
         text = self.run("runuser", "-u", "nobody", "--", "cat", path)[1]
         self.expect("in Prometheus text, readable for everybody", "# TYPE" in text)
 
-    def remove(self):
+    def reinstall(self):
+        """Neither enables nor starts anything, and keeps what is enabled."""
+        enabled = self.links()
+        self.run("systemctl", "stop", "aegis-agent-check.timer", AGENT)
+        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.expect(f"the package once more: enabled is what was, {sorted(enabled)}", self.links() == enabled)
+        states = {unit: self.show(unit, "ActiveState") for unit in ("aegis-agent-check.timer", AGENT)}
+        self.expect("and what was stopped is not started", set(states.values()) == {"inactive"})
+        self.run("systemctl", "start", AGENT)
+
+    def remove_and_install(self):
+        self.run("systemctl", "enable", "--now", "aegis-agent-cleanup.timer")
+        enabled = self.links()
         self.run("dpkg", "--remove", "aegis-agent", within=90)
         self.expect("removing the package stops the agents", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("and the timers", self.show("aegis-agent-cleanup.timer", "ActiveState") == "inactive")
         self.expect("the settings are left", self.run("test", "-e", "/etc/aegis-agent/agent.env", check=False)[0] == 0)
         log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
         self.expect("and the entry was taken out", "deregistered orders-api/" in "\n".join(log.splitlines()[-6:]))
+        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.expect("installed again: what was enabled is enabled, no more", self.links() == enabled)
+        self.expect("the timer of before runs", self.show("aegis-agent-cleanup.timer", "ActiveState") == "active")
+        self.expect("the one that was not enabled does not", self.show("aegis-agent-check.timer", "ActiveState") == "inactive")
+        self.expect("nor an agent for no unit", self.show("aegis-agent.service", "ActiveState") == "inactive")
+        self.wait("the agent of the service that runs registers", 5, lambda: "orders-api" in self.registered())
+
+    def purge(self):
+        self.run("dpkg", "--purge", "aegis-agent", within=90)
+        left = self.leavings()
+        self.expect(f"a purge leaves no file: {left}", left == [])
+        self.expect("nor anything enabled", self.links() == set())
+        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.expect("installed anew, nothing is enabled", self.links() == set())
+        self.expect("and nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.run("dpkg", "--purge", "aegis-agent", within=90)
+
+    def with_rpm(self, package):
+        """The same with rpm, and no database of packages but its own."""
+        if self.run("sh", "-c", "command -v rpm", check=False)[0]:
+            say("SKIPPED: no rpm here (Debian: rpm)")
+            return
+        shutil.copy2(package, self.root_path(f"/root/{package.name}"))
+        # The rpm of Debian wants to be told; systemd is Debian's, no rpm's.
+        rpm = ["rpm", "--force-debian", "--nodeps"]
+        file = f"/root/{package.name}"
+        self.run("rpm", "--initdb")
+        self.run(*rpm, "--install", file, within=90)
+        say(f"rpm has installed {package.name}, {package.stat().st_size / 1024:.0f} KiB")
+        self.expect("nothing is enabled by itself", self.links() == set())
+        self.expect("nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("its files are as they were packed", self.run(*rpm, "--verify", "aegis-agent")[1] == "")
+        group = self.run("getent", "group", "aegis-agents")[1]
+        self.expect(f"the group is there: {group}", group.startswith("aegis-agents:"))
+        self.expect("and the directory of the check's metrics",
+                    self.run("stat", "-c", "%G", "/run/aegis-agent-check")[1] == "aegis-agents")  # fmt: skip
+        self.run("sh", "-c", "echo NATS_URL=nats://127.0.0.1:4222 >>/etc/aegis-agent/agent.env")
+        self.run("systemctl", "enable", "--now", AGENT)
+        self.run("systemctl", "enable", "--now", "aegis-agent-cleanup.timer")
+        self.wait("an agent registers", 5, lambda: "orders-api" in self.registered())
+        agent = self.pid()
+        enabled = self.links()
+        self.run(*rpm, "--upgrade", "--replacepkgs", file, within=90)
+        self.wait("an upgrade restarts it", 5, lambda: self.pid() not in (0, agent))
+        self.wait("which registers again", 5, lambda: "orders-api" in self.registered())
+        self.expect(f"enabled is what was: {sorted(enabled)}", self.links() == enabled)
+        self.expect("the timer runs", self.show("aegis-agent-cleanup.timer", "ActiveState") == "active")
+        self.expect("and the settings stay", "\nNATS_URL=" in self.run("cat", "/etc/aegis-agent/agent.env")[1])
+        self.run(*rpm, "--erase", "aegis-agent", within=90)
+        log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
+        self.expect("erased: the entry was taken out", "deregistered orders-api/" in "\n".join(log.splitlines()[-6:]))
+        self.expect("nothing is enabled", self.links() == set())
+        self.expect("nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
+        self.expect("nor a timer", self.show("aegis-agent-cleanup.timer", "ActiveState") == "inactive")
+        kept = "/etc/aegis-agent/agent.env.rpmsave"
+        self.expect(f"the changed settings are in {kept}", self.run("test", "-e", kept, check=False)[0] == 0)
+        self.run("rm", "-r", "/etc/aegis-agent")
+        self.expect("and nothing else is left", self.leavings() == [])
+
+    def leavings(self):
+        return self.run("find", "/etc", "/usr/bin", "/usr/lib", "/usr/share", "/var", "/run",
+                        "-path", "/var/lib/dpkg/info", "-prune", "-o", "-path", "/run/log", "-prune", "-o",
+                        "-path", "/var/cache/man", "-prune", "-o",  # written by man itself
+                        "-iname", "*aegis-agent*", "-print", check=False)[1].splitlines()  # fmt: skip
+
+    def links(self):
+        """What is enabled: the links under /etc/systemd/system."""
+        found = self.run("find", "/etc/systemd/system", "-type", "l", "-name", "aegis-agent*", "-printf", "%P ")[1]
+        return set(found.split())
 
     def drop_in(self, unit, name, text):
         directory = self.root_path(f"/etc/systemd/system/{unit}.d")

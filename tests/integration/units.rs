@@ -317,58 +317,97 @@ fn a_context_of_the_host_has_one_place_for_all_units() {
     }
 }
 
+/// The list of packaging/files: source, path, and the only kind of package.
+fn packed() -> Vec<(String, String, Option<String>)> {
+    let list = read("packaging/files");
+    let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let words = lines.map(|line| line.split_whitespace().map(str::to_owned));
+    let files = words.map(|mut words| {
+        let mut next = || words.next();
+        (next().expect("a source"), next().expect("a path"), next())
+    });
+    files.collect()
+}
+
 #[test]
-fn every_file_that_the_packages_name_is_there() {
-    let manifest = read("Cargo.toml");
-    let (deb, rpm) = manifest
-        .split_once("[package.metadata.deb]")
-        .and_then(|(_, rest)| rest.split_once("[package.metadata.generate-rpm]"))
-        .expect("both packages");
-    let assets = |text: &str| -> Vec<(String, String)> {
-        let lines = text.lines().filter(|line| line.contains("\", "));
-        let words = lines.map(|line| line.split('"').skip(1).step_by(2).collect::<Vec<_>>());
-        words
-            .filter(|words| words.len() >= 3 && words[1].contains('/'))
-            .map(|words| (words[0].to_owned(), words[1].trim_start_matches('/').to_owned()))
-            .collect()
-    };
-    let (deb, rpm) = (assets(deb), assets(rpm));
-    assert!(deb.len() > 10 && rpm.len() > 15, "{deb:?} {rpm:?}");
-    for (source, _) in deb.iter().chain(&rpm) {
-        let built = source.starts_with("target/");
-        assert!(built || repository().join(source).is_file(), "{source} is not there");
+fn every_file_that_the_packages_name_is_there_and_every_document_is_in_them() {
+    let files = packed();
+    assert!(files.len() > 30, "{files:?}");
+    for (source, path, kind) in &files {
+        assert!(source == "BINARY" || repository().join(source).is_file(), "{source}");
+        assert!(!path.starts_with('/') && !path.ends_with('/'), "{path}");
+        assert!(kind.as_deref().is_none_or(|kind| ["deb", "rpm", "tar"].contains(&kind)));
     }
-    // The same files in both; the .deb gets those units through its helper, and
-    // names its licence in the copyright file that cargo-deb makes.
-    let mut missing: Vec<&str> = rpm
-        .iter()
-        .map(|(source, _)| source.as_str())
-        .filter(|source| !deb.iter().any(|(other, _)| other == source))
-        .collect();
-    missing.sort_unstable();
-    assert_eq!(missing, ["LICENSE", "systemd/aegis-agent.service", "systemd/aegis-agent@.service"]);
-    let documents = std::fs::read_dir(repository().join("docs")).expect("docs/").flatten();
-    let documents = documents.map(|file| format!("docs/{}", file.file_name().to_string_lossy()));
-    for document in documents.chain(["README.md", "CHANGELOG.md"].map(str::to_owned)) {
-        let target = format!("usr/share/doc/aegis-agent/{document}");
-        assert!(deb.contains(&(document.clone(), target)), "{document} is not in the .deb");
+    let in_all = |source: &str| {
+        let own = files.iter().filter(|(from, ..)| from == source).collect::<Vec<_>>();
+        own.iter().any(|(_, _, kind)| kind.is_none()) || own.len() == 3
+    };
+    let names = |directory: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(repository().join(directory)).expect("there").flatten();
+        entries.map(|e| format!("{directory}/{}", e.file_name().to_string_lossy())).collect()
+    };
+    let roots = ["README.md", "CHANGELOG.md", "SECURITY.md", "packaging/copyright"];
+    let wanted =
+        [names("docs"), names("systemd"), names("packaging/man"), roots.map(String::from).into()];
+    for source in wanted.concat() {
+        assert!(in_all(&source), "{source} is not in every package");
     }
 }
 
 #[test]
-fn no_package_enables_or_starts_anything() {
-    let manifest = read("Cargo.toml");
-    assert!(manifest.contains("enable = false, start = false"));
-    for script in ["debian/postinst", "debian/prerm", "rpm/post", "rpm/preun"] {
-        let path = format!("packaging/{script}");
-        let check = Command::new("sh").arg("-n").arg(repository().join(&path)).output();
-        let check = check.expect("sh runs");
-        assert!(check.status.success(), "{path}: {}", said(&check));
-        for line in read(&path).lines().filter(|line| line.contains("systemctl")) {
-            let harmless = ["daemon-reload", "try-restart", " stop ", " disable "];
-            assert!(harmless.iter().any(|verb| line.contains(verb)), "{path}: {line}");
+fn no_package_enables_anything() {
+    let spec = read("packaging/rpm/aegis-agent.spec");
+    let debian = ["preinst", "postinst", "prerm", "postrm"].map(|name| format!("debian/{name}"));
+    for name in &debian {
+        let check = Command::new("sh")
+            .arg("-n")
+            .arg(repository().join("packaging").join(name))
+            .output()
+            .expect("sh runs");
+        assert!(check.status.success(), "{name}: {}", said(&check));
+    }
+    let texts = debian.map(|name| read(&format!("packaging/{name}")));
+    for line in texts.iter().chain([&spec]).flat_map(|text| text.lines()) {
+        for verb in ["enable", "preset", "unmask"] {
+            let says = line.split_whitespace().any(|word| word == verb);
+            assert!(!says || line.trim_start().starts_with('#'), "{line}");
         }
     }
+}
+
+#[test]
+fn the_packages_are_of_the_version_of_the_program() {
+    let changelog = read("packaging/debian/changelog");
+    let first = format!("aegis-agent ({}-", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.starts_with(&first), "{changelog}");
+}
+
+/// Of the .deb and the .tar.gz; what .rpm and a live systemd make of them is for
+/// .ci/release and tests/live_systemd.py.
+#[test]
+fn packages_of_the_same_inputs_are_the_same_bytes() {
+    let directory = scratch("packages");
+    let made = |to: &str| -> Vec<(String, Vec<u8>)> {
+        let output = Command::new("python3")
+            .arg(repository().join("packaging/build.py"))
+            .args(["--binary", "/bin/sh", "--architecture", "x86_64"])
+            .arg("--to")
+            .arg(directory.join(to))
+            .args(["deb", "tar"])
+            .output()
+            .expect("python3 runs");
+        assert!(output.status.success(), "{}", said(&output));
+        let paths = String::from_utf8_lossy(&output.stdout).into_owned();
+        let read = |path: &str| (path.to_owned(), std::fs::read(path).expect("a package"));
+        paths.lines().map(read).collect()
+    };
+    let (first, second) = (made("first"), made("second"));
+    assert_eq!(first.len(), 2);
+    for (one, other) in first.iter().zip(&second) {
+        assert!(one.1 == other.1, "{} and {} differ", one.0, other.0);
+    }
+    assert!(first[0].1.starts_with(b"!<arch>\ndebian-binary"));
+    std::fs::remove_dir_all(directory).expect("removes its own directory");
 }
 
 #[test]
