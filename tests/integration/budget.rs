@@ -27,7 +27,7 @@ const SYSCALLS_PER_BEAT: f64 = 4.3;
 const SWITCHES_PER_BEAT: f64 = 2.2;
 /// The goal is 1,992,294 (1.9 MiB). TLS, curves and the printer of backtraces are
 /// more than half of it.
-const BINARY_BYTES: u64 = 2_350_000;
+const BINARY_BYTES: u64 = 2_500_000;
 
 /// Heartbeats over which is measured, after some to warm up.
 const BEATS: u64 = 100;
