@@ -4,9 +4,6 @@
 //! `instance`; here it is sent, waited for within bounds, and its failures are
 //! put into words. What to do about them is the verbs' business.
 
-// The doors read the clock.
-#![allow(clippy::disallowed_methods)]
-
 pub mod clock;
 pub mod expiry_test;
 pub mod failure;
@@ -18,7 +15,7 @@ use std::time::{Duration, Instant};
 use log::debug;
 use time::OffsetDateTime;
 
-use self::clock::{RegistryClock, boot_clock};
+use self::clock::RegistryClock;
 use self::failure::RegistryError;
 use self::own_key::Asides;
 pub use self::own_key::{Aside, Told};
@@ -131,7 +128,7 @@ impl Registry {
     pub fn timeout(&self) -> Duration {
         let timeout = self.connector.timeout();
         match self.end {
-            Some(end) => timeout.min(end.saturating_duration_since(Instant::now())),
+            Some(end) => timeout.min(end.saturating_duration_since(self.now())),
             None => timeout,
         }
     }
@@ -139,7 +136,7 @@ impl Registry {
     /// Does something that ends within `limit`, as a whole.
     pub fn within<T>(&mut self, limit: Duration, act: impl FnOnce(&mut Registry) -> T) -> T {
         let before = self.end;
-        let end = Instant::now() + limit;
+        let end = self.now() + limit;
         self.end = Some(before.map_or(end, |before| before.min(end)));
         let done = act(self);
         self.end = before;
@@ -148,7 +145,7 @@ impl Registry {
 
     /// Bounds all exchanges from now on together.
     pub fn end_within(&mut self, limit: Duration) {
-        self.end = Some(Instant::now() + limit);
+        self.end = Some(self.now() + limit);
     }
 
     /// Replaces the session by a fresh one, within `limit`.
@@ -193,9 +190,34 @@ impl Registry {
         self.session.as_ref().map(|session| &session.server)
     }
 
+    /// The clock that waits go by.
+    pub fn now(&self) -> Instant {
+        self.connector.waiter().now()
+    }
+
+    /// Time since this host started, its sleep included.
+    pub fn boot_clock(&self) -> Duration {
+        self.connector.waiter().boot_clock()
+    }
+
+    /// This host's own idea of the time.
+    pub fn wall_clock(&self) -> OffsetDateTime {
+        self.connector.waiter().wall_clock()
+    }
+
     /// The registry's clock, once a reply has told it.
     pub fn clock(&self) -> Option<RegistryClock> {
         self.clock
+    }
+
+    /// The registry's time, once a reply has told it.
+    pub fn time(&self) -> Option<OffsetDateTime> {
+        self.clock.map(|clock| clock.time(self.boot_clock()))
+    }
+
+    /// How far a clock is off the registry's, once a reply has told that.
+    pub fn off_by(&self, clock: OffsetDateTime) -> Option<time::Duration> {
+        self.clock.map(|known| known.off_by(clock, self.boot_clock()))
     }
 
     /// How long the last question waited for its answer.
@@ -245,10 +267,10 @@ impl Registry {
         doing: &'static str,
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
-        let began = Instant::now();
+        let began = self.now();
         let deadline = began + self.timeout();
         let answer = self.on_session(doing, |session| session.request(request, deadline));
-        self.answer_time = began.elapsed();
+        self.answer_time = self.now().saturating_duration_since(began);
         answer
     }
 
@@ -261,7 +283,7 @@ impl Registry {
         limit: Duration,
     ) -> Result<Incoming, RegistryError> {
         let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
-        let deadline = Instant::now() + limit.max(greeting * 4).min(self.timeout());
+        let deadline = self.now() + limit.max(greeting * 4).min(self.timeout());
         self.on_session(doing, |session| session.request(request, deadline))
     }
 
@@ -293,7 +315,7 @@ impl Registry {
         is_enough: impl Fn(&[Question]) -> bool,
     ) -> [Result<Answer, RegistryError>; N] {
         let questions = questions.map(|(doing, request)| (doing, Ask::Same(request)));
-        let deadline = Instant::now() + self.timeout();
+        let deadline = self.now() + self.timeout();
         self.ask_by(&questions, is_enough, deadline)
     }
 
@@ -304,7 +326,7 @@ impl Registry {
         &mut self,
         questions: &[(&'static str, Ask); N],
     ) -> [Result<Answer, RegistryError>; N] {
-        self.ask_anywhere_until(questions, Instant::now() + self.timeout())
+        self.ask_anywhere_until(questions, self.now() + self.timeout())
     }
 
     /// As `ask_anywhere`, until then.
@@ -318,10 +340,10 @@ impl Registry {
         let mut members = self.connector.choices();
         loop {
             let is_last = self.connector.choices() < 2;
-            let until = if is_last { deadline } else { deadline.min(Instant::now() + patience) };
+            let until = if is_last { deadline } else { deadline.min(self.now() + patience) };
             let all = |open: &[Question]| open.iter().all(Question::is_answered);
             let answers = self.ask_by(questions, all, until);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(self.now());
             let doubts = answers.iter().filter_map(doubt_about_member);
             let Some(doubt) = doubts.max() else { return answers };
             let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
@@ -345,7 +367,7 @@ impl Registry {
         is_enough: impl Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> [Result<Answer, RegistryError>; N] {
-        let began = Instant::now();
+        let began = self.now();
         let mut open = questions.each_ref().map(|(doing, ask)| Question {
             doing,
             ask,
@@ -353,7 +375,7 @@ impl Registry {
             answer: None,
         });
         let failed = self.exchange(&mut open, &is_enough, deadline).err();
-        self.answer_time = began.elapsed();
+        self.answer_time = self.now().saturating_duration_since(began);
         open.map(|question| {
             let none = || Err(failed.clone().unwrap_or(RequestError::TimedOut));
             let answer = question.answer.unwrap_or_else(none);
@@ -369,8 +391,9 @@ impl Registry {
         is_enough: &dyn Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> Result<(), RequestError> {
-        let Registry { session, turns, .. } = self;
+        let Registry { session, turns, connector, .. } = self;
         let session = session.as_mut().ok_or_else(no_session)?;
+        let waiter = connector.waiter();
         let stopping = session.stop_requested();
         let otherwise = open.iter().any(|question| matches!(question.ask, Ask::Otherwise(_)));
         let pause = if otherwise { ASK_OTHERWISE } else { ASK_AGAIN };
@@ -382,10 +405,10 @@ impl Registry {
                 question.send(session, round, turns);
             }
             round += 1;
-            let until = deadline.min(Instant::now() + pause);
+            let until = deadline.min(waiter.now() + pause);
             while !is_enough(open) {
                 match session.receive(until) {
-                    Ok(arrival) => take_answer(open, arrival),
+                    Ok(arrival) => take_answer(open, arrival, waiter.boot_clock()),
                     Err(RequestError::TimedOut)
                         if until < deadline && session.stop_requested() == stopping =>
                     {
@@ -393,11 +416,11 @@ impl Registry {
                     }
                     Err(error) => return Err(error),
                 }
-                if Instant::now() >= until {
+                if waiter.now() >= until {
                     break;
                 }
             }
-            if Instant::now() >= deadline {
+            if waiter.now() >= deadline {
                 return Err(RequestError::TimedOut);
             }
         }
@@ -453,7 +476,7 @@ impl Registry {
         doing: &'static str,
         reply: &Incoming,
     ) -> Result<StreamInfo, RegistryError> {
-        self.info_of(doing, reply, boot_clock())
+        self.info_of(doing, reply, self.boot_clock())
     }
 
     fn info_of(
@@ -477,7 +500,8 @@ impl Registry {
     }
 
     fn tell_clock(&mut self, told: RegistryClock) {
-        self.clock = Some(self.clock.map_or(told, |known| known.or_newer(told)));
+        let boot = self.boot_clock();
+        self.clock = Some(self.clock.map_or(told, |known| known.or_newer(told, boot)));
     }
 
     /// The bucket, existing and fit to write heartbeats to.
@@ -672,7 +696,7 @@ impl Question<'_> {
 }
 
 /// Gives an arrival to the question that it answers, if there is one.
-fn take_answer(open: &mut [Question], arrival: Arrival) {
+fn take_answer(open: &mut [Question], arrival: Arrival, arrived: Duration) {
     let (token, answer) = match arrival {
         Arrival::Message(Some(token), message) => (token, answered(message)),
         Arrival::Message(None, _) => return,
@@ -681,7 +705,6 @@ fn take_answer(open: &mut [Question], arrival: Arrival) {
     for question in open {
         let asked = question.tokens.iter().find(|(asked, _)| *asked == token);
         let Some(&(_, turn)) = asked else { continue };
-        let arrived = boot_clock();
         let answer = answer.map(|message| Answer { message, arrived, turn });
         question.answer.get_or_insert(answer);
         return;

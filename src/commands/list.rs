@@ -21,7 +21,6 @@ use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
-use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::scan::Scan;
 use crate::text::duration::words;
@@ -61,9 +60,9 @@ pub fn run(
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 
     let mut summary = Summary::default();
-    let mut view = View::begin(options, registry.bucket(), clock, out)?;
+    let mut view = View::begin(options, registry.bucket(), clock.time(registry.boot_clock()), out)?;
     while let Some(entry) = scan.next(&mut registry)? {
-        if let Some(shown) = summary.take(entry, options, clock) {
+        if let Some(shown) = summary.take(entry, options, clock.time(registry.boot_clock())) {
             view.add(&shown)?;
         }
     }
@@ -104,7 +103,7 @@ struct Summary {
 
 impl Summary {
     /// The entry, if it is to be shown; otherwise it is counted.
-    fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
+    fn take(&mut self, entry: Entry, options: &ListOptions, now: OffsetDateTime) -> Option<Shown> {
         let record = match entry.instance()? {
             Ok(record) => record,
             Err(unreadable) => {
@@ -116,7 +115,6 @@ impl Summary {
         if wanted.is_some_and(|service| service.as_str() != record.service_name) {
             return None;
         }
-        let now = clock.now();
         let reasons = judge(&record, &entry.stored, now, options.stale_after);
         if !options.all && is_stale(&reasons) {
             self.hidden_entries += 1;
@@ -165,7 +163,7 @@ impl<'a> View<'a> {
     fn begin(
         options: &ListOptions,
         bucket: &Bucket,
-        clock: RegistryClock,
+        now: OffsetDateTime,
         out: &'a mut dyn Write,
     ) -> Result<View<'a>, Failure> {
         if !options.json {
@@ -173,7 +171,7 @@ impl<'a> View<'a> {
             let columns = if all { &COLUMNS[..] } else { &COLUMNS[..COLUMNS.len() - 1] };
             return Ok(View::Table { out, all, table: Table::new(columns) });
         }
-        let now = format_time(clock.now());
+        let now = format_time(now);
         written(write!(
             out,
             "{{\"schema\":1,\"bucket\":\"{bucket}\",\"serverTime\":\"{now}\",\"instances\":["

@@ -180,7 +180,7 @@ pub(super) fn collect(mut registry: Registry, signals: Option<&Signals>) -> Fact
             .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
     });
     facts.stream = registry.take_info(LOOKING, stream).map_err(gap);
-    let clock = registry.clock().map(|clock| clock.now());
+    let clock = registry.time();
     facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
 
     if let Ok(Some(info)) = &facts.stream {
@@ -216,7 +216,7 @@ fn census(registry: &mut Registry, mut scan: Scan) -> Result<Census, RegistryErr
     let mut census = Census::default();
     loop {
         match scan.next(registry) {
-            Ok(Some(entry)) => census.count(&entry, clock.now()),
+            Ok(Some(entry)) => census.count(&entry, clock.time(registry.boot_clock())),
             Ok(None) => {
                 scan.end(registry);
                 return Ok(census);

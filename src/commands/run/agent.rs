@@ -2,16 +2,13 @@
 //! the last attempt. What follows from what happens is decided by `keeper`;
 //! here it is done: a heartbeat, a registration, a move to another server.
 
-// It reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 mod bucket;
 mod ending;
 mod outage;
 mod own_entry;
 mod reload;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde_json::Value;
@@ -29,7 +26,6 @@ use crate::jetstream::fitness::{self, Defeat, Unfit};
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
-use crate::registry::clock::boot_clock;
 use crate::registry::failure::RegistryError;
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::printable;
@@ -72,18 +68,18 @@ impl Agent {
             standing: Standing::new(name, servers),
             keeper: Keeper::new(options.ttl, options.interval, seed),
             options,
+            started: registry.boot_clock(),
             registry,
             stamped: None,
             outage: None,
             defeats: Vec::new(),
             seen: None,
-            started: boot_clock(),
         }
     }
 
     /// Time since the start, the host's sleep included.
     pub(super) fn now(&self) -> Duration {
-        boot_clock().saturating_sub(self.started)
+        self.registry.boot_clock().saturating_sub(self.started)
     }
 
     /// `orders-api/host-1`, as the log names it.
@@ -133,7 +129,7 @@ impl Agent {
 
     /// Waits for `time`, and attends to the session meanwhile. May end early.
     pub(super) fn idle(&mut self, time: Duration) {
-        self.registry.idle_until(Instant::now() + time);
+        self.registry.idle_until(self.registry.now() + time);
     }
 
     /// One heartbeat over `revision`.
@@ -292,10 +288,9 @@ impl Agent {
     /// Whether the last heartbeat carries a time by which readers hide it: one
     /// of the clocks was set.
     fn compare_clocks(&mut self, now: Duration) {
-        let (Some(clock), Some((stamp, at))) = (self.registry.clock(), self.stamped) else {
-            return;
-        };
-        let off = clock.off_by(stamp + boot_clock().saturating_sub(at));
+        let Some((stamp, at)) = self.stamped else { return };
+        let carried = stamp + self.registry.boot_clock().saturating_sub(at);
+        let Some(off) = self.registry.off_by(carried) else { return };
         if self.keeper.clock_told(now, off) {
             info!(
                 "{}: the registry's clock was set: the last heartbeat was {:+.1} s off it; \
@@ -340,21 +335,20 @@ impl Agent {
             Some(outage) if !is_first => info!(
                 "restored {} at {at} after {}, revision {revision}",
                 self.name(),
-                words(outage.since.elapsed())
+                words(self.registry.now().saturating_duration_since(outage.since))
             ),
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }
             _ => self.say_first(session, &at, revision),
         }
-        if let Some(clock) = self.registry.clock() {
-            let off = clock.off_by(OffsetDateTime::now_utc());
-            if off.unsigned_abs() > CLOCK_TRUST {
-                warn!(
-                    "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
-                    off.as_seconds_f64()
-                );
-            }
+        if let Some(off) = self.registry.off_by(self.registry.wall_clock())
+            && off.unsigned_abs() > CLOCK_TRUST
+        {
+            warn!(
+                "this host's clock is {:+.1} s off the registry's: heartbeats carry registry time",
+                off.as_seconds_f64()
+            );
         }
     }
 
