@@ -1,0 +1,12 @@
+//! A nats-server as bytes: what it hears, what it answers, and the rules of
+//! JetStream that matter to a registry. Time is an argument, and so is how late
+//! an entry expires.
+//!
+//! tests/integration/honesty.rs sends the same bytes to this and to real servers.
+
+pub mod api;
+pub mod bucket;
+pub mod session;
+
+pub use api::{Answer, Jetstream};
+pub use session::{Publish, Session};
