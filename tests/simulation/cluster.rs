@@ -6,6 +6,7 @@
 
 use std::mem;
 
+use crate::judge::Writer;
 use crate::model::bucket::{Change, Wall};
 use crate::model::{Answer, Jetstream, Publish, Session, api};
 use crate::network::ConnId;
@@ -197,6 +198,13 @@ impl Cluster {
         }
     }
 
+    /// Whether a server lets clients in, and does not do what they need: who
+    /// meets it finds that out by waiting.
+    pub fn is_trap(&self, server: usize, stream: &str) -> bool {
+        let it = &self.servers[server];
+        it.runs() && it.lame == 0 && it.refuses == 0 && !self.serves(server, stream)
+    }
+
     /// Whether a server does, now, all that an agent needs.
     pub fn serves(&self, server: usize, stream: &str) -> bool {
         let Leader::Is(leader) = self.leader_of(server) else { return false };
@@ -283,7 +291,7 @@ impl World {
         let was_connected = session.connected;
         let mut out = Vec::new();
         let published = session.hear(bytes, &mut out);
-        let (connected, broken) = (session.connected, session.broken);
+        let (connected, broken, is_tls) = (session.connected, session.broken, session.is_tls);
         if connected && !was_connected && self.cluster.servers[server].refuses > 0 {
             let words = b"-ERR 'Authorization Violation'\r\n".to_vec();
             self.send(id, crate::network::Direction::Down, words);
@@ -294,7 +302,9 @@ impl World {
             self.send(id, crate::network::Direction::Down, out);
         }
         if broken {
-            self.judge.violated(self.now, "an agent broke the protocol".into());
+            if !is_tls {
+                self.judge.violated(self.now, "an agent broke the protocol".into());
+            }
             self.server_closes(id);
             return;
         }
@@ -372,7 +382,8 @@ impl World {
         }
         let now = self.cluster.wall(leader, self.now);
         let (answer, changes) = self.cluster.take(leader, &publish, now);
-        self.changed(&changes, Some((slot, conn)));
+        let given_up = self.network.conns.get(&conn).is_none_or(|conn| conn.closed);
+        self.changed(&changes, Some(Writer { slot, conn, given_up }));
         if let Some(answer) = answer
             && that_answers(&self.cluster.servers[leader], &changes)
         {
@@ -425,7 +436,7 @@ impl World {
     }
 
     /// The store has changed: the judge hears of it.
-    pub fn changed(&mut self, changes: &[Change], by: Option<(usize, ConnId)>) {
+    pub fn changed(&mut self, changes: &[Change], by: Option<Writer>) {
         let clock = self.cluster.registry_clock(self.now);
         for change in changes {
             let buckets = &self.cluster.jetstream.buckets;

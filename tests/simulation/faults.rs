@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::model::Publish;
-use crate::network::Direction;
+use crate::judge::SETTLED;
+use crate::network::{Conn, Direction};
 use crate::world::{Event, Micros, SECOND, World};
 
 /// Something that goes wrong at a time, and for a time.
@@ -173,6 +174,7 @@ impl World {
             Kind::StopProcess { host } => {
                 let runs = self.processes[host].alive && !self.processes[host].frozen;
                 self.processes[host].frozen |= runs;
+                self.judge.disturbed(host);
                 runs
             }
             Kind::ResetConnections { host } => {
@@ -183,6 +185,7 @@ impl World {
                 false
             }
             Kind::DropConnections { host } => {
+                self.judge.dropped(host);
                 for id in self.conns_of(host) {
                     self.drop_connection(id);
                 }
@@ -287,6 +290,7 @@ impl World {
             Kind::StopProcess { host } => {
                 self.processes[host].frozen = false;
                 self.processes[host].resumed = true;
+                self.judge.goes_on(host, self.now);
                 self.wake(host);
             }
             _ => {}
@@ -297,6 +301,7 @@ impl World {
     fn wake_host(&mut self, host: usize) {
         if let Some(since) = self.hosts[host].asleep.take() {
             self.hosts[host].slept += self.now - since;
+            self.judge.goes_on(host, self.now);
             let pause = if self.hosts[host].tells_wakeup { 0 } else { self.rng.below(SECOND) };
             if let Some(wait) = self.processes[host].waiting {
                 // The timers of its kernel go on with what was left, but for one.
@@ -312,6 +317,9 @@ impl World {
         if self.processes[host].alive && !self.processes[host].stop {
             self.processes[host].stop = true;
             self.judge.asked_to_stop(host, self.now);
+            if self.processes[host].frozen || self.hosts[host].asleep.is_some() {
+                self.judge.disturbed(host);
+            }
             self.after(SECOND / 2, Event::Look);
             self.wake(host);
         }
@@ -425,6 +433,9 @@ impl World {
                 && !process.stop
                 && !process.frozen
                 && self.hosts[slot].asleep.is_none();
+            let traps = (0..self.cluster.servers.len())
+                .filter(|server| self.cluster.is_trap(*server, stream))
+                .count();
             let good: Vec<bool> = (0..self.cluster.servers.len())
                 .map(|server| {
                     goes_on
@@ -432,12 +443,13 @@ impl World {
                         && self.cluster.serves(server, stream)
                 })
                 .collect();
-            changed |= self.judge.conditions(slot, self.now, &good);
+            changed |= self.judge.conditions(slot, self.now, &good, traps as u64);
         }
         if changed {
-            let grace = self.judge.back() + 1_000;
-            self.after(grace, Event::Look);
-            self.after(self.plan.interval * SECOND + grace, Event::Look);
+            for grace in self.judge.graces() {
+                self.after(grace + 1_000, Event::Look);
+                self.after(self.plan.interval * SECOND + grace + 1_000, Event::Look);
+            }
         }
     }
 
@@ -446,7 +458,8 @@ impl World {
         let open: Vec<usize> = (0..self.hosts.len())
             .map(|slot| {
                 let conns = self.network.conns.values();
-                conns.filter(|conn| conn.slot == slot && !conn.closed).count()
+                let is_old = |conn: &Conn| conn.began + SETTLED < self.now;
+                conns.filter(|conn| conn.slot == slot && !conn.closed && is_old(conn)).count()
             })
             .collect();
         if let Some(again) = self.judge.look(self.now, &open) {

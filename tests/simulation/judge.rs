@@ -16,13 +16,17 @@ use crate::world::{MILLI, Micros, SECOND};
 
 /// An entry is back within this time of a server that serves.
 const BACK: Micros = 3 * SECOND;
+/// The same for each server that lets clients in and does not serve them, such as
+/// a member that is cut off from the others.
+const TRAP: Micros = 11 * SECOND;
 /// What the network and the servers take for a handful of exchanges, when all is
 /// well.
 const EXCHANGES: Micros = 8;
 /// A heartbeat's stamp is so far off the registry's clock at most.
 const SKEW: i64 = 2 * SECOND as i64;
-/// After this time with everything well an agent has one connection.
-const SETTLED: Micros = 12 * SECOND;
+/// After this time with everything well an agent has one connection, and no older
+/// one.
+pub const SETTLED: Micros = 12 * SECOND;
 /// An agent takes its entry out within this time, when all is well.
 const TAKEN_OUT: Micros = 500 * MILLI;
 
@@ -31,6 +35,15 @@ const TAKEN_OUT: Micros = 500 * MILLI;
 pub struct Violation {
     pub at: Micros,
     pub words: String,
+}
+
+/// Which agent stored something.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    pub slot: usize,
+    pub conn: ConnId,
+    /// It has closed that connection.
+    pub given_up: bool,
 }
 
 #[derive(Default)]
@@ -43,10 +56,15 @@ struct AgentState {
     proven_until: Option<Micros>,
     /// Its connections of which something was stored: the newest.
     newest: Option<ConnId>,
+    /// Its connection was forgotten by something between, and it may not know.
+    dropped: bool,
     /// Everything was well when it was asked to stop.
     stops_well: bool,
     /// Its end is due.
     must_end: Option<Micros>,
+    /// Until when there were servers that let it in and did not serve, and how
+    /// many at most.
+    trapped: Option<(Micros, u64)>,
     /// When it was killed, or asked to stop.
     left: Option<Micros>,
 }
@@ -56,6 +74,8 @@ struct KeyState {
     present: bool,
     /// Who stored what stands there.
     by: Option<usize>,
+    /// Somebody else wrote it.
+    foreign: Option<Micros>,
     /// Somebody else took it away, or it never was there.
     taken: Option<Micros>,
 }
@@ -64,7 +84,6 @@ struct KeyState {
 pub struct Tally {
     pub faults: BTreeMap<String, u64>,
     pub stored: u64,
-    pub refused_late: u64,
     pub expired: u64,
     pub agent_time: Micros,
 }
@@ -111,8 +130,14 @@ impl Judge {
         }
     }
 
-    pub fn back(&self) -> Micros {
-        self.back
+    /// How long after a change something may fall due.
+    pub fn graces(&self) -> [Micros; 3] {
+        [self.back, self.back + TRAP, self.back + 2 * TRAP]
+    }
+
+    /// How long an agent may take to be back.
+    fn back_of(&self, slot: usize) -> Micros {
+        self.back + self.agents[slot].trapped.map_or(0, |(_, traps)| traps * TRAP)
     }
 
     /// The first violation counts: what follows may follow from it.
@@ -170,7 +195,7 @@ impl Judge {
     }
 
     pub fn asked_to_stop(&mut self, slot: usize, now: Micros) {
-        let well = self.all_well(slot, now, self.back);
+        let well = self.all_well(slot, now, self.back) && !self.agents[slot].dropped;
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);
@@ -181,6 +206,19 @@ impl Judge {
     /// Its host slept, or its process was stopped: its own time stood still.
     pub fn disturbed(&mut self, slot: usize) {
         self.agents[slot].must_end = None;
+        self.agents[slot].stops_well = false;
+    }
+
+    /// Something between has forgotten its connections.
+    pub fn dropped(&mut self, slot: usize) {
+        self.agents[slot].dropped = true;
+    }
+
+    /// It goes on.
+    pub fn goes_on(&mut self, slot: usize, now: Micros) {
+        if self.agents[slot].stop.is_some() {
+            self.agents[slot].must_end = Some(now + self.timeout + SECOND);
+        }
     }
 
     pub fn ended(&mut self, slot: usize, now: Micros) {
@@ -216,11 +254,11 @@ impl Judge {
     /// Whether some server could be counted on for long enough.
     fn is_proven(&self, slot: usize, now: Micros) -> bool {
         let mut good = self.agents[slot].good.iter().flatten();
-        good.any(|since| now - since >= self.back)
+        good.any(|since| now - since >= self.back_of(slot))
     }
 
     /// Which servers an agent can use. Whether that is news.
-    pub fn conditions(&mut self, slot: usize, now: Micros, good: &[bool]) -> bool {
+    pub fn conditions(&mut self, slot: usize, now: Micros, good: &[bool], traps: u64) -> bool {
         let was_proven = self.is_proven(slot, now);
         let agent = &mut self.agents[slot];
         let mut changed = false;
@@ -235,6 +273,12 @@ impl Judge {
         if was_proven {
             self.agents[slot].proven_until = Some(now);
         }
+        let agent = &mut self.agents[slot];
+        if traps > 0 {
+            agent.trapped = Some((now, agent.trapped.map_or(0, |(_, most)| most).max(traps)));
+        } else if agent.trapped.is_some_and(|(until, most)| now > until + most * TRAP) {
+            agent.trapped = None;
+        }
         changed
     }
 
@@ -243,18 +287,21 @@ impl Judge {
         now: Micros,
         clock: Wall,
         stored: &Stored,
-        by: Option<(usize, ConnId)>,
+        by: Option<Writer>,
     ) {
         self.tally.stored += 1;
         let deleted = stored.is_marker();
-        if let Some((slot, conn)) = by {
+        if let Some(Writer { slot, conn, given_up }) = by {
             let agent = &mut self.agents[slot];
-            if agent.newest.is_some_and(|newest| conn < newest) {
+            if given_up && agent.newest.is_some_and(|newest| conn < newest) {
                 let words = format!(
-                    "revision {} of agent {slot} is news of an earlier connection ({conn})",
+                    "revision {} of agent {slot} is news of a connection that was given up ({conn})",
                     stored.seq
                 );
                 self.violated(now, words);
+            }
+            if agent_newer(self.agents[slot].newest, conn) {
+                self.agents[slot].dropped = false;
             }
             self.agents[slot].newest = Some(conn);
             if stored.subject != self.key_of[slot] {
@@ -269,16 +316,19 @@ impl Judge {
         }
         let Some(key) = self.keys.get_mut(&stored.subject) else { return };
         match (by, deleted) {
-            (Some((slot, _)), false) => {
-                *key = KeyState { present: true, by: Some(slot), taken: None };
+            (Some(Writer { slot, .. }), false) => {
+                (key.present, key.by, key.taken) = (true, Some(slot), None);
             }
-            (Some((slot, _)), true) => {
+            (Some(Writer { slot, .. }), true) => {
                 key.present = false;
                 // Another of that name finds out with its next heartbeat.
                 key.taken = Some(now);
                 key.by = Some(slot);
             }
-            (None, false) => (key.present, key.by) = (true, None),
+            (None, false) => {
+                (key.present, key.by) = (true, None);
+                key.foreign = Some(now);
+            }
             (None, true) => {
                 key.present = false;
                 key.taken = Some(now);
@@ -289,7 +339,7 @@ impl Judge {
     fn judge_stamp(&mut self, slot: usize, now: Micros, clock: Wall, stored: &Stored) {
         let grace = 2 * self.interval + self.back + 3 * SECOND;
         let is_settled = self.stepped.is_none_or(|stepped| now > stepped + grace);
-        if !is_settled || !self.is_proven(slot, now) {
+        if !is_settled || !self.all_well(slot, now, self.back) {
             return;
         }
         let Some(stamp) = stamp_of(&stored.payload) else {
@@ -354,7 +404,7 @@ impl Judge {
         }
         let key = &self.keys[&self.key_of[slot]];
         if let Some(taken) = key.taken {
-            let grace = taken + self.interval + self.back;
+            let grace = taken + self.interval + self.back_of(slot);
             if now < grace {
                 return (false, Some(grace + 1));
             }
@@ -363,8 +413,11 @@ impl Judge {
             return (true, None);
         }
         let bears = self.ttl.saturating_sub(self.interval + BACK + MILLI * 300);
-        let bears = agent.proven_until.is_some_and(|until| now - until < bears);
-        let proven = agent.good.iter().flatten().min().map(|since| since + self.back + 1);
+        // What was taken away shortly before that was not there to be kept.
+        let notices = self.interval + self.back_of(slot);
+        let kept = |until: Micros| key.taken.is_none_or(|taken| taken + notices < until);
+        let bears = agent.proven_until.is_some_and(|until| now - until < bears && kept(until));
+        let proven = agent.good.iter().flatten().min().map(|since| since + self.back_of(slot) + 1);
         (bears, proven)
     }
 
@@ -378,6 +431,11 @@ impl Judge {
             return;
         }
         let key = &self.keys[&self.key_of[slot]];
+        // Another program that wrote it is taken for one for a while.
+        let taken_for = self.ttl + 5 * self.interval;
+        if key.foreign.is_some_and(|foreign| now - foreign < taken_for) {
+            return;
+        }
         if now >= stop + TAKEN_OUT && key.present && key.by == Some(slot) {
             self.violated(now, format!("agent {slot} was asked to stop, and its entry is there"));
         }
@@ -389,6 +447,10 @@ impl Judge {
             self.gone(slot, now);
         }
     }
+}
+
+fn agent_newer(newest: Option<ConnId>, conn: ConnId) -> bool {
+    newest.is_none_or(|newest| newest < conn)
 }
 
 /// The stamp of a record, in nanoseconds since 1970.

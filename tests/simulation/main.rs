@@ -67,10 +67,14 @@ fn read_seed(word: &str) -> Option<u64> {
     }
 }
 
-/// Repeats one seed step by step.
+/// Repeats one seed step by step; `AEGIS_SIMULATION_SHRINK=1` the shortest
+/// schedule of it that still fails.
 fn one(seed: u64) -> ExitCode {
-    let plan = Plan::of(seed);
-    println!("{plan:#?}");
+    let mut plan = Plan::of(seed);
+    if env::var_os("AEGIS_SIMULATION_SHRINK").is_some() {
+        plan = shrink::shrink(&Threads::new(), plan).0;
+    }
+    println!("{}", plan.words());
     log::set_max_level(LevelFilter::Debug);
     let outcome = Threads::new().run(&plan, true);
     match outcome.violation {
@@ -91,6 +95,7 @@ fn many() -> ExitCode {
     let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let first = number("AEGIS_SIMULATION_SEED").unwrap_or(days.as_secs() / 86_400 * 1_000_000);
     let runs = number("AEGIS_SIMULATION_RUNS").unwrap_or(SHORT);
+    let twice = env::var_os("AEGIS_SIMULATION_TWICE").is_some();
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     println!("simulation: {runs} runs from seed {first} on {jobs} threads");
     let began = Instant::now();
@@ -105,7 +110,11 @@ fn many() -> ExitCode {
                     if seed >= end {
                         break;
                     }
-                    let outcome = threads.run(&Plan::of(seed), false);
+                    let plan = Plan::of(seed);
+                    if twice {
+                        differs(&threads, &plan);
+                    }
+                    let outcome = threads.run(&plan, false);
                     let mut sum = sum.lock().unwrap_or_else(|broken| broken.into_inner());
                     add(&mut sum.0, &outcome.tally);
                     sum.1 += outcome.events;
@@ -131,10 +140,20 @@ fn many() -> ExitCode {
     let Some((seed, _)) = found.first() else { return ExitCode::SUCCESS };
     let threads = Threads::new();
     let (plan, violation) = shrink::shrink(&threads, Plan::of(*seed));
-    println!("the shortest schedule of seed {seed} that fails: {plan:#?}");
+    println!("the shortest schedule of seed {seed} that fails:\n{}", plan.words());
     println!("after {}: {}", shown(violation.at), violation.words);
     println!("repeat it: cargo simulation {seed}");
     ExitCode::FAILURE
+}
+
+/// Says where two runs of a plan part.
+fn differs(threads: &Threads, plan: &Plan) {
+    let (one, other) = (threads.run_with_steps(plan).steps, threads.run_with_steps(plan).steps);
+    if let Some(at) = one.iter().zip(&other).position(|(one, other)| one != other) {
+        let from = at.saturating_sub(5);
+        println!("seed {} is not the same each time:", plan.seed);
+        println!("{:#?}\n{:#?}", &one[from..=at], &other[from..=at]);
+    }
 }
 
 fn add(sum: &mut Tally, one: &Tally) {

@@ -79,6 +79,8 @@ struct Flow {
 /// One connection.
 pub struct Conn {
     pub slot: usize,
+    /// When the agent began it.
+    pub began: Micros,
     pub server: usize,
     /// The number of the agent's socket.
     fd: RawFd,
@@ -142,15 +144,9 @@ impl Network {
         }
     }
 
-    pub fn link(&self, conn: &Conn) -> &Link {
-        &self.links[conn.slot][conn.server]
-    }
-
     /// The connections of an agent that is no more.
     pub fn forget(&mut self, slot: usize) {
-        for conn in self.conns.values_mut().filter(|conn| conn.slot == slot) {
-            conn.dialling = None;
-        }
+        self.conns.retain(|_, conn| conn.slot != slot || conn.dialling.is_none());
     }
 
     fn open(&self, slot: usize) -> usize {
@@ -172,6 +168,12 @@ impl World {
         let socket: OwnedFd =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let fd = socket.as_raw_fd();
+        // Whoever had that number before is closed, and was given up where it had
+        // not come about. The kernel gives numbers as it likes.
+        self.network.conns.retain(|_, conn| conn.slot != slot || conn.fd != fd || conn.dialling.is_none());
+        for conn in self.network.conns.values_mut().filter(|conn| conn.fd == fd) {
+            conn.fd = -1;
+        }
         let dialling = UnixStream::from(socket.try_clone()?);
         let id = self.network.next;
         self.network.next += 1;
@@ -180,6 +182,7 @@ impl World {
             id,
             Conn {
                 slot,
+                began: self.now,
                 server,
                 fd,
                 dialling: Some(dialling),

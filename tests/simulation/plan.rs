@@ -53,6 +53,23 @@ impl Plan {
         )
     }
 
+    /// All of it, a line for each thing.
+    pub fn words(&self) -> String {
+        let mut lines = vec![
+            format!("servers {:?}, there and back in {} us", self.servers, self.latency),
+            format!("TTL {} s, a heartbeat every {} s", self.ttl, self.interval),
+        ];
+        lines.extend(self.hosts.iter().map(|host| format!("{host:?}")));
+        let bucket = self.bucket.as_ref().map_or("none yet".into(), Value::to_string);
+        lines.push(format!("bucket, in memory {}: {bucket}", self.in_memory));
+        for Fault { at, lasts, kind } in &self.faults {
+            let millis = |time: &Micros| *time as f64 / MILLI as f64;
+            lines.push(format!("at {} ms for {} ms: {kind:?}", millis(at), millis(lasts)));
+        }
+        lines.push(format!("until {} s", self.length / SECOND));
+        lines.join("\n")
+    }
+
     /// The plan of a seed.
     pub fn of(seed: u64) -> Plan {
         let mut rng = Rng::new(seed, 3);

@@ -30,6 +30,8 @@ pub struct Outcome {
     pub events: u64,
     pub dials: u64,
     pub most_open: usize,
+    /// All that happened, where that was asked for.
+    pub steps: Vec<String>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -53,6 +55,15 @@ impl Threads {
 
     /// Carries a plan out.
     pub fn run(&self, plan: &Plan, trace: bool) -> Outcome {
+        self.carry_out(plan, trace, false)
+    }
+
+    /// The same, and keeps all steps.
+    pub fn run_with_steps(&self, plan: &Plan) -> Outcome {
+        self.carry_out(plan, false, true)
+    }
+
+    fn carry_out(&self, plan: &Plan, trace: bool, steps: bool) -> Outcome {
         let holder: Arc<OnceLock<Arc<Shared>>> = Arc::default();
         let (jobs, place) = (self.jobs.clone(), Arc::clone(&holder));
         let launch = move |slot: usize| {
@@ -61,7 +72,9 @@ impl Threads {
         };
         let shared = Shared::new(World::new(plan.clone(), trace, Box::new(launch)));
         holder.set(Arc::clone(&shared)).ok();
-        let mut world = shared.yield_until(shared.lock(), Turn::Main);
+        let mut world = shared.lock();
+        world.steps = steps.then(Vec::new);
+        let mut world = shared.yield_until(world, Turn::Main);
         let now = world.now;
         world.judge.finish(now);
         // The world and what launches its agents hold each other.
@@ -72,6 +85,7 @@ impl Threads {
             events: world.events,
             dials: world.network.dials,
             most_open: world.network.most_open,
+            steps: world.steps.take().unwrap_or_default(),
         }
     }
 }

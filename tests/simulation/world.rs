@@ -168,6 +168,8 @@ pub struct World {
     /// Starts the thread of an agent.
     pub launch: Box<dyn Fn(usize) + Send>,
     pub events: u64,
+    /// All that happened, where two runs are to be compared.
+    pub steps: Option<Vec<String>>,
 }
 
 /// The world, and how threads hand it to each other.
@@ -255,6 +257,7 @@ impl World {
             trace,
             launch,
             events: 0,
+            steps: None,
             plan,
         };
         for fault in 0..world.plan.faults.len() {
@@ -306,6 +309,9 @@ impl World {
             let Some(due) = self.queue.pop() else { return Turn::Main };
             self.now = due.at;
             self.events += 1;
+            if let Some(steps) = &mut self.steps {
+                steps.push(format!("{} {:?} {:?}", due.at, due.event, self.rng));
+            }
             self.happen(due.event);
         }
     }

@@ -1,5 +1,8 @@
 //! One connection of a client, as its server sees it: the client protocol.
 
+/// The first byte of who wants TLS before anything else.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// What a client published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publish {
@@ -31,6 +34,8 @@ pub struct Session {
     pub pings: u32,
     /// The client broke the protocol.
     pub broken: bool,
+    /// It wanted TLS, which is not to be had.
+    pub is_tls: bool,
 }
 
 impl Session {
@@ -38,7 +43,14 @@ impl Session {
     /// `out`, and returns what was published.
     pub fn hear(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Vec<Publish> {
         self.input.extend_from_slice(bytes);
+        if self.input.is_empty() {
+            return Vec::new();
+        }
         let mut published = Vec::new();
+        if !self.connected && self.input[0] == TLS_HANDSHAKE {
+            self.is_tls = true;
+            return self.breaks(out, published);
+        }
         let mut at = 0;
         while let Some(length) = memchr::memmem::find(&self.input[at..], b"\r\n") {
             let line = String::from_utf8_lossy(&self.input[at..at + length]).into_owned();
