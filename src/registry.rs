@@ -220,6 +220,11 @@ impl Registry {
         self.clock.map(|known| known.off_by(clock, self.boot_clock()))
     }
 
+    /// Whether a stop was asked for.
+    pub fn stop_requested(&self) -> bool {
+        self.connector.waiter().stop_requested()
+    }
+
     /// How long the last question waited for its answer.
     pub fn answer_time(&self) -> Duration {
         self.answer_time

@@ -171,6 +171,9 @@ impl Registry {
     }
 
     fn acknowledged(&mut self, put: Acknowledged) {
+        // Revisions only grow: one that is not above the others is of a bucket that
+        // was made anew or restored, and theirs will be used again.
+        self.asides.puts.retain(|known| known.revision < put.revision);
         if self.asides.puts.len() == PUTS_KNOWN {
             self.asides.puts.pop_front();
         }

@@ -140,10 +140,21 @@ impl Agent {
                 let news = self.keeper.beaten(began, self.now());
                 self.say(news);
             }
+            // The stop ends everything in good order, on this session.
+            Err(RegistryError::Connect(ConnectError::Stopped)) => {}
             Err(error) => {
                 self.standing.failed();
                 self.give_up(error);
             }
+        }
+    }
+
+    /// After a stop nothing more is begun: what was under way had its time, and
+    /// the rest is for the end.
+    pub(super) fn unless_stopped(&self) -> Result<(), RegistryError> {
+        match self.registry.stop_requested() {
+            true => Err(RegistryError::Connect(ConnectError::Stopped)),
+            false => Ok(()),
         }
     }
 
@@ -221,6 +232,7 @@ impl Agent {
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
+        self.unless_stopped()?;
         let info = match info.and_then(|found| self.registry.fit(found)) {
             Ok(info) => Some(info),
             Err(RegistryError::Unfit(Unfit::NoBucket(_))) => Some(self.create_bucket()?),

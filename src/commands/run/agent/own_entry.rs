@@ -59,6 +59,7 @@ impl Agent {
         let mut round = 0;
         loop {
             round += 1;
+            self.unless_stopped()?;
             let error = match self.put(expected, rollup, asks) {
                 Ok(revision) => return Ok(revision),
                 Err(error) => error,
