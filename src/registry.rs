@@ -26,7 +26,7 @@ use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
-    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
+    Arrival, ConnectError, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
     answered,
 };
 
@@ -534,6 +534,7 @@ impl Registry {
     /// The bucket, and what stands under a key, in one exchange: each as `info`
     /// and `get` tell it.
     pub fn info_and_entry(&mut self, key: &str) -> (InfoResult, EntryResult) {
+        let stopping = self.stop_requested();
         let questions = [
             (LOOKING, requests::stream_info(&self.bucket)),
             (READING, requests::direct_get(&self.bucket, key)),
@@ -547,7 +548,7 @@ impl Registry {
         let entry = match (&info, entry) {
             // Where there is no bucket nobody answers for its entries.
             (Ok(None), _) => Ok(None),
-            (_, entry) => self.take_entry(key, entry.map(|answer| answer.message)),
+            (_, entry) => self.take_entry(key, entry.map(|answer| answer.message), stopping),
         };
         (info, entry)
     }
@@ -555,12 +556,24 @@ impl Registry {
     /// The newest revision of a key, markers included; `None` where there is
     /// none.
     pub fn get(&mut self, key: &str) -> EntryResult {
+        let stopping = self.stop_requested();
         let reply = self.ask(READING, &requests::direct_get(&self.bucket, key));
-        self.take_entry(key, reply)
+        self.take_entry(key, reply, stopping)
     }
 
-    fn take_entry(&mut self, key: &str, reply: Result<Incoming, RegistryError>) -> EntryResult {
+    /// Reads the answer to a direct get that was asked before a stop, or after it
+    /// where that was `stopping`.
+    fn take_entry(
+        &mut self,
+        key: &str,
+        reply: Result<Incoming, RegistryError>,
+        stopping: bool,
+    ) -> EntryResult {
         let reply = match reply {
+            // What was under way when the stop came has had its time.
+            Err(_) if self.stop_requested() != stopping => {
+                return Err(RegistryError::Connect(ConnectError::Stopped));
+            }
             // Direct access is off.
             Err(RegistryError::Request(_, RequestError::NoResponders)) => {
                 return self.get_message(READING, &requests::get_last(&self.bucket, key));

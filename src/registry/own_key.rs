@@ -178,7 +178,10 @@ impl Registry {
             self.asides.puts.pop_front();
         }
         self.asides.puts.push_back(put);
-        if let Some((revision, stored)) = self.asides.unmatched.take_if(|it| it.0 == put.revision) {
+        // Anything else that was read is somebody else's, and stays that.
+        if let Some((revision, stored)) = self.asides.unmatched.take()
+            && revision == put.revision
+        {
             self.set_clock_by(revision, stored);
         }
     }

@@ -628,6 +628,7 @@ impl World {
                 }
             }
             Some(last) => {
+                self.judge.rolled_back(self.now);
                 let since = clock - last as Wall * 1_000;
                 for bucket in self.cluster.jetstream.buckets.values_mut() {
                     changes.extend(bucket.roll_back(since).into_iter().map(Change::Purged));

@@ -178,6 +178,7 @@ impl World {
                 runs
             }
             Kind::ResetConnections { host } => {
+                self.judge.interrupted(host, self.now);
                 for id in self.conns_of(host) {
                     self.server_closes(id);
                     self.reset(id);
@@ -185,7 +186,7 @@ impl World {
                 false
             }
             Kind::DropConnections { host } => {
-                self.judge.dropped(host);
+                self.judge.dropped(host, self.now);
                 for id in self.conns_of(host) {
                     self.drop_connection(id);
                 }
@@ -290,7 +291,7 @@ impl World {
             Kind::StopProcess { host } => {
                 self.processes[host].frozen = false;
                 self.processes[host].resumed = true;
-                self.judge.goes_on(host, self.now);
+                self.goes_on(host);
                 self.wake(host);
             }
             _ => {}
@@ -298,10 +299,16 @@ impl World {
         self.reconsider();
     }
 
+    fn goes_on(&mut self, host: usize) {
+        if !self.processes[host].frozen && self.hosts[host].asleep.is_none() {
+            self.judge.goes_on(host, self.now);
+        }
+    }
+
     fn wake_host(&mut self, host: usize) {
         if let Some(since) = self.hosts[host].asleep.take() {
             self.hosts[host].slept += self.now - since;
-            self.judge.goes_on(host, self.now);
+            self.goes_on(host);
             let pause = if self.hosts[host].tells_wakeup { 0 } else { self.rng.below(SECOND) };
             if let Some(wait) = self.processes[host].waiting {
                 // The timers of its kernel go on with what was left, but for one.

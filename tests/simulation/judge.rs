@@ -65,6 +65,8 @@ struct AgentState {
     /// Until when there were servers that let it in and did not serve, and how
     /// many at most.
     trapped: Option<(Micros, u64)>,
+    /// When the registry's clock was set, where that may not have shown yet.
+    unseen: Option<Micros>,
     /// When it was killed, or asked to stop.
     left: Option<Micros>,
 }
@@ -209,9 +211,18 @@ impl Judge {
         self.agents[slot].stops_well = false;
     }
 
+    /// What an agent could count on has to begin anew.
+    pub fn interrupted(&mut self, slot: usize, now: Micros) {
+        let nothing = vec![false; self.agents[slot].good.len()];
+        self.conditions(slot, now, &nothing, 0);
+    }
+
     /// Something between has forgotten its connections.
-    pub fn dropped(&mut self, slot: usize) {
-        self.agents[slot].dropped = true;
+    pub fn dropped(&mut self, slot: usize, now: Micros) {
+        let agent = &mut self.agents[slot];
+        agent.dropped = true;
+        agent.trapped = Some((now, agent.trapped.map_or(1, |(_, most)| most.max(1))));
+        self.interrupted(slot, now);
     }
 
     /// It goes on.
@@ -232,7 +243,17 @@ impl Judge {
 
     pub fn clock_stepped(&mut self, now: Micros) {
         self.stepped = Some(now);
+        for agent in &mut self.agents {
+            agent.unseen = Some(now);
+        }
         // What is stored may be over at once.
+        for key in self.keys.values_mut() {
+            key.taken = Some(now);
+        }
+    }
+
+    /// The store is as it was some time ago.
+    pub fn rolled_back(&mut self, now: Micros) {
         for key in self.keys.values_mut() {
             key.taken = Some(now);
         }
@@ -307,7 +328,7 @@ impl Judge {
             if stored.subject != self.key_of[slot] {
                 self.violated(now, format!("agent {slot} wrote {}", stored.subject));
             }
-            if stored.ttl.is_none() {
+            if stored.ttl.is_none() && !deleted {
                 self.violated(now, format!("revision {} of agent {slot} never ends", stored.seq));
             }
             if !deleted {
@@ -317,6 +338,9 @@ impl Judge {
         let Some(key) = self.keys.get_mut(&stored.subject) else { return };
         match (by, deleted) {
             (Some(Writer { slot, .. }), false) => {
+                if key.by.is_some_and(|by| by != slot) {
+                    key.foreign = Some(now);
+                }
                 (key.present, key.by, key.taken) = (true, Some(slot), None);
             }
             (Some(Writer { slot, .. }), true) => {
@@ -337,10 +361,16 @@ impl Judge {
     }
 
     fn judge_stamp(&mut self, slot: usize, now: Micros, clock: Wall, stored: &Stored) {
-        let grace = 2 * self.interval + self.back + 3 * SECOND;
-        let is_settled = self.stepped.is_none_or(|stepped| now > stepped + grace);
-        if !is_settled || !self.all_well(slot, now, self.back) {
+        if !self.all_well(slot, now, self.back) {
             return;
+        }
+        // A step shows within two heartbeats.
+        let grace = 2 * self.interval + self.back + 3 * SECOND;
+        if let Some(step) = self.agents[slot].unseen {
+            if now < step + grace || !self.all_well(slot, now, grace) {
+                return;
+            }
+            self.agents[slot].unseen = None;
         }
         let Some(stamp) = stamp_of(&stored.payload) else {
             return self.violated(now, format!("revision {} has no stamp", stored.seq));

@@ -164,6 +164,9 @@ pub(super) struct Keeper {
     /// When the bucket was looked at, or asked for, last.
     looked: Duration,
     beats: u64,
+    /// The heartbeat that asks the bucket for the time, where nothing else tells
+    /// it.
+    time_asked_at: u64,
 }
 
 impl Keeper {
@@ -183,6 +186,7 @@ impl Keeper {
             duplicate: None,
             looked: Duration::ZERO,
             beats: 0,
+            time_asked_at: 1,
         }
     }
 
@@ -305,9 +309,10 @@ impl Keeper {
         let aged = now.saturating_sub(self.looked) > kept;
         // Where only the bucket tells the time, every second heartbeat asks for
         // it: no step of a clock may hide us for longer.
-        let look = aged || (!tells_time && self.beats % 2 == 1);
+        let look = aged || (!tells_time && self.beats >= self.time_asked_at);
         if look {
             self.looked = now;
+            self.time_asked_at = self.beats + 2;
         }
         match (tells_time, look) {
             (true, true) => &[Aside::Time, Aside::Bucket],
@@ -464,6 +469,10 @@ impl Keeper {
     /// Somebody else wrote our entry since our last heartbeat.
     fn met(&mut self, now: Duration, who: String, ttl: Duration) -> Option<News> {
         let is_new = self.duplicate() != Some(who.as_str());
+        if self.duplicate.is_none() {
+            // The last question for the time was answered with the other's.
+            self.time_asked_at = self.beats;
+        }
         self.duplicate = Some(Duplicate::met(who.clone(), now, ttl));
         is_new.then_some(News::Duplicate(who))
     }
