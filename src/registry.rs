@@ -26,8 +26,8 @@ use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
-    Arrival, ConnectError, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
-    answered,
+    Arrival, ConnectError, Connector, Incoming, Request, RequestError, ServerInfo, Session,
+    Settings, Token, answered,
 };
 
 /// A question that was not answered by then is asked again: a direct get goes

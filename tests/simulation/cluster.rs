@@ -221,7 +221,12 @@ impl Cluster {
             && is_fit
     }
 
-    fn take(&mut self, leader: usize, publish: &Publish, now: Wall) -> (Option<Answer>, Vec<Change>) {
+    fn take(
+        &mut self,
+        leader: usize,
+        publish: &Publish,
+        now: Wall,
+    ) -> (Option<Answer>, Vec<Change>) {
         let late = self.rng.between(4_000_000, 250_000_000) as Wall;
         let is_clustered = self.is_clustered();
         let server = &self.servers[leader];
@@ -265,7 +270,8 @@ impl World {
             "client_id": id,
         });
         if self.cluster.is_clustered() {
-            let members = (0..self.cluster.servers.len()).filter(|one| self.cluster.reaches(server, *one));
+            let members =
+                (0..self.cluster.servers.len()).filter(|one| self.cluster.reaches(server, *one));
             let urls: Vec<String> = members.map(|one| format!("10.0.0.{}:4222", one + 1)).collect();
             info["cluster"] = "simulated".into();
             info["connect_urls"] = urls.into();

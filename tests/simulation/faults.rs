@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::model::Publish;
 use crate::judge::SETTLED;
+use crate::model::Publish;
 use crate::network::{Conn, Direction};
 use crate::world::{Event, Micros, SECOND, World};
 
@@ -35,39 +35,103 @@ pub enum Edit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// The process ends; its kernel lives.
-    KillServer { server: usize },
+    KillServer {
+        server: usize,
+    },
     /// The whole host is gone without a word.
-    PowerCut { server: usize },
-    FreezeServer { server: usize },
+    PowerCut {
+        server: usize,
+    },
+    FreezeServer {
+        server: usize,
+    },
     /// Cut off from the other members, not from its clients.
-    PartServer { server: usize },
-    CloseLink { host: usize, server: Option<usize>, up: bool, down: bool },
-    SlowLink { host: usize, server: Option<usize>, by: Micros },
-    LossyLink { host: usize, server: Option<usize>, one_in: u64 },
-    ResetConnections { host: usize },
+    PartServer {
+        server: usize,
+    },
+    CloseLink {
+        host: usize,
+        server: Option<usize>,
+        up: bool,
+        down: bool,
+    },
+    SlowLink {
+        host: usize,
+        server: Option<usize>,
+        by: Micros,
+    },
+    LossyLink {
+        host: usize,
+        server: Option<usize>,
+        one_in: u64,
+    },
+    ResetConnections {
+        host: usize,
+    },
     /// Something between forgets the connections: nothing passes any more.
-    DropConnections { host: usize },
-    Sleep { host: usize },
-    StopProcess { host: usize },
-    HostClock { host: usize, by: i64 },
-    ServerClock { by: i64 },
-    Kill { host: usize },
-    Term { host: usize },
-    Reload { host: usize },
-    DeleteEntry { host: usize, how: Delete },
+    DropConnections {
+        host: usize,
+    },
+    Sleep {
+        host: usize,
+    },
+    StopProcess {
+        host: usize,
+    },
+    HostClock {
+        host: usize,
+        by: i64,
+    },
+    ServerClock {
+        by: i64,
+    },
+    Kill {
+        host: usize,
+    },
+    Term {
+        host: usize,
+    },
+    Reload {
+        host: usize,
+    },
+    DeleteEntry {
+        host: usize,
+        how: Delete,
+    },
     DeleteBucket,
-    EditBucket { edit: Edit },
-    LoseStore { server: usize },
-    RollBack { server: usize, last: Micros },
-    RefuseLogins { server: usize },
-    LameDuck { server: usize },
-    SilentApi { server: usize },
-    LostAcks { server: usize },
-    StalledStorage { server: usize },
-    Downgrade { server: usize },
+    EditBucket {
+        edit: Edit,
+    },
+    LoseStore {
+        server: usize,
+    },
+    RollBack {
+        server: usize,
+        last: Micros,
+    },
+    RefuseLogins {
+        server: usize,
+    },
+    LameDuck {
+        server: usize,
+    },
+    SilentApi {
+        server: usize,
+    },
+    LostAcks {
+        server: usize,
+    },
+    StalledStorage {
+        server: usize,
+    },
+    Downgrade {
+        server: usize,
+    },
     FullBucket,
     /// Somebody stores a value without a TTL under the agent's key.
-    Legacy { host: usize },
+    Legacy {
+        host: usize,
+    },
 }
 
 impl Kind {
@@ -369,7 +433,10 @@ impl World {
 
     fn conns_of(&self, host: usize) -> Vec<u64> {
         let conns = self.network.conns.iter();
-        conns.filter(|(_, conn)| conn.slot == host && conn.session.is_some()).map(|(id, _)| *id).collect()
+        conns
+            .filter(|(_, conn)| conn.slot == host && conn.session.is_some())
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     fn set_full(&mut self, full: bool) {
@@ -392,9 +459,7 @@ impl World {
                 return self.operate_call(&format!("STREAM.PURGE.{stream}"), &body);
             }
             Delete::Marker => "NATS/1.0\r\nKV-Operation: DEL\r\n\r\n",
-            Delete::PurgeMarker => {
-                "NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n"
-            }
+            Delete::PurgeMarker => "NATS/1.0\r\nKV-Operation: PURGE\r\nNats-Rollup: sub\r\n\r\n",
         };
         self.operate(&Publish {
             subject,

@@ -24,6 +24,8 @@ const TRAP: Micros = 11 * SECOND;
 const EXCHANGES: Micros = 8;
 /// A heartbeat's stamp is so far off the registry's clock at most.
 const SKEW: i64 = 2 * SECOND as i64;
+/// The same while the last answers may have been slow.
+const SKEW_AFTER_TROUBLE: i64 = 5_500 * MILLI as i64;
 /// After this time with everything well an agent has one connection, and no older
 /// one.
 pub const SETTLED: Micros = 12 * SECOND;
@@ -74,6 +76,8 @@ struct AgentState {
 #[derive(Default)]
 struct KeyState {
     present: bool,
+    /// How long what stands there lives.
+    ttl: Micros,
     /// Who stored what stands there.
     by: Option<usize>,
     /// Somebody else wrote it.
@@ -123,7 +127,12 @@ impl Judge {
             key_of,
             lets_go: None,
             buffers: plan.faults.iter().any(|fault| {
-                matches!(fault.kind, Kind::FreezeServer { .. } | Kind::StalledStorage { .. } | Kind::PartServer { .. })
+                matches!(
+                    fault.kind,
+                    Kind::FreezeServer { .. }
+                        | Kind::StalledStorage { .. }
+                        | Kind::PartServer { .. }
+                )
             }),
             stepped: None,
             clock_off: None,
@@ -185,7 +194,9 @@ impl Judge {
     fn judge_dead(&mut self, slot: usize, now: Micros) {
         let agent = &self.agents[slot];
         let Some(left) = agent.left.filter(|_| !agent.alive) else { return };
-        let lives = if self.buffers { 2 * self.ttl } else { self.ttl };
+        // A bucket with markers and history stretches a TTL.
+        let ttl = self.keys[&self.key_of[slot]].ttl.max(self.ttl);
+        let lives = if self.buffers { 2 * ttl } else { ttl };
         let due = left + lives + SECOND;
         let key = &self.keys[&self.key_of[slot]];
         let is_settled = self.stepped.is_none_or(|at| at + lives + SECOND < now)
@@ -303,13 +314,7 @@ impl Judge {
         changed
     }
 
-    pub fn stored(
-        &mut self,
-        now: Micros,
-        clock: Wall,
-        stored: &Stored,
-        by: Option<Writer>,
-    ) {
+    pub fn stored(&mut self, now: Micros, clock: Wall, stored: &Stored, by: Option<Writer>) {
         self.tally.stored += 1;
         let deleted = stored.is_marker();
         if let Some(Writer { slot, conn, given_up }) = by {
@@ -336,6 +341,7 @@ impl Judge {
             }
         }
         let Some(key) = self.keys.get_mut(&stored.subject) else { return };
+        key.ttl = stored.ttl.map_or(0, |secs| secs as u64 * SECOND);
         match (by, deleted) {
             (Some(Writer { slot, .. }), false) => {
                 if key.by.is_some_and(|by| by != slot) {
@@ -376,7 +382,9 @@ impl Judge {
             return self.violated(now, format!("revision {} has no stamp", stored.seq));
         };
         let off = (stamp - clock) / 1_000;
-        if off.abs() > SKEW {
+        // What a slow answer told of the time was no better than that.
+        let settled = self.all_well(slot, now, 2 * self.interval + SECOND);
+        if off.abs() > if settled { SKEW } else { SKEW_AFTER_TROUBLE } {
             let words = format!(
                 "revision {} of agent {slot} is stamped {} ms off the registry's clock",
                 stored.seq,
@@ -402,7 +410,7 @@ impl Judge {
     /// Looks whether all is as promised; when to look again, if that is known.
     pub fn look(&mut self, now: Micros, open: &[usize]) -> Option<Micros> {
         let mut again: Option<Micros> = None;
-        for slot in 0..self.agents.len() {
+        for (slot, open) in open.iter().enumerate() {
             let agent = &self.agents[slot];
             if agent.must_end.is_some_and(|must| now > must) && agent.alive {
                 let took = (now - agent.stop.unwrap_or(now)) / MILLI;
@@ -418,8 +426,8 @@ impl Judge {
             if let Some(when) = when.filter(|when| *when > now) {
                 again = Some(again.map_or(when, |known| known.min(when)));
             }
-            if self.agents[slot].alive && self.all_well(slot, now, SETTLED) && open[slot] > 1 {
-                self.violated(now, format!("agent {slot} keeps {} connections open", open[slot]));
+            if self.agents[slot].alive && self.all_well(slot, now, SETTLED) && *open > 1 {
+                self.violated(now, format!("agent {slot} keeps {} connections open", open));
             }
         }
         again.filter(|again| *again > now)

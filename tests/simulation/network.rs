@@ -170,7 +170,9 @@ impl World {
         let fd = socket.as_raw_fd();
         // Whoever had that number before is closed, and was given up where it had
         // not come about. The kernel gives numbers as it likes.
-        self.network.conns.retain(|_, conn| conn.slot != slot || conn.fd != fd || conn.dialling.is_none());
+        self.network
+            .conns
+            .retain(|_, conn| conn.slot != slot || conn.fd != fd || conn.dialling.is_none());
         for conn in self.network.conns.values_mut().filter(|conn| conn.fd == fd) {
             conn.fd = -1;
         }
@@ -216,7 +218,8 @@ impl World {
         let link = self.network.links[slot][server].clone();
         let lost = link.loses > 0 && self.rng.one_in(link.loses);
         let place = &self.cluster.servers[server];
-        if !link.is_good() && (lost || link.up_closed > 0 || link.down_closed > 0) || !place.powered {
+        if !link.is_good() && (lost || link.up_closed > 0 || link.down_closed > 0) || !place.powered
+        {
             // The kernel's own pauses.
             let pause = [1, 2, 4, 8, 16][tries.min(4) as usize] * SECOND;
             self.after(pause, Event::Syn { conn: id, tries: tries + 1 });
@@ -269,9 +272,9 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            loop {
-                let Some(conn) = self.network.conns.get_mut(&id) else { break };
-                let Some(ours) = conn.ours.as_mut() else { break };
+            while let Some(ours) =
+                self.network.conns.get_mut(&id).and_then(|conn| conn.ours.as_mut())
+            {
                 match ours.read(&mut buffer) {
                     Ok(0) => {
                         self.agent_closed(id);

@@ -78,7 +78,8 @@ impl Outside {
 
 impl Waiter for Outside {
     fn wait(&self, interests: &mut [Interest<'_>], until: Option<Instant>) {
-        let until = until.map(|until| until.saturating_duration_since(self.base).as_micros() as u64);
+        let until =
+            until.map(|until| until.saturating_duration_since(self.base).as_micros() as u64);
         let fds: Vec<_> = interests.iter().map(|interest| interest.fd.as_raw_fd()).collect();
         let mut world = self.shared.lock();
         world.collect(self.slot);
@@ -146,7 +147,8 @@ impl Waiter for Outside {
 
     fn wall_clock(&self) -> OffsetDateTime {
         let nanos = EPOCH + self.wall.get() * 1_000;
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos))
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
     fn random(&self) -> u64 {

@@ -47,10 +47,7 @@ impl Plan {
 
     /// The subject under which an agent's entry is stored.
     pub fn subject(&self, slot: usize) -> String {
-        format!(
-            "$KV.service_registry.service-instances__orders-api__{}",
-            self.hosts[slot].instance
-        )
+        format!("$KV.service_registry.service-instances__orders-api__{}", self.hosts[slot].instance)
     }
 
     /// All of it, a line for each thing.
@@ -75,7 +72,8 @@ impl Plan {
         let mut rng = Rng::new(seed, 3);
         let version = (*rng.pick(&VERSIONS)).to_owned();
         let servers = vec![version; if rng.one_in(3) { 3 } else { 1 }];
-        let (ttl, interval) = *rng.pick(&[(30, 10), (30, 10), (30, 10), (15, 5), (60, 10), (84, 28)]);
+        let (ttl, interval) =
+            *rng.pick(&[(30, 10), (30, 10), (30, 10), (15, 5), (60, 10), (84, 28)]);
         let latency = *rng.pick(&[200, 200, 1_000, 5_000, 40_000]);
         let length = rng.between(120, 900) * SECOND;
         let agents = if rng.one_in(5) { 2 } else { 1 };

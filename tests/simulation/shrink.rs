@@ -52,7 +52,8 @@ pub fn shrink(threads: &Threads, plan: Plan) -> (Plan, Violation) {
         let mut simpler = best.clone();
         change(&mut simpler);
         let hosts = simpler.hosts.len();
-        if simpler != best && simpler.faults.iter().all(|fault| fault.fits(hosts, simpler.servers.len()))
+        if simpler != best
+            && simpler.faults.iter().all(|fault| fault.fits(hosts, simpler.servers.len()))
         {
             try_it(&fails, &mut best, &mut violation, simpler);
         }

@@ -26,26 +26,55 @@ pub const SLOTS: usize = 3;
 #[derive(Debug)]
 pub enum Event {
     /// An agent's wait is over by its clock.
-    Wake { slot: usize, wait: u64 },
+    Wake {
+        slot: usize,
+        wait: u64,
+    },
     /// An agent starts.
-    Start { slot: usize },
+    Start {
+        slot: usize,
+    },
     /// Bytes arrive, or an end.
-    Deliver { conn: ConnId, direction: Direction },
+    Deliver {
+        conn: ConnId,
+        direction: Direction,
+    },
     /// A SYN leaves.
-    Syn { conn: ConnId, tries: u32 },
+    Syn {
+        conn: ConnId,
+        tries: u32,
+    },
     /// What was sent has not been acknowledged for too long.
-    Unacknowledged { conn: ConnId, since: Micros },
+    Unacknowledged {
+        conn: ConnId,
+        since: Micros,
+    },
     /// A server has done something.
-    Done { server: usize, boot: u64, errand: Errand },
+    Done {
+        server: usize,
+        boot: u64,
+        errand: Errand,
+    },
     /// A server asks whether its clients are there.
-    Pings { server: usize, boot: u64 },
+    Pings {
+        server: usize,
+        boot: u64,
+    },
     /// Something in the store is over.
-    Expiry { turn: u64 },
+    Expiry {
+        turn: u64,
+    },
     /// The members that are left choose a leader.
-    Election { turn: u64 },
+    Election {
+        turn: u64,
+    },
     /// A fault begins or ends.
-    Begin { fault: usize },
-    End { fault: usize },
+    Begin {
+        fault: usize,
+    },
+    End {
+        fault: usize,
+    },
     /// The judge looks.
     Look,
     /// The run is over.

@@ -181,7 +181,8 @@ impl Jetstream {
         const KIND: &str = "stream_create";
         let replicas = wanted["num_replicas"].as_u64().unwrap_or(1) as usize;
         if replicas > 1 && at.leader.is_none() {
-            let refusal = Refusal(500, 10074, "replicas > 1 not supported in non-clustered mode".into());
+            let refusal =
+                Refusal(500, 10074, "replicas > 1 not supported in non-clustered mode".into());
             return Answer::refused(KIND, &refusal);
         }
         if replicas > at.members.max(1) {
