@@ -427,7 +427,7 @@ impl Judge {
                 again = Some(again.map_or(when, |known| known.min(when)));
             }
             if self.agents[slot].alive && self.all_well(slot, now, SETTLED) && *open > 1 {
-                self.violated(now, format!("agent {slot} keeps {} connections open", open));
+                self.violated(now, format!("agent {slot} keeps {open} connections open"));
             }
         }
         again.filter(|again| *again > now)
