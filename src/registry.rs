@@ -4,9 +4,6 @@
 //! `instance`; here it is sent, waited for within bounds, and its failures are
 //! put into words. What to do about them is the verbs' business.
 
-// The doors read the clock.
-#![allow(clippy::disallowed_methods)]
-
 pub mod asking;
 pub mod clock;
 pub mod expiry_test;
@@ -24,7 +21,7 @@ use log::debug;
 use time::OffsetDateTime;
 
 use self::asking::{Answer, Ask, Question};
-use self::clock::{RegistryClock, boot_clock};
+use self::clock::RegistryClock;
 use self::failure::RegistryError;
 use self::own_key::Asides;
 pub use self::own_key::{Aside, Told};
@@ -35,7 +32,8 @@ use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::stored;
 use crate::nats::{
-    Arrival, Connector, Incoming, Request, RequestError, ServerInfo, Session, Settings, Token,
+    Arrival, ConnectError, Connector, Incoming, Request, RequestError, ServerInfo, Session,
+    Settings, Token,
 };
 
 const READING: &str = "reading the entry";
@@ -123,7 +121,7 @@ impl Registry {
     pub fn timeout(&self) -> Duration {
         let timeout = self.connector.timeout();
         match self.end {
-            Some(end) => timeout.min(end.saturating_duration_since(Instant::now())),
+            Some(end) => timeout.min(end.saturating_duration_since(self.now())),
             None => timeout,
         }
     }
@@ -131,7 +129,7 @@ impl Registry {
     /// Does something that ends within `limit`, as a whole.
     pub fn within<T>(&mut self, limit: Duration, act: impl FnOnce(&mut Registry) -> T) -> T {
         let before = self.end;
-        let end = Instant::now() + limit;
+        let end = self.now() + limit;
         self.end = Some(before.map_or(end, |before| before.min(end)));
         let done = act(self);
         self.end = before;
@@ -140,7 +138,7 @@ impl Registry {
 
     /// Bounds all exchanges from now on together.
     pub fn end_within(&mut self, limit: Duration) {
-        self.end = Some(Instant::now() + limit);
+        self.end = Some(self.now() + limit);
     }
 
     /// Replaces the session by a fresh one, within `limit`.
@@ -185,9 +183,39 @@ impl Registry {
         self.session.as_ref().map(|session| &session.server)
     }
 
+    /// The clock that waits go by.
+    pub fn now(&self) -> Instant {
+        self.connector.waiter().now()
+    }
+
+    /// Time since this host started, its sleep included.
+    pub fn boot_clock(&self) -> Duration {
+        self.connector.waiter().boot_clock()
+    }
+
+    /// This host's own idea of the time.
+    pub fn wall_clock(&self) -> OffsetDateTime {
+        self.connector.waiter().wall_clock()
+    }
+
     /// The registry's clock, once a reply has told it.
     pub fn clock(&self) -> Option<RegistryClock> {
         self.clock
+    }
+
+    /// The registry's time, once a reply has told it.
+    pub fn time(&self) -> Option<OffsetDateTime> {
+        self.clock.map(|clock| clock.time(self.boot_clock()))
+    }
+
+    /// How far a clock is off the registry's, once a reply has told that.
+    pub fn off_by(&self, clock: OffsetDateTime) -> Option<time::Duration> {
+        self.clock.map(|known| known.off_by(clock, self.boot_clock()))
+    }
+
+    /// Whether a stop was asked for.
+    pub fn stop_requested(&self) -> bool {
+        self.connector.waiter().stop_requested()
     }
 
     /// How long the last question waited for its answer.
@@ -246,10 +274,10 @@ impl Registry {
         doing: &'static str,
         request: &Request,
     ) -> Result<Incoming, RegistryError> {
-        let began = Instant::now();
+        let began = self.now();
         let deadline = began + self.timeout();
         let answer = self.on_session(doing, |session| session.request(request, deadline));
-        self.answer_time = began.elapsed();
+        self.answer_time = self.now().saturating_duration_since(began);
         answer
     }
 
@@ -262,7 +290,7 @@ impl Registry {
         limit: Duration,
     ) -> Result<Incoming, RegistryError> {
         let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
-        let deadline = Instant::now() + limit.max(greeting * 4).min(self.timeout());
+        let deadline = self.now() + limit.max(greeting * 4).min(self.timeout());
         self.on_session(doing, |session| session.request(request, deadline))
     }
 
@@ -320,7 +348,7 @@ impl Registry {
         doing: &'static str,
         reply: &Incoming,
     ) -> Result<StreamInfo, RegistryError> {
-        self.info_of(doing, reply, boot_clock())
+        self.info_of(doing, reply, self.boot_clock())
     }
 
     fn info_of(
@@ -344,7 +372,8 @@ impl Registry {
     }
 
     fn tell_clock(&mut self, told: RegistryClock) {
-        self.clock = Some(self.clock.map_or(told, |known| known.or_newer(told)));
+        let boot = self.boot_clock();
+        self.clock = Some(self.clock.map_or(told, |known| known.or_newer(told, boot)));
     }
 
     /// The bucket, existing and fit to write heartbeats to.
@@ -372,6 +401,7 @@ impl Registry {
     /// The bucket, and what stands under a key, in one exchange: each as `info`
     /// and `get` tell it.
     pub fn info_and_entry(&mut self, key: &str) -> (InfoResult, EntryResult) {
+        let stopping = self.stop_requested();
         let questions = [
             (LOOKING, requests::stream_info(&self.bucket)),
             (READING, requests::direct_get(&self.bucket, key)),
@@ -385,7 +415,7 @@ impl Registry {
         let entry = match (&info, entry) {
             // Where there is no bucket nobody answers for its entries.
             (Ok(None), _) => Ok(None),
-            (_, entry) => self.take_entry(key, entry.map(|answer| answer.message)),
+            (_, entry) => self.take_entry(key, entry.map(|answer| answer.message), stopping),
         };
         (info, entry)
     }
@@ -393,12 +423,24 @@ impl Registry {
     /// The newest revision of a key, markers included; `None` where there is
     /// none.
     pub fn get(&mut self, key: &str) -> EntryResult {
+        let stopping = self.stop_requested();
         let reply = self.ask(READING, &requests::direct_get(&self.bucket, key));
-        self.take_entry(key, reply)
+        self.take_entry(key, reply, stopping)
     }
 
-    fn take_entry(&mut self, key: &str, reply: Result<Incoming, RegistryError>) -> EntryResult {
+    /// Reads the answer to a direct get that was asked before a stop, or after it
+    /// where that was `stopping`.
+    fn take_entry(
+        &mut self,
+        key: &str,
+        reply: Result<Incoming, RegistryError>,
+        stopping: bool,
+    ) -> EntryResult {
         let reply = match reply {
+            // What was under way when the stop came has had its time.
+            Err(_) if self.stop_requested() != stopping => {
+                return Err(RegistryError::Connect(ConnectError::Stopped));
+            }
             // Direct access is off.
             Err(RegistryError::Request(_, RequestError::NoResponders)) => {
                 return self.get_message(READING, &requests::get_last(&self.bucket, key));

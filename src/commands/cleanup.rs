@@ -385,7 +385,8 @@ impl Cleanup<'_> {
     /// The entry as a target, if it is to go; otherwise it stays. Counted and
     /// reported where this is the `first` look at it.
     fn judge(&mut self, entry: Entry, first: bool) -> Option<Target> {
-        let target = match self.selection.judge(entry, self.clock.now()) {
+        let now = self.clock.time(self.registry.boot_clock());
+        let target = match self.selection.judge(entry, now) {
             Choice::NotOurs => return None,
             Choice::Keep => None,
             Choice::Beating(key) => {

@@ -23,7 +23,6 @@ use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
-use crate::registry::clock::RegistryClock;
 use crate::registry::failure::RegistryError;
 use crate::registry::listing::{Document, Listed};
 use crate::registry::scan::Scan;
@@ -75,12 +74,12 @@ pub fn run(
         unreadable: Vec::new(),
         keys: Keys::until(info.state.last_seq),
     };
-    let began = clock.now();
+    let began = clock.time(registry.boot_clock());
     let mut view = View::new(options);
     let mut is_complete = false;
     while !is_complete {
         while let Some(entry) = scan.next(&mut registry)? {
-            if let Some(shown) = summary.take(entry, options, clock) {
+            if let Some(shown) = summary.take(entry, options, clock.time(registry.boot_clock())) {
                 view.add(&shown, options)?;
             }
         }
@@ -115,7 +114,7 @@ struct Summary {
 impl Summary {
     /// The entry, if it is to be shown; otherwise it is counted. Of a key that
     /// comes again only the last verdict counts, but what is shown is shown.
-    fn take(&mut self, entry: Entry, options: &ListOptions, clock: RegistryClock) -> Option<Shown> {
+    fn take(&mut self, entry: Entry, options: &ListOptions, now: OffsetDateTime) -> Option<Shown> {
         match self.keys.fate(&entry.key, entry.revision) {
             Some(Fate::Shown) => return None,
             Some(Fate::Hidden { old, expired }) => {
@@ -131,7 +130,7 @@ impl Summary {
             Some(Fate::Other) | None => {}
         }
         let (key, revision) = (entry.key.clone(), entry.revision);
-        let (fate, shown) = self.judge(entry, options, clock);
+        let (fate, shown) = self.judge(entry, options, now);
         self.keys.note(&key, revision, fate);
         shown
     }
@@ -140,7 +139,7 @@ impl Summary {
         &mut self,
         entry: Entry,
         options: &ListOptions,
-        clock: RegistryClock,
+        now: OffsetDateTime,
     ) -> (Fate, Option<Shown>) {
         let record = match entry.instance() {
             None => return (Fate::Other, None),
@@ -153,7 +152,6 @@ impl Summary {
         if !options.filter.wants(&record) {
             return (Fate::Other, None);
         }
-        let now = clock.now();
         let reasons = judge(&record, &entry.stored, now, options.stale_after);
         if !options.all && is_stale(&reasons) {
             self.hidden_entries += 1;

@@ -7,9 +7,6 @@
 //! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
 //! and session: the new one is up before the old one goes.
 
-// The loop reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 mod agent;
 pub mod attention;
 mod config;
@@ -19,10 +16,9 @@ pub mod schedule;
 pub mod status;
 pub mod surroundings;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -32,7 +28,7 @@ use self::surroundings::Host;
 use crate::cli::options::{Invocation, RunOptions};
 use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
-use crate::nats::{Connector, Settings};
+use crate::nats::{Connector, Settings, Waiter};
 use crate::registry::Registry;
 use crate::system::signals::Signals;
 use crate::system::systemd::Manager;
@@ -62,39 +58,60 @@ pub fn run(
         warn!("{warning}");
     }
     let attention = Rc::new(Attention::new(Signals::take_all()?, Manager::from_env()));
-    let (signals, manager) = (&attention.signals, &attention.manager);
     settings.check_files()?;
-    let connect = |settings: Settings| Connector::new(settings).with_waiter(attention.clone());
-    let servers = list(&settings);
-    manager.set_timeout(settings.timeout);
     let mut host = Host::new(Rc::clone(&attention));
+    let settled = Settled { options, settings, bucket, host_name };
+    keep(settled, &mut host, attention.clone(), anew);
+    attention.sweep_all();
+    Ok(())
+}
+
+/// What an agent begins with.
+pub struct Settled<'a> {
+    /// Whom it speaks for.
+    pub options: RunOptions,
+    /// How to reach NATS.
+    pub settings: Settings,
+    /// The bucket.
+    pub bucket: Bucket,
+    /// The host's name.
+    pub host_name: &'a str,
+}
+
+/// The loop: keeps the entry until `outside` asks for a stop, and takes it out
+/// then. `anew` is asked when `outside` tells of other settings.
+pub fn keep(begin: Settled<'_>, host: &mut Host, outside: Rc<dyn Waiter>, anew: &Anew<'_>) {
+    let Settled { options, settings, bucket, host_name } = begin;
+    let connect = |settings: Settings| Connector::new(settings).with_waiter(Rc::clone(&outside));
+    let servers = list(&settings);
+    host.set_timeout(settings.timeout);
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let registry = Registry::new(connect(settings), bucket);
-    let mut agent = Agent::new(options, registry, host_name, servers, seed());
+    let mut agent = Agent::new(options, registry, host_name, servers, outside.random());
 
-    let mut slept = Slept::new();
-    while !signals.stopped() {
+    let mut slept = Slept::new(&*outside);
+    while !outside.stop_requested() {
         let now = agent.now();
-        agent.turn(&mut host, now);
-        if signals.take_hangup() {
-            manager.reloading();
+        agent.turn(host, now);
+        if outside.take_reload() {
+            host.reloading();
             if let Some(timeout) = agent.reload(anew, host_name, connect) {
                 let options = &agent.options;
                 let (health, metrics) = (options.health.as_ref(), options.metrics_file.as_ref());
                 host.configure(health, metrics, options.interval);
-                agent.set_status(&host);
-                manager.set_timeout(timeout);
+                agent.set_status(host);
+                host.set_timeout(timeout);
             } else {
                 agent.keeper.hurry(now);
             }
-            manager.reloaded();
+            host.reloaded();
             // What it has changed is told before the next wait.
             continue;
         }
-        if slept.passed() {
+        if slept.passed(&*outside) {
             info!("the host was suspended: heartbeat at once");
             agent.slept(now);
-        } else if signals.take_resumed() {
+        } else if outside.take_resumed() {
             agent.keeper.resumed(now);
         }
         match agent.step(now) {
@@ -108,9 +125,7 @@ pub fn run(
     host.stopping(&agent.standing);
     agent.stop();
     let now = agent.now();
-    agent.stopped(&mut host, now);
-    attention.sweep_all();
-    Ok(())
+    agent.stopped(host, now);
 }
 
 /// The servers, as a person lists them.
@@ -119,32 +134,23 @@ fn list(settings: &Settings) -> String {
     servers.join(", ")
 }
 
-/// Differs from agent to agent, without a source of randomness of our own.
-fn seed() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-/// Notices that the host slept: the boot clock goes on meanwhile, the
-/// monotonic clock does not.
+/// Notices that the host slept: the boot clock goes on meanwhile, the clock of
+/// the waits does not.
 struct Slept {
-    ahead: Duration,
+    boot: Duration,
+    waits: Instant,
 }
 
 impl Slept {
-    fn new() -> Slept {
-        Slept { ahead: Self::ahead() }
+    fn new(outside: &dyn Waiter) -> Slept {
+        Slept { boot: outside.boot_clock(), waits: outside.now() }
     }
 
-    fn passed(&mut self) -> bool {
-        let ahead = Self::ahead();
-        let slept = ahead.saturating_sub(self.ahead) > SUSPEND_NOTICED;
-        self.ahead = ahead;
-        slept
-    }
-
-    fn ahead() -> Duration {
-        use rustix::time::{ClockId, clock_gettime};
-        let at = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-        at(ClockId::Boottime).saturating_sub(at(ClockId::Monotonic))
+    fn passed(&mut self, outside: &dyn Waiter) -> bool {
+        let now = Slept::new(outside);
+        let awake = now.waits.saturating_duration_since(self.waits);
+        let passed = now.boot.saturating_sub(self.boot);
+        *self = now;
+        passed.saturating_sub(awake) > SUSPEND_NOTICED
     }
 }

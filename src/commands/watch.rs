@@ -357,7 +357,7 @@ impl Watcher {
 
     /// The registry's time, as far as it is known.
     fn now(&self) -> OffsetDateTime {
-        self.registry.clock().map_or_else(OffsetDateTime::now_utc, |clock| clock.now())
+        self.registry.time().unwrap_or_else(|| self.registry.wall_clock())
     }
 
     /// What `list --json` would print.

@@ -2,9 +2,9 @@
 //! `handshake`. Nothing in here waits.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::address::ServerAddress;
 use super::failure::Cause;
@@ -14,7 +14,7 @@ use super::lookup::Lookup;
 use super::race::{AttemptId, Stage};
 use super::stream::{Broken, Stream};
 use super::tls::{self, TlsSetup};
-use super::waiter::Interest;
+use super::waiter::{Interest, Waiter};
 use super::wire::Parser;
 use crate::error::plain;
 
@@ -56,6 +56,7 @@ pub(super) struct Context<'a> {
     pub(super) files: &'a Tls,
     /// Read when it is first needed: a system has many roots.
     pub(super) setup: Option<TlsSetup>,
+    pub(super) waiter: &'a dyn Waiter,
 }
 
 /// How an attempt stands.
@@ -85,11 +86,10 @@ impl Attempt {
     pub(super) fn connecting(
         id: AttemptId,
         server: usize,
-        address: SocketAddr,
+        socket: TcpStream,
         tls_first: bool,
-    ) -> io::Result<Attempt> {
-        let phase = Phase::Connecting(Stream::connect(address)?, tls_first);
-        Ok(Attempt { id, server, phase })
+    ) -> Attempt {
+        Attempt { id, server, phase: Phase::Connecting(Stream::new(socket), tls_first) }
     }
 
     /// What it waits for.
@@ -129,7 +129,7 @@ impl Attempt {
             Phase::Talking(talk) => talk,
         };
         if talk.advance(server, context)? {
-            return Ok(Progress::Ready(Box::new(talk.served())));
+            return Ok(Progress::Ready(Box::new(talk.served(context.waiter))));
         }
         let stage = talk.stage;
         waits(Phase::Talking(talk), stage)
@@ -165,10 +165,11 @@ impl Talk {
         self.stream.as_fd()
     }
 
-    fn served(self) -> Served {
+    fn served(self, waiter: &dyn Waiter) -> Served {
         let Talk { stream, parser, handshake, pinged, out, .. } = self;
         let mut info = handshake.into_info();
-        info.round_trip = elapsed(pinged);
+        let pinged = pinged.map(|pinged| waiter.now().saturating_duration_since(pinged));
+        info.round_trip = pinged.unwrap_or_default();
         Served { stream, parser, info, out }
     }
 
@@ -226,9 +227,7 @@ impl Talk {
         match step {
             Step::Wait | Step::Ready => {}
             Step::Send(bytes) => {
-                if self.pinged.is_none() {
-                    self.pinged = now();
-                }
+                self.pinged.get_or_insert_with(|| context.waiter.now());
                 self.stage = Stage::LoggingIn;
                 self.out.extend_from_slice(&bytes);
             }
@@ -264,18 +263,5 @@ impl Talk {
             Broken::Closed => Cause::Closed,
             Broken::Io(error) => Cause::Tcp(plain(&error)),
         }
-    }
-}
-
-// The round trip is measured here.
-#[allow(clippy::disallowed_methods)]
-fn now() -> Option<Instant> {
-    Some(Instant::now())
-}
-
-fn elapsed(since: Option<Instant>) -> Duration {
-    match (since, now()) {
-        (Some(since), Some(now)) => now.saturating_duration_since(since),
-        _ => Duration::ZERO,
     }
 }

@@ -6,9 +6,6 @@
 //! reachable the next SYN leaves within 1.2 s, and nothing waits for a server
 //! that hangs.
 
-// A door: it reads the clock.
-#![allow(clippy::disallowed_methods)]
-
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -110,6 +107,11 @@ impl Connector {
         self.servers().len()
     }
 
+    /// The clocks, the network, and the wait.
+    pub fn waiter(&self) -> &Rc<dyn Waiter> {
+        &self.waiter
+    }
+
     /// Waits until `until`; may end early.
     pub fn idle_until(&self, until: Instant) {
         self.waiter.wait(&mut [], Some(until));
@@ -120,7 +122,7 @@ impl Connector {
     /// within `limit` and as much again for each answer of the login. The
     /// servers of the list come first, then those that a cluster announced.
     pub fn open(&mut self, limit: Duration) -> Result<Session, ConnectError> {
-        let began = Instant::now();
+        let began = self.waiter.now();
         // Only a stop that comes from now on ends this: after an earlier one a
         // fresh session may be needed to deregister.
         let stopping = self.waiter.stop_requested();
@@ -134,7 +136,7 @@ impl Connector {
                 || self.tls_first.iter().any(|known| known.is_at(server)),
         });
         let race = Race::new(entrants.collect(), limit, !stopping);
-        let who = who(&self.settings.login, &login);
+        let who = who(&self.settings.login, &login, self.waiter.wall_clock());
         let context = Context {
             servers: &servers,
             wish: Wish {
@@ -147,6 +149,7 @@ impl Connector {
             },
             files: &self.settings.tls,
             setup: None,
+            waiter: &*self.waiter,
         };
         let run = Run {
             race,
@@ -156,7 +159,7 @@ impl Connector {
             began,
             wants_tls: self.settings.tls.ca.is_some() || self.settings.tls.client.is_some(),
         };
-        let won = run.until_won(&*self.waiter, stopping);
+        let won = run.until_won(stopping);
         let won = won.map_err(|error| in_order(error, &self.settings.servers))?;
         self.won(&servers, won)
     }
@@ -226,15 +229,16 @@ struct Won {
 }
 
 impl Run<'_> {
-    fn until_won(mut self, waiter: &dyn Waiter, stopping: bool) -> Result<Won, ConnectError> {
+    fn until_won(mut self, stopping: bool) -> Result<Won, ConnectError> {
+        let waiter = self.context.waiter;
         loop {
-            while let Some(action) = self.race.next(self.began.elapsed()) {
+            while let Some(action) = self.race.next(self.elapsed()) {
                 match action {
                     Action::Begin(begin) => self.begin(begin),
                     Action::GiveUp(id) => self.attempts.retain(|one| one.attempt.id != id),
                 }
             }
-            let now = self.began.elapsed();
+            let now = self.elapsed();
             if !stopping && waiter.stop_requested() {
                 return Err(ConnectError::Stopped);
             }
@@ -252,12 +256,18 @@ impl Run<'_> {
         }
     }
 
+    fn elapsed(&self) -> Duration {
+        self.context.waiter.now().saturating_duration_since(self.began)
+    }
+
     fn begin(&mut self, begin: Begin) {
         let Begin { id, server, address, tls_first } = begin;
         let ServerAddress { host, port, .. } = &self.context.servers[server];
         let attempt = match address {
-            Some(address) => Attempt::connecting(id, server, address, tls_first)
-                .map_err(|error| Cause::Tcp(plain(&error))),
+            Some(address) => match self.context.waiter.connect(address) {
+                Ok(socket) => Ok(Attempt::connecting(id, server, socket, tls_first)),
+                Err(error) => Err(Cause::Tcp(plain(&error))),
+            },
             None => match self.lookups.begin(host, *port) {
                 Ok(lookup) => Ok(Attempt::resolving(id, server, lookup)),
                 Err(why) => Err(Cause::Resolve(why)),
@@ -281,7 +291,7 @@ impl Run<'_> {
             let (id, server) = (attempt.id, attempt.server);
             self.context.wish.tls = self.wants_tls || self.context.servers[server].tls;
             let progress = attempt.advance(&mut self.context);
-            let now = self.began.elapsed();
+            let now = self.elapsed();
             match progress {
                 Ok(Progress::Waits(attempt, stage)) => {
                     self.race.reached(id, stage, now);
@@ -330,10 +340,10 @@ fn literal(server: &ServerAddress) -> Option<SocketAddr> {
 }
 
 /// Who logs in, in words, with what is known to be wrong with it.
-fn who(login: &Login, read: &ReadLogin) -> String {
+fn who(login: &Login, read: &ReadLogin, now: OffsetDateTime) -> String {
     match read.expires() {
         // The server's clock may be a little ahead of ours.
-        Some(at) if at < OffsetDateTime::now_utc() + Duration::from_secs(2) => {
+        Some(at) if at < now + Duration::from_secs(2) => {
             format!("{login}, whose user JWT expired at {}", format_time_to_second(at))
         }
         _ => login.to_string(),

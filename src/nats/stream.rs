@@ -1,7 +1,7 @@
 //! One socket, with or without TLS on it. Nothing in here waits.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,9 +47,9 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Begins to connect.
-    pub(super) fn connect(address: SocketAddr) -> io::Result<Stream> {
-        Ok(Stream { socket: tcp::connect(address)?, tls: None })
+    /// What comes about on a socket that begins to connect.
+    pub(super) fn new(socket: TcpStream) -> Stream {
+        Stream { socket, tls: None }
     }
 
     /// Whether the connection has come about.

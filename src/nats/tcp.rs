@@ -26,9 +26,9 @@ pub fn is_connected(socket: &TcpStream) -> io::Result<bool> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
-    match socket.peer_addr() {
+    match rustix::net::getpeername(socket) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
+        Err(Errno::NOTCONN) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

@@ -2,12 +2,8 @@
 //! once, what is not answered is asked again, and of a cluster one member after
 //! the other.
 
-// A door: it reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 use std::time::{Duration, Instant};
 
-use super::clock::boot_clock;
 use super::failure::RegistryError;
 use super::{Registry, no_session};
 use crate::jetstream::replies::{self, ApiError};
@@ -55,7 +51,7 @@ impl Registry {
         is_enough: impl Fn(&[Question]) -> bool,
     ) -> [Result<Answer, RegistryError>; N] {
         let questions = questions.map(|(doing, request)| (doing, Ask::Same(request)));
-        let deadline = Instant::now() + self.timeout();
+        let deadline = self.now() + self.timeout();
         self.ask_by(&questions, is_enough, deadline)
     }
 
@@ -66,7 +62,7 @@ impl Registry {
         &mut self,
         questions: &[(&'static str, Ask); N],
     ) -> [Result<Answer, RegistryError>; N] {
-        self.ask_anywhere_until(questions, Instant::now() + self.timeout())
+        self.ask_anywhere_until(questions, self.now() + self.timeout())
     }
 
     /// As `ask_anywhere`, until then.
@@ -80,10 +76,10 @@ impl Registry {
         let mut members = self.connector.choices();
         loop {
             let is_last = self.connector.choices() < 2;
-            let until = if is_last { deadline } else { deadline.min(Instant::now() + patience) };
+            let until = if is_last { deadline } else { deadline.min(self.now() + patience) };
             let all = |open: &[Question]| open.iter().all(Question::is_answered);
             let answers = self.ask_by(questions, all, until);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(self.now());
             let doubts = answers.iter().filter_map(doubt_about_member);
             let Some(doubt) = doubts.max() else { return answers };
             let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
@@ -107,7 +103,7 @@ impl Registry {
         is_enough: impl Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> [Result<Answer, RegistryError>; N] {
-        let began = Instant::now();
+        let began = self.now();
         let mut open = questions.each_ref().map(|(doing, ask)| Question {
             doing,
             ask,
@@ -115,7 +111,7 @@ impl Registry {
             answer: None,
         });
         let failed = self.exchange(&mut open, &is_enough, deadline).err();
-        self.answer_time = began.elapsed();
+        self.answer_time = self.now().saturating_duration_since(began);
         open.map(|question| {
             let none = || Err(failed.clone().unwrap_or(RequestError::TimedOut));
             let answer = question.answer.unwrap_or_else(none);
@@ -131,8 +127,9 @@ impl Registry {
         is_enough: &dyn Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> Result<(), RequestError> {
-        let Registry { session, turns, .. } = self;
+        let Registry { session, turns, connector, .. } = self;
         let session = session.as_mut().ok_or_else(no_session)?;
+        let waiter = connector.waiter();
         let stopping = session.stop_requested();
         let otherwise = open.iter().any(|question| matches!(question.ask, Ask::Otherwise(_)));
         let pause = if otherwise { ASK_OTHERWISE } else { ASK_AGAIN };
@@ -144,10 +141,10 @@ impl Registry {
                 question.send(session, round, turns);
             }
             round += 1;
-            let until = deadline.min(Instant::now() + pause);
+            let until = deadline.min(waiter.now() + pause);
             while !is_enough(open) {
                 match session.receive(until) {
-                    Ok(arrival) => take_answer(open, arrival),
+                    Ok(arrival) => take_answer(open, arrival, waiter.boot_clock()),
                     Err(RequestError::TimedOut)
                         if until < deadline && session.stop_requested() == stopping =>
                     {
@@ -155,11 +152,11 @@ impl Registry {
                     }
                     Err(error) => return Err(error),
                 }
-                if Instant::now() >= until {
+                if waiter.now() >= until {
                     break;
                 }
             }
-            if Instant::now() >= deadline {
+            if waiter.now() >= deadline {
                 return Err(RequestError::TimedOut);
             }
         }
@@ -252,7 +249,7 @@ impl Question<'_> {
 }
 
 /// Gives an arrival to the question that it answers, if there is one.
-fn take_answer(open: &mut [Question], arrival: Arrival) {
+fn take_answer(open: &mut [Question], arrival: Arrival, arrived: Duration) {
     let (token, answer) = match arrival {
         Arrival::Message(Some(token), message) => (token, answered(message)),
         Arrival::Message(None, _) => return,
@@ -261,7 +258,6 @@ fn take_answer(open: &mut [Question], arrival: Arrival) {
     for question in open {
         let asked = question.tokens.iter().find(|(asked, _)| *asked == token);
         let Some(&(_, turn)) = asked else { continue };
-        let arrived = boot_clock();
         let answer = answer.map(|message| Answer { message, arrived, turn });
         question.answer.get_or_insert(answer);
         return;

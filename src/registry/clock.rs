@@ -1,5 +1,5 @@
-//! The registry's clock: the server's, carried forward on this host. Reads the
-//! boot clock.
+//! The registry's clock: the server's, carried forward on this host. *Pure*: the
+//! boot clock is an argument.
 
 use std::time::Duration;
 
@@ -29,36 +29,30 @@ impl RegistryClock {
         RegistryClock { ts, seen, slack }
     }
 
-    /// How long ago the server told it.
-    pub fn age(&self) -> Duration {
-        boot_clock().saturating_sub(self.seen)
+    /// How long ago the server told it, where the boot clock stands at `boot`.
+    fn age(&self, boot: Duration) -> Duration {
+        boot.saturating_sub(self.seen)
     }
 
     /// The better one of this clock and what was told after it. A newer answer
     /// that says the same, and took much longer, tells less.
-    pub fn or_newer(self, newer: RegistryClock) -> RegistryClock {
-        let agrees = newer.off_by(self.now()) == time::Duration::ZERO;
+    pub fn or_newer(self, newer: RegistryClock, boot: Duration) -> RegistryClock {
+        let agrees = newer.off_by(self.time(boot), boot) == time::Duration::ZERO;
         let is_vaguer = newer.slack > self.slack + VAGUER;
-        if agrees && is_vaguer && self.age() < KEPT { self } else { newer }
+        if agrees && is_vaguer && self.age(boot) < KEPT { self } else { newer }
     }
 
     /// How far a clock is off this one: nothing where the time that the answer
     /// took explains the difference.
-    pub fn off_by(&self, clock: OffsetDateTime) -> time::Duration {
-        let earliest = self.now();
+    pub fn off_by(&self, clock: OffsetDateTime, boot: Duration) -> time::Duration {
+        let earliest = self.time(boot);
         let latest = earliest + self.slack;
         if clock < earliest { clock - earliest } else { (clock - latest).max(time::Duration::ZERO) }
     }
 
-    /// The registry's time now.
-    pub fn now(&self) -> OffsetDateTime {
-        let passed = time::Duration::try_from(self.age()).unwrap_or(time::Duration::MAX);
+    /// The registry's time where the boot clock stands at `boot`.
+    pub fn time(&self, boot: Duration) -> OffsetDateTime {
+        let passed = time::Duration::try_from(self.age(boot)).unwrap_or(time::Duration::MAX);
         self.ts.saturating_add(passed)
     }
-}
-
-/// Time since the host started, its sleep included.
-pub fn boot_clock() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }

@@ -6,17 +6,14 @@
 //! wait after it, and what it tells is kept for whoever asks. So it neither
 //! stands before a heartbeat nor makes one fail.
 
-// A door: it reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::debug;
 use time::OffsetDateTime;
 
 use super::Registry;
-use super::clock::{RegistryClock, boot_clock};
+use super::clock::RegistryClock;
 use super::failure::{DEREGISTERING, RegistryError, TooLarge, WRITING};
 use crate::instance::entry::Entry;
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
@@ -139,9 +136,9 @@ impl Registry {
         asides: &[Aside],
     ) -> Result<u64, RegistryError> {
         const DOING: &str = WRITING;
-        let deadline = Instant::now() + limit.min(self.timeout());
+        let deadline = self.now() + limit.min(self.timeout());
         let key = put.key.to_owned();
-        let sent = boot_clock();
+        let sent = self.boot_clock();
         for aside in asides.iter().filter(|aside| **aside == Aside::Entry) {
             self.ask_aside(*aside, &key, sent);
         }
@@ -163,22 +160,28 @@ impl Registry {
                 other => self.take_aside(other),
             }
             // What nobody asked for must not keep us from looking.
-            if Instant::now() >= deadline {
+            if self.now() >= deadline {
                 return Err(failed(RequestError::TimedOut));
             }
         };
         let revision = replies::acknowledged(reply.data())
             .map_err(|error| named(RegistryError::Reply(DOING, error)))?;
-        self.acknowledged(Acknowledged { revision, sent, at: boot_clock() });
+        self.acknowledged(Acknowledged { revision, sent, at: self.boot_clock() });
         Ok(revision)
     }
 
     fn acknowledged(&mut self, put: Acknowledged) {
+        // Revisions only grow: one that is not above the others is of a bucket that
+        // was made anew or restored, and theirs will be used again.
+        self.asides.puts.retain(|known| known.revision < put.revision);
         if self.asides.puts.len() == PUTS_KNOWN {
             self.asides.puts.pop_front();
         }
         self.asides.puts.push_back(put);
-        if let Some((revision, stored)) = self.asides.unmatched.take_if(|it| it.0 == put.revision) {
+        // Anything else that was read is somebody else's, and stays that.
+        if let Some((revision, stored)) = self.asides.unmatched.take()
+            && revision == put.revision
+        {
             self.set_clock_by(revision, stored);
         }
     }
@@ -319,7 +322,7 @@ impl Registry {
         };
         match info {
             Ok(info) => {
-                let now = boot_clock();
+                let now = self.boot_clock();
                 if let Some(ts) = info.ts {
                     self.tell_clock(RegistryClock::told(ts, now, now.saturating_sub(asked.sent)));
                     self.asides.told.push(Told::Time);

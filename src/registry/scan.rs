@@ -150,8 +150,8 @@ impl Scan {
             reads,
             history: info.history(),
             pulls,
-            deadline: Instant::now() + registry.timeout(),
-            heard: Instant::now(),
+            deadline: registry.now() + registry.timeout(),
+            heard: registry.now(),
             replaced: false,
             restarts: 0,
             resumed_at: 0,
@@ -206,7 +206,7 @@ impl Scan {
             return Ok(false);
         }
         self.looks += 1;
-        registry.idle_until(Instant::now() + LAG_PAUSE);
+        registry.idle_until(registry.now() + LAG_PAUSE);
         self.restart(registry)?;
         Ok(true)
     }
@@ -215,7 +215,7 @@ impl Scan {
         self.pull(registry)?;
         let arrival = registry.receive(SCANNING, self.silent_at(registry))?;
         let entry = self.take(registry, arrival)?;
-        if entry.is_none() && Instant::now() >= self.deadline {
+        if entry.is_none() && registry.now() >= self.deadline {
             return Err(RegistryError::Request(SCANNING, RequestError::TimedOut));
         }
         Ok(entry)
@@ -246,7 +246,7 @@ impl Scan {
 
     /// Whether the consumer is silent and another one may not be.
     pub fn may_replace_consumer(&self, registry: &Registry) -> bool {
-        let now = Instant::now();
+        let now = registry.now();
         self.pulls.are_under_way() && now >= self.silent_at(registry) && now < self.deadline
     }
 
@@ -257,7 +257,7 @@ impl Scan {
         match registry.send(SCANNING, &request) {
             Ok(token) => {
                 if !self.pulls.are_under_way() {
-                    self.heard = Instant::now();
+                    self.heard = registry.now();
                     if !self.replaced {
                         self.deadline = self.heard + registry.timeout();
                     }
@@ -310,7 +310,7 @@ impl Scan {
             return Ok(None);
         };
         let is_new = self.pulls.delivered(&delivery).map_err(contradicted)?;
-        self.heard = Instant::now();
+        self.heard = registry.now();
         self.deadline = self.heard + registry.timeout();
         self.replaced = false;
         self.gone_since = None;
@@ -343,11 +343,11 @@ impl Scan {
             }
             RegistryError::Request(SCANNING, RequestError::NoResponders) => {
                 debug!("the consumer is gone after revision {}", self.pulls.last());
-                let now = Instant::now();
+                let now = registry.now();
                 if now >= *self.gone_since.get_or_insert(now) + registry.timeout() {
                     return Err(error);
                 }
-                registry.idle_until(Instant::now() + CONSUMER_PAUSE);
+                registry.idle_until(registry.now() + CONSUMER_PAUSE);
                 self.restart(registry)
             }
             RegistryError::Request(SCANNING, RequestError::TimedOut)
@@ -370,7 +370,7 @@ impl Scan {
 
     /// Goes on with a fresh consumer.
     pub fn restart(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
-        self.restart_by(registry, Instant::now() + registry.timeout())
+        self.restart_by(registry, registry.now() + registry.timeout())
     }
 
     fn restart_by(
@@ -394,7 +394,7 @@ impl Scan {
         let pending = made(registry, &answer)?;
         self.consumer = numbered(&name, answer.turn);
         self.pulls.restart(pending);
-        self.heard = Instant::now();
+        self.heard = registry.now();
         self.deadline = deadline;
         Ok(())
     }

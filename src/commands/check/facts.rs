@@ -201,7 +201,7 @@ pub(super) fn collect(
             .map_err(|error| gap(RegistryError::Reply(ACCOUNT, error)))
     });
     facts.stream = registry.take_info(LOOKING, stream).map_err(gap);
-    let clock = registry.clock().map(|clock| clock.now());
+    let clock = registry.time();
     facts.clock = clock.map(|clock| OffsetDateTime::now_utc() - clock);
 
     if let Ok(Some(info)) = &facts.stream {
@@ -245,7 +245,7 @@ fn census(
     loop {
         match scan.next(registry) {
             Ok(Some(entry)) => {
-                let now = clock.now();
+                let now = clock.time(registry.boot_clock());
                 census.count(&entry, now);
                 if let Some(roll) = roll {
                     census.call(&entry, now, roll);

@@ -2,9 +2,6 @@
 //! the last attempt. What follows from what happens is decided by `keeper`;
 //! here it is done: a heartbeat, a registration, a move to another server.
 
-// It reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 mod bucket;
 mod ending;
 mod outage;
@@ -12,7 +9,7 @@ mod own_entry;
 mod reload;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde_json::Value;
@@ -32,7 +29,6 @@ use crate::nats::address::shown_name;
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
-use crate::registry::clock::boot_clock;
 use crate::registry::failure::RegistryError;
 use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
@@ -81,6 +77,7 @@ impl Agent {
             standing: Standing::new(name, servers),
             keeper: Keeper::new(options.ttl, options.interval, seed),
             options,
+            started: registry.boot_clock(),
             registry,
             healthy: None,
             draining: None,
@@ -89,13 +86,12 @@ impl Agent {
             outage: None,
             defeats: Vec::new(),
             seen: None,
-            started: boot_clock(),
         }
     }
 
     /// Time since the start, the host's sleep included.
     pub(super) fn now(&self) -> Duration {
-        boot_clock().saturating_sub(self.started)
+        self.registry.boot_clock().saturating_sub(self.started)
     }
 
     /// `orders-api/host-1`, as the log names it.
@@ -192,7 +188,7 @@ impl Agent {
 
     /// Waits for `time`, and attends to the session meanwhile. May end early.
     pub(super) fn idle(&mut self, time: Duration) {
-        self.registry.idle_until(Instant::now() + time);
+        self.registry.idle_until(self.registry.now() + time);
     }
 
     /// One heartbeat over `revision`.
@@ -203,10 +199,21 @@ impl Agent {
                 let news = self.keeper.beaten(began, self.now());
                 self.say(news);
             }
+            // The stop ends everything in good order, on this session.
+            Err(RegistryError::Connect(ConnectError::Stopped)) => {}
             Err(error) => {
                 self.standing.failed();
                 self.give_up(error);
             }
+        }
+    }
+
+    /// After a stop nothing more is begun: what was under way had its time, and
+    /// the rest is for the end.
+    pub(super) fn unless_stopped(&self) -> Result<(), RegistryError> {
+        match self.registry.stop_requested() {
+            true => Err(RegistryError::Connect(ConnectError::Stopped)),
+            false => Ok(()),
         }
     }
 
@@ -284,6 +291,7 @@ impl Agent {
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
+        self.unless_stopped()?;
         let info = match info.and_then(|found| self.registry.fit(found)) {
             Ok(info) => Some(info),
             Err(RegistryError::Unfit(Unfit::NoBucket(_))) => Some(self.create_bucket()?),
@@ -351,10 +359,9 @@ impl Agent {
     /// Whether the last heartbeat carries a time by which readers hide it: one
     /// of the clocks was set.
     fn compare_clocks(&mut self, now: Duration) {
-        let (Some(clock), Some((stamp, at))) = (self.registry.clock(), self.stamped) else {
-            return;
-        };
-        let off = clock.off_by(stamp + boot_clock().saturating_sub(at));
+        let Some((stamp, at)) = self.stamped else { return };
+        let carried = stamp + self.registry.boot_clock().saturating_sub(at);
+        let Some(off) = self.registry.off_by(carried) else { return };
         if self.keeper.clock_told(now, off) {
             info!(
                 "{}: the registry's clock was set: the last heartbeat was {} off it; \
@@ -399,21 +406,20 @@ impl Agent {
             Some(outage) if !is_first => info!(
                 "restored {} at {at} after {}, revision {revision}",
                 self.name(),
-                words(outage.since.elapsed())
+                words(self.registry.now().saturating_duration_since(outage.since))
             ),
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }
             _ => self.say_first(session, &at, revision),
         }
-        if let Some(clock) = self.registry.clock() {
-            let off = clock.off_by(OffsetDateTime::now_utc());
-            if off.unsigned_abs() > CLOCK_TRUST {
-                warn!(
-                    "this host's clock is {} off the registry's: heartbeats carry registry time",
-                    signed_words(off)
-                );
-            }
+        if let Some(off) = self.registry.off_by(self.registry.wall_clock())
+            && off.unsigned_abs() > CLOCK_TRUST
+        {
+            warn!(
+                "this host's clock is {} off the registry's: heartbeats carry registry time",
+                signed_words(off)
+            );
         }
     }
 

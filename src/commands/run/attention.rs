@@ -119,4 +119,12 @@ impl Waiter for Attention {
     fn stop_requested(&self) -> bool {
         self.signals.stopped()
     }
+
+    fn take_reload(&self) -> bool {
+        self.signals.take_hangup()
+    }
+
+    fn take_resumed(&self) -> bool {
+        self.signals.take_resumed()
+    }
 }

@@ -111,6 +111,9 @@ pub(super) struct Keeper {
     /// When the bucket was looked at, or asked for, last.
     looked: Duration,
     beats: u64,
+    /// The heartbeat that asks the bucket for the time, where nothing else tells
+    /// it.
+    time_asked_at: u64,
 }
 
 impl Keeper {
@@ -130,6 +133,7 @@ impl Keeper {
             duplicate: None,
             looked: Duration::ZERO,
             beats: 0,
+            time_asked_at: 1,
         }
     }
 
@@ -200,9 +204,10 @@ impl Keeper {
         let aged = now.saturating_sub(self.looked) > kept;
         // Where only the bucket tells the time, every second heartbeat asks for
         // it: no step of a clock may hide us for longer.
-        let look = aged || (!tells_time && self.beats % 2 == 1);
+        let look = aged || (!tells_time && self.beats >= self.time_asked_at);
         if look {
             self.looked = now;
+            self.time_asked_at = self.beats + 2;
         }
         match (tells_time, look) {
             (true, true) => &[Aside::Time, Aside::Bucket],

@@ -132,6 +132,21 @@ impl Host {
         wake.saturating_sub(now).max(Duration::from_millis(1))
     }
 
+    /// Each exchange with NATS is bounded by `timeout` from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.attention.manager.set_timeout(timeout);
+    }
+
+    /// A reload begins.
+    pub fn reloading(&self) {
+        self.attention.manager.reloading();
+    }
+
+    /// It has ended, well or not.
+    pub fn reloaded(&self) {
+        self.attention.manager.reloaded();
+    }
+
     /// The agent is about to take its entry out.
     pub fn stopping(&mut self, standing: &Standing) {
         self.attention.manager.stopping(&standing.stopping_line());

@@ -39,7 +39,10 @@ impl Agent {
     pub(super) fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
         let made = match self.create_again() {
             Some(made) => made,
-            None => self.create_new(),
+            None => {
+                self.unless_stopped()?;
+                self.create_new()
+            }
         };
         match made {
             // Another was quicker, with other settings.

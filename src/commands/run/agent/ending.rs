@@ -1,10 +1,5 @@
 //! The end of an agent: its entry is taken out, if that can be done in time.
 
-// It reads the clock.
-#![allow(clippy::disallowed_methods)]
-
-use std::time::Instant;
-
 use log::{debug, info, warn};
 
 use super::super::keeper::{CONFLICT_ROUNDS, Ending};
@@ -32,12 +27,15 @@ impl Agent {
             }
             Ending::TakeOut(known) => known,
         };
-        let began = Instant::now();
+        let began = self.registry.now();
         // The exchange that the stop interrupted had the first half of the time
         // limit.
         self.registry.end_within(self.registry.timeout() / 2);
         match self.deregister(known) {
-            Ok(true) => info!("deregistered {} in {}", self.name(), words(began.elapsed())),
+            Ok(true) => {
+                let took = self.registry.now().saturating_duration_since(began);
+                info!("deregistered {} in {}", self.name(), words(took));
+            }
             Ok(false) if !self.keeper.was_registered() => {
                 info!("stopped {} before it was registered", self.name());
             }

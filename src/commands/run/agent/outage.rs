@@ -1,13 +1,9 @@
 //! The registry is out of reach, or refuses: each cause is said once.
 
-// It reads the clock.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::HashSet;
 use std::time::Instant;
 
 use log::{debug, warn};
-use time::OffsetDateTime;
 
 use super::Agent;
 use crate::cli::call::Call;
@@ -29,14 +25,15 @@ pub(super) struct Outage {
 impl Agent {
     /// Says each cause of an outage once.
     pub(super) fn lost(&mut self, error: RegistryError) {
-        self.standing.lost(&error.why(), OffsetDateTime::now_utc());
+        self.standing.lost(&error.why(), self.registry.wall_clock());
+        let now = self.registry.now();
         let note = self.options.unconnected.clone();
         let failure = Failure::from(error).with_note(NO_CONNECTION, note);
         let cause = failure.chain();
         let name = self.name();
         let (first, outage) = match &mut self.outage {
             Some(outage) => (false, outage),
-            none => (true, none.insert(Outage { since: Instant::now(), said: HashSet::new() })),
+            none => (true, none.insert(Outage { since: now, said: HashSet::new() })),
         };
         if outage.said.len() >= CAUSES_SAID || !outage.said.insert(without_numbers(&cause)) {
             debug!("{name}: {cause}");

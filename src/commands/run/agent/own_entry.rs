@@ -5,9 +5,6 @@
 //! something else stands there is decided by `keeper`: nothing, our own earlier
 //! attempt, or a duplicate agent, with which this one takes turns.
 
-// It reads the clocks.
-#![allow(clippy::disallowed_methods)]
-
 use log::debug;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -20,7 +17,6 @@ use crate::instance::staleness::Ttl;
 use crate::jetstream::replies::{self, ApiError, ReplyError};
 use crate::jetstream::requests::Put;
 use crate::nats::RequestError;
-use crate::registry::clock::boot_clock;
 use crate::registry::failure::RegistryError;
 use crate::registry::{Aside, EntryResult};
 use crate::text::printable::printable;
@@ -64,6 +60,7 @@ impl Agent {
         let mut round = 0;
         loop {
             round += 1;
+            self.unless_stopped()?;
             let error = match self.put(expected, rollup, asks) {
                 Ok(revision) => return Ok(revision),
                 Err(error) => error,
@@ -99,7 +96,7 @@ impl Agent {
         self.update_record();
         let stamp = self.stamp();
         self.record.last_heartbeat = stamp;
-        self.stamped = Some((stamp, boot_clock()));
+        self.stamped = Some((stamp, self.registry.boot_clock()));
         let sent = self.now();
         let limit = self.keeper.put_limit(sent, self.registry.timeout());
         let is_clustered = self.registry.server().is_some_and(|server| server.cluster.is_some());
@@ -122,10 +119,10 @@ impl Agent {
         let revision = self.registry.put_within(put, limit, asides)?;
         let now = self.now();
         self.keeper.acknowledged(sent, now, revision);
-        let utc = OffsetDateTime::now_utc();
+        let utc = self.registry.wall_clock();
         self.standing.acknowledged(revision, utc, now, now.saturating_sub(sent));
-        if let Some(clock) = self.registry.clock() {
-            self.standing.set_clock_offset(clock.off_by(utc).as_seconds_f64());
+        if let Some(off) = self.registry.off_by(utc) {
+            self.standing.set_clock_offset(off.as_seconds_f64());
         }
         Ok(revision)
     }
@@ -177,9 +174,10 @@ impl Agent {
     /// Our own time, or the registry's where ours is off; as exact as it is
     /// written.
     fn stamp(&self) -> OffsetDateTime {
-        let own = OffsetDateTime::now_utc();
-        let time = match self.registry.clock() {
-            Some(clock) if clock.off_by(own).unsigned_abs() > CLOCK_TRUST => clock.now(),
+        let own = self.registry.wall_clock();
+        let is_off = |off: time::Duration| off.unsigned_abs() > CLOCK_TRUST;
+        let time = match self.registry.time() {
+            Some(time) if self.registry.off_by(own).is_some_and(is_off) => time,
             _ => own,
         };
         time.replace_microsecond(time.microsecond()).unwrap_or(time)

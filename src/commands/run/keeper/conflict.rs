@@ -154,6 +154,10 @@ impl Keeper {
     /// Somebody else wrote our entry since our last heartbeat.
     fn met(&mut self, now: Duration, who: String, ttl: Duration) -> Option<News> {
         let is_new = self.duplicate() != Some(who.as_str());
+        if self.duplicate.is_none() {
+            // The last question for the time was answered with the other's.
+            self.time_asked_at = self.beats;
+        }
         self.duplicate = Some(Duplicate::met(who.clone(), now, ttl));
         is_new.then_some(News::Duplicate(who))
     }

@@ -1,0 +1,12 @@
+//! A nats-server as bytes: what it hears, what it answers, and the rules of
+//! JetStream that matter to a registry. Time is an argument, and so is how late
+//! an entry expires.
+//!
+//! Its rules are those of docs/nats.md; it has not been compared with real servers.
+
+pub mod api;
+pub mod bucket;
+pub mod session;
+
+pub use api::{Answer, Jetstream};
+pub use session::{Publish, Session};
