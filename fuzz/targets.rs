@@ -289,13 +289,32 @@ pub(crate) fn wire(data: &[u8]) {
 
     let mut request = Request::new(String::from_utf8_lossy(rest), rest);
     request.headers = vec![("Nats-TTL", String::from_utf8_lossy(data).into_owned())];
-    if request.fault().is_some() {
+    // The subject is all of it here; a server's line has an end.
+    if request.fault().is_some() || data.len() > 16 << 10 {
         return;
     }
     let mut out = Vec::new();
     publish(&mut out, &request, "_INBOX.a.1");
-    let sent = String::from_utf8_lossy(&out).replacen("HPUB ", "HMSG ", 1);
-    assert_eq!(sent.matches("\r\nHPUB").count(), 0, "one frame");
+    // As a server would deliver it: with the number of a subscription.
+    let line = out.windows(2).position(|two| two == b"\r\n").expect("it has a first line");
+    let words = String::from_utf8_lossy(&out[..line]).into_owned();
+    let words: Vec<&str> = words.split(' ').collect();
+    let ["HPUB", subject, reply, header, size] = words[..] else { panic!("{words:?}") };
+    let mut frame = format!("HMSG {subject} 1 {reply} {header} {size}").into_bytes();
+    frame.extend_from_slice(&out[line..]);
+    let mut parser = Parser::default();
+    parser.set_max_payload(1 << 20);
+    parser.buffer().extend_from_slice(&frame);
+    match parser.parse() {
+        Ok(Some(Operation::Message(message))) => {
+            assert_eq!(message.subject_text(), subject);
+            let ttl = message.headers().first("Nats-TTL").unwrap_or_default();
+            assert_eq!(String::from_utf8_lossy(ttl).trim(), String::from_utf8_lossy(data).trim());
+            assert_eq!(message.into_data(), rest);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(parser.parse(), Ok(None)) && parser.rest().is_empty(), "one frame");
 }
 
 /// A server's words during a login, in pieces of any size.
