@@ -109,7 +109,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
                 if io::stdout().is_terminal() { None } else { Some(&mut stderr) };
             commands::list::run(&options, settings, bucket, &mut out, footer)?;
         }
-        Verb::Watch(options) => commands::watch::run(options, settings, bucket)?,
+        Verb::Watch(options) => commands::watch::run(options, settings, bucket, unconnected)?,
         Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
         Verb::Check(options) => {
             let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;

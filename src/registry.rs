@@ -11,6 +11,7 @@ pub mod failure;
 pub mod follow;
 pub mod listing;
 pub mod making;
+pub mod outage;
 mod own_key;
 pub mod picture;
 pub mod scan;

@@ -158,20 +158,21 @@ impl<'a> Source<'a> {
 
     /// A switch: given, or its variable says yes.
     pub(super) fn switch(&self, given: bool, variable: &'static str) -> Result<bool, Failure> {
-        let value = self.variable(variable)?;
         let name = variable.trim_start_matches("AEGIS_").to_lowercase().replace('_', "-");
         let name = format!("--{name}");
-        match value {
-            _ if given => self.origins.borrow_mut().insert(name.clone(), name).map_or((), drop),
-            ref value => self.note(&name, value.as_ref()),
+        let value = self.variable(variable)?;
+        if given {
+            self.origins.borrow_mut().insert(name.clone(), name);
+            return Ok(true);
         }
+        self.note(&name, value.as_ref());
         match value {
-            Some(value) if !given => value.read(|text| match text.to_lowercase().as_str() {
+            Some(value) => value.read(|text| match text.to_lowercase().as_str() {
                 "true" | "yes" | "1" => Ok(true),
                 "false" | "no" | "0" => Ok(false),
                 _ => Err("must be true, yes or 1, or else false, no or 0"),
             }),
-            _ => Ok(given),
+            None => Ok(false),
         }
     }
 

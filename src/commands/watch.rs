@@ -14,7 +14,6 @@ mod lines;
 mod output;
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -26,15 +25,18 @@ use self::attention::Attention;
 use self::hook::Hook;
 use self::lines::Lines;
 use self::output::Output;
+use crate::cli::call::Call;
 use crate::cli::options::WatchOptions;
 use crate::error::{Failure, Kind, written};
 use crate::instance::staleness;
 use crate::jetstream::bucket::Bucket;
+use crate::nats::failure::NO_CONNECTION;
 use crate::nats::{ConnectError, Connector, RequestError, Settings, Waiter};
 use crate::registry::Registry;
 use crate::registry::failure::RegistryError;
 use crate::registry::follow::{FOLLOWING, Follower, Heard};
 use crate::registry::listing::{Document, Listed};
+use crate::registry::outage::Outage;
 use crate::registry::picture::{Change, Picture};
 use crate::system::signals::Signals;
 use crate::text::duration::words;
@@ -58,11 +60,15 @@ const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(600);
 const RETURN_GRACE: Duration = Duration::from_millis(1_500);
 /// Between two attempts to get the registry back.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Causes of one outage that are logged; more go to the debug log.
-const CAUSES_SAID: usize = 8;
 
-/// Runs until a signal comes or nobody reads any more.
-pub fn run(options: WatchOptions, settings: Settings, bucket: Bucket) -> Result<(), Failure> {
+/// Runs until a signal comes or nobody reads any more. `unconnected` is what may
+/// be the reason where no connection comes about.
+pub fn run(
+    options: WatchOptions,
+    settings: Settings,
+    bucket: Bucket,
+    unconnected: Option<String>,
+) -> Result<(), Failure> {
     settings.check_files()?;
     let hook = options.exec.map(|command| Hook::new(command, options.settle));
     let attention = Rc::new(Attention {
@@ -86,6 +92,7 @@ pub fn run(options: WatchOptions, settings: Settings, bucket: Bucket) -> Result<
         followers: 0,
         has_begun: false,
         outage: None,
+        unconnected,
         reread_pause: FIRST_REREAD_PAUSE,
         reread_not_before: Instant::now(),
     };
@@ -113,12 +120,6 @@ impl Teller {
     }
 }
 
-/// The registry is out of reach, or refuses.
-struct Outage {
-    since: Instant,
-    said: HashSet<String>,
-}
-
 /// Why a follower has come to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -137,6 +138,8 @@ struct Watcher {
     /// The last attempt to follow the bucket came as far as a consumer.
     has_begun: bool,
     outage: Option<Outage>,
+    /// What may be the reason where no connection comes about.
+    unconnected: Option<String>,
     reread_pause: Duration,
     reread_not_before: Instant,
 }
@@ -317,19 +320,17 @@ impl Watcher {
     }
 
     fn warn(&mut self, error: RegistryError) {
-        let failure = Failure::from(error);
+        let failure = Failure::from(error).with_note(NO_CONNECTION, self.unconnected.clone());
         let cause = failure.chain();
         let is_first = self.outage.is_none();
-        let outage = self
-            .outage
-            .get_or_insert_with(|| Outage { since: Instant::now(), said: HashSet::new() });
-        // Sequences and the like change each time.
-        let known = cause.chars().filter(|c| !c.is_ascii_digit()).collect();
-        if outage.said.len() >= CAUSES_SAID || !outage.said.insert(known) {
+        let outage = self.outage.get_or_insert_with(|| Outage::new(Instant::now()));
+        if !outage.is_news(&cause) {
             debug!("{cause}");
             return;
         }
-        let hint = failure.hint().map_or(String::new(), |hint| format!("; hint: {hint}"));
+        let call = Call::of(self.registry.settings(), self.registry.bucket());
+        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
+        let hint = hint.unwrap_or_default();
         match is_first {
             true => warn!("nothing is known of the registry: {cause}; trying again{hint}"),
             false => warn!("still without registry: {cause}{hint}"),

@@ -258,7 +258,7 @@ fn spawn(command: &[String]) -> Result<Child, String> {
 
 /// Whether a child has ended. It stays a zombie, so that no other process gets
 /// the number of its group.
-fn has_ended(child: &Child) -> bool {
+pub fn has_ended(child: &Child) -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     !matches!(waitid(WaitId::Pid(Pid::from_child(child)), look), Ok(None))
 }

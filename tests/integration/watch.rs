@@ -342,6 +342,9 @@ fn it_waits_for_server_and_bucket_and_says_so_once() {
         log if log.contains(wanted) => Ok(()),
         log => Err(log),
     });
+    // The command that is named goes to this server.
+    let hint = format!("hint: aegis-agent -s {} init", server.url());
+    assert!(watcher.log().contains(&hint), "{}", watcher.log());
     Registry::at(&server.url()).create(&json!({}));
     watcher.wait_for("synced", secs(4));
     assert_eq!(watcher.words(), ["lost", "synced"]);

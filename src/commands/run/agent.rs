@@ -30,10 +30,10 @@ use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
+use crate::registry::outage::Outage;
 use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
 
-use outage::Outage;
 use own_entry::Own;
 
 pub(super) struct Agent {
@@ -165,9 +165,8 @@ impl Agent {
             (Some(_), None) => info!("{name} is draining no more"),
             _ => {}
         }
-        if self.options.drain_file.is_some() {
-            self.standing.set_draining(found.clone());
-        }
+        let is_asked = self.options.drain_file.is_some();
+        self.standing.set_draining(is_asked.then(|| found.clone()));
         self.draining = found;
     }
 

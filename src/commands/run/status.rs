@@ -148,9 +148,10 @@ impl Standing {
         self.health = healthy;
     }
 
-    /// Why it drains; `None` while it does not, and a file says which.
-    pub fn set_draining(&mut self, why: Option<String>) {
-        self.draining = Some(why);
+    /// Why it drains, if it does; the outer `None` where no file is named that
+    /// asks it to.
+    pub fn set_draining(&mut self, why: Option<Option<String>>) {
+        self.draining = why;
     }
 
     /// `draining: kernel upgrade`, while it does.
@@ -361,11 +362,14 @@ mod tests {
             (Some(""), " as STANDBY (draining), revision 7", "1"),
             (None, " as UNHEALTHY, revision 7", "0"),
         ] {
-            standing.set_draining(why.map(str::to_owned));
+            standing.set_draining(Some(why.map(str::to_owned)));
             assert!(standing.line().contains(words), "{}", standing.line());
             let metric = format!("aegis_agent_draining{{{labels}}} {value}\n");
             assert!(standing.metrics(Duration::ZERO, &labels).contains(&metric));
         }
+        // A reload may name no file any more.
+        standing.set_draining(None);
+        assert!(!standing.metrics(Duration::ZERO, &labels).contains("draining"));
         let stamp = format!("aegis_agent_last_ack_timestamp_seconds{{{labels}}} 50531.000\n");
         let text = standing.metrics(Duration::ZERO, &labels);
         assert!(text.contains(&stamp), "{text}");

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::plain;
+use crate::health::runner::has_ended;
 use crate::nats::Interest;
 use crate::text::duration::words;
 
@@ -190,11 +191,4 @@ fn spawn(command: &[String], changes: u64) -> io::Result<(Child, ChildStdin)> {
     let flags = fcntl_getfl(&stdin)?;
     fcntl_setfl(&stdin, flags | OFlags::NONBLOCK)?;
     Ok((child, stdin))
-}
-
-/// Whether a child has ended. It stays a zombie, so that no other process gets
-/// the number of its group.
-fn has_ended(child: &Child) -> bool {
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    !matches!(waitid(WaitId::Pid(Pid::from_child(child)), look), Ok(None))
 }

@@ -1,8 +1,5 @@
 //! The registry is out of reach, or refuses: each cause is said once.
 
-use std::collections::HashSet;
-use std::time::Instant;
-
 use log::{debug, warn};
 
 use super::Agent;
@@ -10,17 +7,7 @@ use crate::cli::call::Call;
 use crate::error::Failure;
 use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
-
-/// So many causes of one outage are logged. A server that never says the same
-/// twice has more: they go to the debug log.
-const CAUSES_SAID: usize = 8;
-
-/// The registry is out of reach, or refuses.
-pub(super) struct Outage {
-    pub(super) since: Instant,
-    /// The causes that were said, without their numbers.
-    said: HashSet<String>,
-}
+use crate::registry::outage::Outage;
 
 impl Agent {
     /// Says each cause of an outage once.
@@ -33,9 +20,9 @@ impl Agent {
         let name = self.name();
         let (first, outage) = match &mut self.outage {
             Some(outage) => (false, outage),
-            none => (true, none.insert(Outage { since: now, said: HashSet::new() })),
+            none => (true, none.insert(Outage::new(now))),
         };
-        if outage.said.len() >= CAUSES_SAID || !outage.said.insert(without_numbers(&cause)) {
+        if !outage.is_news(&cause) {
             debug!("{name}: {cause}");
             return;
         }
@@ -50,9 +37,4 @@ impl Agent {
             (false, _) => warn!("still without registry, {name}: {cause}{hint}"),
         }
     }
-}
-
-/// A cause by which it is known again: sequences and the like change each time.
-fn without_numbers(cause: &str) -> String {
-    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
