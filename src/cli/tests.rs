@@ -221,6 +221,22 @@ fn options_that_may_be_repeated_are_those_that_say_so() {
 }
 
 #[test]
+fn the_words_that_shells_complete_are_taken() {
+    use crate::instance::staleness::Reason;
+    for (verb, option, words) in completions::WORDS {
+        for word in words {
+            ok(&format!("{verb} {option} {word}"), &[]);
+        }
+        if option == "--only" {
+            assert_eq!(words, Reason::ALL.map(Reason::as_str));
+        } else if option != "--status" {
+            // A status may be a word of a newer writer.
+            failure(&format!("{verb} {option} other"), &[]);
+        }
+    }
+}
+
+#[test]
 fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
     for context in ["nats://u:secret@h", "u:secret@h"] {
         let (code, message) = failure("list --context", &[]);
