@@ -418,7 +418,7 @@ class Story:
 
     def install(self):
         name = f"./{self.deb.name}"
-        self.run("sh", "-c", f"cd /root && apt-get install -y {name}", within=90)
+        self.expect_plain(self.run("sh", "-c", f"cd /root && apt-get install -y {name}", within=90)[1])
         say(f"installed {self.deb.name}, {self.deb.stat().st_size / 1024:.0f} KiB")
         states = self.run("systemctl", "list-unit-files", "--no-legend", "aegis-agent*")[1]
         units = dict(line.split()[:2] for line in states.splitlines())
@@ -564,10 +564,24 @@ class Story:
         self.expect(f"what a restart cannot cure is not restarted: {seen}", seen == ["failed", "78", "0"])
         self.run("systemctl", "reset-failed", "aegis-agent.service")
 
+    def dpkg(self, *arguments):
+        self.expect_plain(self.run("dpkg", *arguments, within=90)[1])
+
+    def expect_plain(self, said):
+        if "Syntax:" in said or "aegis-agent: " in said:
+            raise Broken(f"the scripts of the package say something: {said}")
+
     def upgrade(self):
         agent = self.pid()
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        # As if the package that is there had another unit.
+        unit = "/usr/lib/systemd/system/aegis-agent@.service"
+        self.run("sed", "-i", "s/^Description=.*/Description=of before/", unit)
+        self.run("systemctl", "daemon-reload")
+        self.expect("the unit is another one", self.show(AGENT, "Description") == "of before")
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.wait("an upgrade restarts the agents that run", 5, lambda: self.pid() not in (0, agent))
+        self.expect("by the new unit", self.show(AGENT, "Description") == "Service registry agent for orders-api"
+                    and self.show(AGENT, "NeedDaemonReload") == "no")  # fmt: skip
         self.wait("which register again", 5, lambda: "orders-api" in self.registered())
         self.expect("and no other", self.show("aegis-agent.service", "ActiveState") == "inactive")
         kept = self.run("cat", "/etc/aegis-agent/agent.env")[1]
@@ -698,7 +712,7 @@ class Story:
         """Neither enables nor starts anything, and keeps what is enabled."""
         enabled = self.links()
         self.run("systemctl", "stop", "aegis-agent-check.timer", AGENT)
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect(f"the package once more: enabled is what was, {sorted(enabled)}", self.links() == enabled)
         states = {unit: self.show(unit, "ActiveState") for unit in ("aegis-agent-check.timer", AGENT)}
         self.expect("and what was stopped is not started", set(states.values()) == {"inactive"})
@@ -707,13 +721,13 @@ class Story:
     def remove_and_install(self):
         self.run("systemctl", "enable", "--now", "aegis-agent-cleanup.timer")
         enabled = self.links()
-        self.run("dpkg", "--remove", "aegis-agent", within=90)
+        self.dpkg("--remove", "aegis-agent")
         self.expect("removing the package stops the agents", self.run("pidof", "aegis-agent", check=False)[0] != 0)
         self.expect("and the timers", self.show("aegis-agent-cleanup.timer", "ActiveState") == "inactive")
         self.expect("the settings are left", self.run("test", "-e", "/etc/aegis-agent/agent.env", check=False)[0] == 0)
         log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
         self.expect("and the entry was taken out", "deregistered orders-api/" in "\n".join(log.splitlines()[-6:]))
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect("installed again: what was enabled is enabled, no more", self.links() == enabled)
         self.expect("the timer of before runs", self.show("aegis-agent-cleanup.timer", "ActiveState") == "active")
         self.expect("the one that was not enabled does not", self.show("aegis-agent-check.timer", "ActiveState") == "inactive")
@@ -721,14 +735,14 @@ class Story:
         self.wait("the agent of the service that runs registers", 5, lambda: "orders-api" in self.registered())
 
     def purge(self):
-        self.run("dpkg", "--purge", "aegis-agent", within=90)
+        self.dpkg("--purge", "aegis-agent")
         left = self.leavings()
         self.expect(f"a purge leaves no file: {left}", left == [])
         self.expect("nor anything enabled", self.links() == set())
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect("installed anew, nothing is enabled", self.links() == set())
         self.expect("and nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
-        self.run("dpkg", "--purge", "aegis-agent", within=90)
+        self.dpkg("--purge", "aegis-agent")
 
     def with_rpm(self, package):
         """The same with rpm, and no database of packages but its own."""
