@@ -27,24 +27,37 @@ pub struct Delivery {
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<n>.<sequence>.<n>.<nanoseconds>.<pending>`,
 /// or the longer form with domain and account in front (ADR-15).
-pub fn delivery(reply: &str) -> Option<Delivery> {
-    let rest = reply.strip_prefix("$JS.ACK.")?;
-    // By hand and without a list: there is one for each entry of a bucket.
-    let skip = match rest.bytes().filter(|byte| *byte == b'.').count() {
+pub fn delivery(reply: &[u8]) -> Option<Delivery> {
+    let rest = reply.strip_prefix(b"$JS.ACK.")?;
+    // Of bytes, without a list: there is one for each entry of a bucket.
+    let mut tokens = rest.split(|byte| *byte == b'.');
+    for _ in 0..match rest.iter().filter(|byte| **byte == b'.').count() {
         6 => 3,
         8.. => 5,
         _ => return None,
-    };
-    let mut tokens = rest.split('.').skip(skip);
+    } {
+        tokens.next();
+    }
+    let mut number = || decimal(tokens.next()?);
     Some(Delivery {
-        sequence: tokens.next()?.parse().ok()?,
-        place: tokens.next()?.parse().ok()?,
-        stored: from_nanos(tokens.next()?.parse().ok()?)?,
-        pending: tokens.next()?.parse().ok()?,
+        sequence: number()?,
+        place: number()?,
+        stored: from_nanos(number()?)?,
+        pending: number()?,
     })
 }
 
-fn from_nanos(nanos: i64) -> Option<OffsetDateTime> {
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = u64::from(byte.wrapping_sub(b'0'));
+        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(digit) }
+    })
+}
+
+fn from_nanos(nanos: u64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).ok()
 }
 

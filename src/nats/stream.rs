@@ -17,8 +17,10 @@ use super::tcp;
 /// A connection whose packets nobody acknowledged for so long is lost. TCP's own
 /// patience is a quarter of an hour.
 const LOST_AFTER: Duration = Duration::from_millis(2_500);
-/// Room that there is at least for one read.
+/// Room that there is at least for one read, and what that grows to where the
+/// peer has more to say than fits.
 const LEAST_ROOM: usize = 4 << 10;
+const BUSY_ROOM: usize = 64 << 10;
 /// Room that there is at most, so that one reader does not keep all others
 /// waiting.
 const MOST_ROOM: usize = 256 << 10;
@@ -44,12 +46,14 @@ impl From<Errno> for Broken {
 pub(super) struct Stream {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// Room for the next read.
+    room: usize,
 }
 
 impl Stream {
     /// What comes about on a socket that begins to connect.
     pub(super) fn new(socket: TcpStream) -> Stream {
-        Stream { socket, tls: None }
+        Stream { socket, tls: None, room: LEAST_ROOM }
     }
 
     /// Whether the connection has come about.
@@ -108,12 +112,17 @@ impl Stream {
         if self.tls.is_some() {
             return self.read_tls(into);
         }
-        if into.capacity() - into.len() < LEAST_ROOM {
-            into.reserve(into.len().clamp(LEAST_ROOM, MOST_ROOM));
+        if into.capacity() - into.len() < self.room {
+            into.reserve(into.len().clamp(self.room, MOST_ROOM));
         }
         match rustix::io::read(&self.socket, spare_capacity(into)) {
             Ok(0) => Err(Broken::Closed),
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if into.len() == into.capacity() {
+                    self.room = (self.room * 2).min(BUSY_ROOM);
+                }
+                Ok(true)
+            }
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
