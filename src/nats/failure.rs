@@ -75,8 +75,7 @@ impl Cause {
             Cause::Login(_) => Some(
                 "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
             ),
-            // "maximum connections exceeded", or those of the account.
-            Cause::Other(why) if why.contains("maximum") && why.contains("connections") => {
+            Cause::Other(why) if is_connection_limit(why) => {
                 Some("raise max_connections of nats-server, or of the account")
             }
             Cause::LameDuck | Cause::Closed | Cause::Other(_) => None,
@@ -95,6 +94,12 @@ impl Cause {
             Cause::Login(_) => 5,
         }
     }
+}
+
+/// Whether a server's words tell of a limit of connections: "maximum connections
+/// exceeded", or "maximum account active connections exceeded".
+pub(super) fn is_connection_limit(words: &str) -> bool {
+    words.contains("maximum") && words.contains("connections")
 }
 
 /// The cause in an `-ERR` that comes instead of a session; `who` logged in.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::failure::{Cause, refused_login};
+use super::failure::{Cause, is_connection_limit, refused_login};
 use super::login::{ReadLogin, SignError};
 use super::wire::{self, Operation, Parser};
 
@@ -200,14 +200,15 @@ pub fn cut_off(line: &[u8]) -> Cause {
     Cause::NotNats(format!("it says {:?} and closes", wire::excerpt(line)))
 }
 
-/// What a server says in clear where TLS is due, if it is a refusal: a limit of
-/// its connections counts before TLS. Whoever is on the way may say so, too: it
-/// is shown, and nothing else follows from it.
+/// What a server says in clear where TLS is due, if it takes no more
+/// connections: that limit counts before TLS. Whoever is on the way may say so,
+/// too: it is shown, and nothing else follows from it. Other words may be the
+/// answer to our handshake of a server that speaks no TLS.
 pub fn refused_in_clear(said: &[u8]) -> Option<Cause> {
     let mut parser = Parser::default();
     parser.buffer().extend_from_slice(said);
     match parser.parse() {
-        Ok(Some(Operation::Error(words))) => {
+        Ok(Some(Operation::Error(words))) if is_connection_limit(&words) => {
             Some(Cause::Other(format!("the server says: {words}")))
         }
         _ => None,
@@ -394,10 +395,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_in_clear_is_shown_and_no_login_was_refused() {
+    fn a_limit_of_connections_is_told_in_clear_and_nothing_else() {
         for (said, why) in [
             ("-ERR 'maximum connections exceeded'\r\n", Some("maximum connections exceeded")),
-            ("-ERR 'Authorization Violation'\r\n", Some("Authorization Violation")),
+            ("-ERR 'Authorization Violation'\r\n", None),
+            ("-ERR 'Unknown Protocol Operation'\r\n", None),
             ("-ERR 'maximum conn", None),
             ("\x16\x03\x03\0\x7a", None),
             ("PONG\r\n", None),
