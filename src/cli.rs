@@ -8,6 +8,8 @@
 
 mod arguments;
 pub mod call;
+#[cfg(test)]
+mod completions;
 pub mod context;
 pub mod effective;
 pub mod env_file;

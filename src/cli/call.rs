@@ -36,9 +36,9 @@ impl Call {
             shared.extend([name.to_owned(), quoted(&path.display().to_string())]);
         };
         match &settings.login {
-            Login::Creds(path) => file("--creds", path),
-            Login::Nkey(path) => file("--nkey", path),
-            Login::None | Login::User { .. } | Login::Token(_) => {}
+            Login::Creds(Secret::File(path)) => file("--creds", path),
+            Login::Nkey(Secret::File(path)) => file("--nkey", path),
+            _ => {}
         }
         if let Some(ca) = &settings.tls.ca {
             file("--tlsca", ca);
@@ -126,7 +126,7 @@ mod tests {
             |host: &str, tls| ServerAddress { tls, host: host.to_owned(), port: 4222, alias: None };
         Settings {
             servers: vec![server("a", false), server("b", true)],
-            login: Login::Creds("/etc/it's me.creds".into()),
+            login: Login::Creds(Secret::File("/etc/it's me.creds".into())),
             tls: Tls { ca: Some("/ca.pem".into()), client: None },
             inbox_prefix: "_INBOX".into(),
             timeout: Duration::from_secs(5),

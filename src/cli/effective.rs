@@ -102,7 +102,7 @@ fn login(login: &Login) -> String {
         Login::None => nothing(),
         Login::User { name, password } => format!("user {name}, password {}", secret(password)),
         Login::Token(token) => format!("token {}", secret(token)),
-        Login::Creds(path) => format!("credentials in {}", path.display()),
-        Login::Nkey(path) => format!("nkey in {}", path.display()),
+        Login::Creds(creds) => format!("credentials {}", secret(creds)),
+        Login::Nkey(nkey) => format!("nkey {}", secret(nkey)),
     }
 }

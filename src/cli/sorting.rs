@@ -10,7 +10,7 @@ use crate::nats::address::shown;
 pub(super) const VERBS: [&str; 6] = ["run", "init", "check", "cleanup", "list", "watch"];
 
 /// Verbs that take names beside options.
-const TAKE_NAMES: [&str; 2] = ["list", "watch"];
+pub(super) const TAKE_NAMES: [&str; 2] = ["list", "watch"];
 
 /// Options of the connection and the bucket that take a value.
 pub(super) const GLOBAL: [&str; 16] = [
@@ -32,7 +32,7 @@ pub(super) const GLOBAL: [&str; 16] = [
     "--env-file",
 ];
 /// Another word for `--nats-url`: the one of the `nats` CLI.
-const SERVER: &str = "--server";
+pub(super) const SERVER: &str = "--server";
 
 /// Options with a value that may be given more than once, of any verb or of one.
 const REPEATABLE: [(Option<&str>, &str); 3] =

@@ -9,6 +9,7 @@ use super::{NEARLY_FULL, room, rounded};
 use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
+use crate::nats::login::FRESH_IN_CONTEXT;
 use crate::registry::failure::WITHOUT_JETSTREAM;
 use crate::text::duration::words;
 use crate::text::time::format_time_to_second;
@@ -245,6 +246,7 @@ pub(super) fn login(facts: &Facts) -> Row {
         (_, Whose::Ours) => {
             check.hint("put a fresh one into that file: it is read again, and no restart is needed")
         }
+        (_, Whose::OursInContext) => check.hint(FRESH_IN_CONTEXT),
         (_, Whose::Servers) => {
             check.hint("a fresh one has to go into the files of the tls block of nats-server, which reads them when it is reloaded")
         }
