@@ -241,7 +241,8 @@ impl Follower {
         message: Incoming,
         now: Instant,
     ) -> Result<Heard, RegistryError> {
-        let Some(delivery) = message.reply().and_then(stored::delivery) else {
+        let delivery = message.reply().and_then(|reply| stored::delivery(reply, &self.consumer));
+        let Some(delivery) = delivery else {
             return Ok(Heard::Nothing);
         };
         let contradiction = |why: &str| {
