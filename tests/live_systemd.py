@@ -335,6 +335,7 @@ class Story:
         self.credentials()
         self.cleanup_timer()
         self.check_timer()
+        self.node_exporter()
         self.reinstall()
         self.remove_and_install()
         self.purge()
@@ -601,6 +602,46 @@ class Story:
         self.wait("the check's metrics are written", 15, lambda: self.run("test", "-e", path, check=False)[0] == 0)
         text = self.run("runuser", "-u", "nobody", "--", "cat", path)[1]
         self.expect("in Prometheus text, readable for everybody", "# TYPE" in text)
+
+    def node_exporter(self):
+        """The way of docs/systemd.md, with a real one."""
+        if self.run("sh", "-c", "command -v prometheus-node-exporter", check=False)[0]:
+            say("SKIPPED: no node_exporter here (Debian: prometheus-node-exporter)")
+            return
+        document = (ROOT / "docs/systemd.md").read_text()
+        commands = document.split("<!-- node_exporter -->\n```sh\n")[1].split("```")[0]
+        self.root_path("/var/lib/prometheus/node-exporter/others.prom").write_text("others_metric 1\n")
+        say(self.run("sh", "-ec", "prometheus-node-exporter --version 2>&1 | head -1")[1])
+        self.run("sh", "-ec", commands)
+        metrics = lambda: self.wait("node_exporter answers", 10, self.scrape)  # noqa: E731
+        of = 'aegis_agent_registered{bucket="service_registry"'
+        seen = metrics()
+        self.expect("it serves the agent's metrics", any(line.startswith(of) for line in seen))
+        self.expect("the check's", "aegis_check_status" in "".join(seen) or "aegis_instances" in "".join(seen))
+        self.expect("and what it read before", "others_metric 1" in seen)
+        self.expect("without an error", "node_textfile_scrape_error 0" in seen)
+        self.run("systemctl", "stop", AGENT)
+        seen = metrics()
+        self.expect("the agent stopped: its metrics are gone", not any(line.startswith(of) for line in seen))
+        self.expect("and that is no error", "node_textfile_scrape_error 0" in seen and "others_metric 1" in seen)
+        dangling = self.run("find", "/run/aegis-agent", "/var/lib/prometheus/node-exporter", "-xtype", "l")[1]
+        self.expect("nor does any link dangle", dangling == "")
+        self.run("systemctl", "start", AGENT)
+        self.wait("started, they are back", 10,
+                  lambda: any(line.startswith(of) and line.endswith(" 1") for line in self.scrape()))  # fmt: skip
+        # And that of the unit for what is no unit.
+        self.write_env("aegis-agent", "AEGIS_SERVICE=mainframe\n")
+        self.run("systemctl", "start", "aegis-agent.service")
+        self.wait("those of aegis-agent.service, too", 10,
+                  lambda: any(line.startswith(of) and "mainframe" in line for line in self.scrape()))  # fmt: skip
+        self.run("systemctl", "stop", "aegis-agent.service", "prometheus-node-exporter.service")
+        self.run("rm", "/etc/aegis-agent/aegis-agent.env")
+
+    def scrape(self):
+        """The lines that node_exporter answers with; nothing where it does not."""
+        code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9100/metrics', timeout=5).read().decode())"
+        done, text = self.run("python3", "-c", code, check=False)
+        return [] if done else text.splitlines()
 
     def reinstall(self):
         """Neither enables nor starts anything, and keeps what is enabled."""
