@@ -15,6 +15,7 @@
 
 mod history;
 mod judge;
+mod judge_works;
 mod record;
 mod world;
 

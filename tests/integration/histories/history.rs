@@ -197,7 +197,7 @@ impl History {
                 from = revision.at;
             } else if revision.before != expected {
                 // Something took it: when is not known, and before now.
-                from = from.min(revision.at - STEP);
+                from = from.min(revision.at - LATE - STEP);
             }
             absent.push((from, revision.at));
             absent_from = match revision.is_marker {
