@@ -1,10 +1,9 @@
-//! The connection of this call, as options for the commands in hints: without
-//! them a command that is pasted would go to another server or another bucket.
-//! *Pure*.
+//! The connection of this call, as options for the commands in hints. *Pure*.
 //!
-//! A hint that ends with a command has it after a colon, or is nothing else. No
-//! secret is ever an option: a password out of the environment has to be there
-//! when the command is pasted, too.
+//! Without them a command that is pasted would go to another server or another
+//! bucket. A hint that ends with a command has it after a colon, or is nothing
+//! else. No secret is ever an option: a password out of the environment has to
+//! be there when the command is pasted, too.
 
 use std::path::Path;
 

@@ -1,8 +1,9 @@
 //! `init`: creates the bucket, or mends one in place.
 //!
-//! A bucket that exists is changed in the flag, and in what was asked for by an
-//! option, by sending its own configuration back: what this program does not know of survives. Whether
-//! the server then does what it said is tried, where there is doubt.
+//! In a bucket that exists it changes the flag, and what was asked for by an
+//! option. It sends the bucket's own configuration back, so settings that this
+//! program does not know survive. Where there is doubt whether the server then
+//! does what it said, that is tried.
 
 use std::io::Write;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! Server versions with known TTL bugs: symptom, what helps, first version
-//! without it (docs/nats.md, each tried on real servers). *Pure*.
+//! Server versions with known TTL bugs: the symptom, what helps, and the first
+//! version without it. Each was tried on real servers (docs/nats.md). *Pure*.
 //!
 //! Left out on purpose: nats-server #8505 (a crash brings replaced values
 //! back) is open in every version. A warning that no upgrade can end would

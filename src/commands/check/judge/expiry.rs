@@ -1,4 +1,4 @@
-//! What the live test came to. *Pure*.
+//! The verdict on the live test of expiry (`--probe`). *Pure*.
 
 use std::time::Duration;
 

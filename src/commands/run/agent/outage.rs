@@ -1,4 +1,5 @@
-//! The registry is out of reach, or refuses: each cause is said once.
+//! What an agent says when the registry is out of reach or refuses: each cause
+//! once, with what to do about it.
 
 use log::{debug, warn};
 
