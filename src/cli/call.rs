@@ -7,6 +7,7 @@
 
 use std::path::Path;
 
+use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
 use crate::nats::Settings;
 use crate::nats::login::{Login, Secret};
@@ -71,6 +72,13 @@ impl Call {
             ours.extend(["--bucket".to_owned(), quoted(bucket.as_str())]);
         }
         Call { ours: ours.join(" "), nats: shared.join(" ") }
+    }
+
+    /// `; hint: ...` with these options, for the end of a line of the log; empty
+    /// where there is no hint.
+    pub fn hint_of(&self, failure: &Failure) -> String {
+        let hint = failure.hint().map(|hint| format!("; hint: {}", self.complete(hint)));
+        hint.unwrap_or_default()
     }
 
     /// The hint with these options in the command that it ends with or is.

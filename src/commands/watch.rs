@@ -329,8 +329,7 @@ impl Watcher {
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
-        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
-        let hint = hint.unwrap_or_default();
+        let hint = call.hint_of(&failure);
         match is_first {
             true => warn!("nothing is known of the registry: {cause}; trying again{hint}"),
             false => warn!("still without registry: {cause}{hint}"),

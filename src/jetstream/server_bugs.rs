@@ -100,10 +100,17 @@ pub fn fix(bugs: &[Bug]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jetstream::fitness;
 
     fn kinds(version: &str, history: i64) -> Vec<BugKind> {
         let version = ServerVersion::parse(version).unwrap();
         known_bugs(version, history).iter().map(|bug| bug.kind).collect()
+    }
+
+    #[test]
+    fn the_version_that_hints_name_has_none() {
+        let named = fitness::WITHOUT_BUGS.split(' ').next().unwrap();
+        assert_eq!(kinds(named, 10), []);
     }
 
     #[test]

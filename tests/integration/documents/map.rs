@@ -32,8 +32,10 @@ fn every_file_is_on_the_map_in_its_own_words() {
     let mut files = BTreeMap::new();
     collect(&repository().join("src"), &mut files);
     assert!(files.len() > 99, "{} files", files.len());
-    let rows: String =
-        files.iter().map(|(path, (words, pure))| format!("| `{path}`{pure} | {words} |\n")).collect();
+    let rows: String = files
+        .iter()
+        .map(|(path, (words, pure))| format!("| `{path}`{pure} | {words} |\n"))
+        .collect();
     let map = read(MAP);
     let (before, rest) = map.split_once(HEAD).expect("the table of files");
     let end = rest.find("\n\n").map_or(rest.len(), |end| end + 1);
