@@ -11,7 +11,7 @@ pub mod call;
 #[cfg(test)]
 mod completions;
 pub mod context;
-pub mod effective;
+mod effective;
 pub mod env_file;
 mod host_file;
 pub mod options;
@@ -80,16 +80,16 @@ fn parse_with(
 ) -> Result<Parsed, UsageError> {
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let verb_is_check = find_verb(&lossy) == Some("check");
-    let mut call = Call { env, host_name, env_file, check: None };
-    call.parse(args, lossy).map_err(|failure| UsageError {
-        check: call.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
+    let mut reading = Reading { env, host_name, env_file, check: None };
+    reading.parse(args, lossy).map_err(|failure| UsageError {
+        check: reading.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
         failure,
         verb_is_check,
     })
 }
 
 /// What a call is read with.
-struct Call<'a> {
+struct Reading<'a> {
     env: &'a dyn Fn(&str) -> Option<OsString>,
     host_name: &'a dyn Fn() -> Option<String>,
     env_file: &'a Path,
@@ -97,7 +97,7 @@ struct Call<'a> {
     check: Option<(CheckOptions, Bucket)>,
 }
 
-impl Call<'_> {
+impl Reading<'_> {
     fn parse(&mut self, args: &[OsString], lossy: Vec<String>) -> Result<Parsed, Failure> {
         if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
             return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));

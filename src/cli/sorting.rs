@@ -1,7 +1,8 @@
-//! Arguments in order before argh sees them, and what to say of one that no
-//! verb knows: with the option or verb that was perhaps meant. That costs 25
-//! lines: there are dozens of options, and a call by hand is often one in trouble.
-//! *Pure*.
+//! Puts the arguments in order before argh sees them. *Pure*.
+//!
+//! Of an option or a verb that nobody knows it says which one was perhaps meant.
+//! That costs 25 lines, and is worth them: there are dozens of options, and who
+//! calls by hand is often in trouble.
 
 use super::values::usage;
 use crate::error::Failure;

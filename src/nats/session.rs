@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::address::ServerAddress;
+use super::address::{Members, ServerAddress};
 use super::attempt::Served;
 use super::certificate::not_after;
-use super::connector::Members;
 use super::failure::{Refusal, RequestError};
 use super::handshake::ServerInfo;
 use super::stream::{Broken, Stream};

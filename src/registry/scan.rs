@@ -1,6 +1,8 @@
 //! A scan: the newest revision of every key of a bucket, through one ephemeral
-//! consumer, with a bounded number of messages under way. What an entry is
-//! worth is for the verbs to say; the bookkeeping is in `jetstream::pulls`.
+//! consumer.
+//!
+//! A bounded number of messages is under way. What an entry is worth is for the
+//! verbs to say; the bookkeeping is in `jetstream::pulls`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]

@@ -527,7 +527,7 @@ fn in_a_mixed_cluster_the_leader_of_the_bucket_counts() {
     }
 }
 
-/// Two of three servers are gone: nothing can be written, and that is said.
+/// Two of three servers are gone: nobody answers for the bucket, and that is said.
 #[test]
 fn without_a_quorum_the_report_comes_in_time() {
     let mut cluster = Cluster::start(&["2.12.8"]);
@@ -542,5 +542,10 @@ fn without_a_quorum_the_report_comes_in_time() {
     });
     let answer = output.json();
     says(&answer, "connection", "ok", &[]);
-    eprintln!("without quorum: {answer:#}");
+    let message = word(&answer, "bucket", "message");
+    let known = ["no answer in time", "no leader"];
+    assert!(known.iter().any(|words| message.contains(words)), "{answer:#}");
+    for name in ["bucket", "ttl-probe"] {
+        assert!(["unknown", "critical"].contains(&word(&answer, name, "status")), "{name}");
+    }
 }
