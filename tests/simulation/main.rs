@@ -37,7 +37,14 @@ const SHORT: u64 = 100;
 const FIRST: u64 = 20_784_000_000;
 
 /// Seeds that found something in the program, and what that was.
-const FOUND: [(u64, &str); 6] = [
+const FOUND: [(u64, &str); 13] = [
+    (20_784_001_663, "a race whose login went on after its limit spun"),
+    (30_000_001_773, "the same"),
+    (30_000_000_874, "an answer told the time by a revision of the bucket of before"),
+    (30_000_001_535, "a value without a TTL came back from under the last heartbeat"),
+    (31_000_000_551, "a put that nobody took held up the registration after an outage"),
+    (31_000_002_575, "a race in which the process was stopped waited for dead servers"),
+    (31_000_006_195, "a clock that was set as direct access was switched off showed late"),
     (20_784_000_077, "revisions of a bucket that was made anew told the old time"),
     (20_784_000_906, "what was read of a duplicate told the time after a bucket was made anew"),
     (20_784_000_104, "a stop during a registration waited for the put as well"),
