@@ -59,5 +59,6 @@ mod tls_cluster;
 mod units;
 mod usage;
 mod watch;
+mod watch_faults;
 mod words;
 mod wounded;
