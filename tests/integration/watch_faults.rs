@@ -109,8 +109,14 @@ impl Case<'_> {
             });
             record = Watch::from_the_start(&direct);
         }
-        // Everybody has come and gone by then, and been told of.
-        time_passes(BACK + GRACE + secs(SHORT + 1));
+        let all = ["down dies", "down leaves", "up comes"];
+        eventually(BACK + GRACE + secs(SHORT + 1), "all that happened is told", || {
+            let told = watcher.words();
+            let is_told = |wanted: &&str| told.iter().any(|word| word.starts_with(wanted));
+            if all.iter().all(is_told) { Ok(()) } else { Err(told.join(", ")) }
+        });
+        // And nothing of it twice.
+        nothing_happens_for(millis(2_500));
         self.judge(&watcher, &record, (began, ended), outage);
         watcher.stop();
     }
@@ -525,8 +531,10 @@ fn members_of_a_cluster_are_lost() {
         }
         let mut told = Vec::new();
         for watcher in &watchers {
-            watcher.wait_for(&format!("down {instance} expired"), secs(20));
-            told.push(began.elapsed().as_secs_f64());
+            let down = format!("down {instance} expired");
+            watcher.wait_for(&down, secs(20));
+            let event = watcher.told().into_iter().find(|(_, event)| words(event) == down);
+            told.push(event.map_or(0.0, |(at, _)| (at - began).as_secs_f64()));
         }
         say(&format!("watch: member {fault}; the death told by all {told:.1?} s after it"));
     }
