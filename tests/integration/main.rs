@@ -60,5 +60,6 @@ mod tls_cluster;
 mod units;
 mod usage;
 mod watch;
+mod watch_faults;
 mod words;
 mod wounded;

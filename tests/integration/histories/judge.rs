@@ -320,7 +320,9 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
                     .rev()
                     .find(|(from, to)| *from < told.at && told.at < to + 10 * SECOND);
                 let from = paused.map_or(told.at, |(from, _)| *from) - 3 * SECOND;
-                if !touches(&absences[agent], (from, told.at + STEP)) {
+                let window = (from, told.at + STEP);
+                let lived = |life: &Life| touches(&[(life.from, life.to)], window);
+                if !touches(&absences[agent], window) && lives(history, agent).any(lived) {
                     let words = format!(
                         "watch {number}: {} is called down ({}) and was never away",
                         told.instance, told.reason
@@ -362,7 +364,7 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
             let words = format!("watch {number} is not up to date, and could be");
             verdict.violated(at, words);
         }
-        unknown = to.saturating_add(BACK);
+        unknown = to.saturating_add(TRAP);
     }
 }
 
@@ -397,7 +399,20 @@ fn death(
     let runs = |at: Micros| {
         !watched.pauses.iter().any(|(from, to)| (from - SECOND..to + 3 * SECOND).contains(&at))
     };
-    while due < history.to && !(knows(due) && runs(due)) {
+    // Where no server answers it cannot know, and may not notice.
+    let troubled = |at: Micros| {
+        (0..history.serving.len()).any(|server| {
+            let span = (at - 2 * SECOND - HEARD, at);
+            touches(&history.closed[watched.group][server], span)
+                || !history.serving[server].iter().any(|(from, to)| *from <= span.0 && at <= *to)
+        })
+    };
+    let synced_since = |at: Micros| {
+        let mut told = watched.told.iter();
+        told.any(|told| told.event == "synced" && from < told.at && told.at + 2 * SECOND < at)
+    };
+    while due < history.to && (!(knows(due) && runs(due)) || (troubled(due) && !synced_since(due)))
+    {
         due += STEP;
     }
     if to < due + HEARD || due >= history.to {

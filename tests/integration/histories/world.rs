@@ -56,11 +56,17 @@ pub struct World {
     heals: Vec<(Micros, Heal)>,
     /// When this began, on two clocks.
     began: (Instant, Micros),
+    pub seed: u64,
+    /// When it last had its turn: it has one every few milliseconds.
+    turn: Micros,
 }
+
+/// A pause of this process that is as long is one of the whole machine.
+const STALL: Micros = 400 * MILLI;
 
 impl World {
     /// With delete markers or without.
-    pub fn start(markers: bool) -> World {
+    pub fn start(seed: u64, markers: bool) -> World {
         let clock = WallClock::new();
         let wrapper = clock.as_ref().map(|clock| clock.wrapper().to_vec()).unwrap_or_default();
         let cluster = Cluster::apart("2.12.8", &wrapper);
@@ -128,6 +134,8 @@ impl World {
             ghosts: 0,
             heals: Vec::new(),
             began,
+            seed,
+            turn: now(),
         };
         for group in [GROUPS, 1] {
             let url = world.urls(group, 0);
@@ -176,8 +184,26 @@ impl World {
         self.heals.iter().filter_map(|(_, heal)| server(heal)).collect()
     }
 
+    /// The machine may have stood still: nobody can be held to anything then.
+    fn look_for_stalls(&mut self) {
+        let span = (self.turn, now());
+        self.turn = span.1;
+        if span.1 - span.0 < STALL {
+            return;
+        }
+        *self.faults.entry("stall of the whole machine").or_default() += 1;
+        self.note(format!("the machine stood still for {} ms", (span.1 - span.0) / MILLI));
+        let watched = self.history.watched.iter_mut().map(|watched| &mut watched.pauses);
+        for pauses in self.history.pauses.iter_mut().chain(watched) {
+            // Before one that still lasts.
+            let place = pauses.partition_point(|pause| pause.0 < span.0);
+            pauses.insert(place, span);
+        }
+    }
+
     /// Undoes what is due; everything, if `all`.
     pub fn heal(&mut self, all: bool) {
+        self.look_for_stalls();
         let due: Vec<(Micros, Heal)>;
         (due, self.heals) = self.heals.drain(..).partition(|(at, _)| all || *at <= now());
         for (_, heal) in due {
@@ -206,7 +232,7 @@ impl World {
                 Heal::Continue(agent) => &mut self.history.pauses[agent],
                 Heal::Watch(watcher) => &mut self.history.watched[watcher].pauses,
             };
-            if let Some(span) = spans.last_mut().filter(|span| span.1 == FOREVER) {
+            if let Some(span) = spans.iter_mut().rfind(|span| span.1 == FOREVER) {
                 span.1 = at;
             }
             self.note(format!("healed: {heal:?}"));
@@ -301,7 +327,8 @@ impl World {
         if self.heals.iter().any(|(_, heal)| *heal == stopped) {
             self.heals.retain(|(_, heal)| *heal != stopped);
             process.signal("CONT");
-            if let Some(span) = self.history.pauses[agent].last_mut() {
+            let mut pauses = self.history.pauses[agent].iter_mut();
+            if let Some(span) = pauses.rfind(|span| span.1 == FOREVER) {
                 span.1 = at;
             }
         }
@@ -372,7 +399,7 @@ impl World {
     }
 
     /// All that is known of the run, in the order of time, to a file.
-    pub fn write_down(&self, seed: u64) -> std::path::PathBuf {
+    pub fn write_down(&self) -> std::path::PathBuf {
         let mut lines = self.log.clone();
         for (number, watched) in self.history.watched.iter().enumerate() {
             lines.extend(watched.told.iter().map(|told| {
@@ -434,7 +461,7 @@ impl World {
         let logs: String = (self.watchers.iter().enumerate())
             .map(|(number, watcher)| format!("--- log of watch {number}:\n{}", watcher.log()))
             .collect();
-        let path = scratch("history").join(format!("seed-{seed}"));
+        let path = scratch("history").join(format!("seed-{}", self.seed));
         std::fs::write(&path, text + &logs).expect("writes the history");
         path
     }
