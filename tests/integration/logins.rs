@@ -652,9 +652,18 @@ fn a_fifo_that_nobody_writes_to_hangs_nothing() {
     assert!(made.success());
     let path = path.display().to_string();
     let words = [path.as_str(), "nothing came out of this pipe within 1 s"];
-    for option in ["--creds", "--nkey", "--token-file", "--tlsca"] {
-        let list = aegis(&["list", "-s", "127.0.0.1:1", option, &path]).within(secs(4)).run();
-        refused(list, 78, &words);
+    let options: [&[&str]; 7] = [
+        &["--creds"],
+        &["--nkey"],
+        &["--token-file"],
+        &["--user=a", "--password-file"],
+        &["--tlsca"],
+        &["--tlskey=/dev/null", "--tlscert"],
+        &["--env-file"],
+    ];
+    for option in options {
+        let call = [&["list", "-s", "127.0.0.1:1"], option, &[&path]].concat();
+        refused(aegis(&call).within(secs(4)).run(), 78, &words);
     }
     refused(run("127.0.0.1:1").arg("--creds").arg(&path).within(secs(4)).run(), 78, &words);
     let config = contexts(&[]);
