@@ -20,7 +20,6 @@ use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::Record;
 use crate::instance::staleness::{self, Reason, clock_skew, is_stale, judge};
 use crate::jetstream::bucket::Bucket;
-use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::registry::failure::RegistryError;
@@ -61,10 +60,7 @@ pub fn run(
     let connector = Connector::new(settings);
     let mut registry = Registry::connected(connector, bucket)?;
     let info = registry.info_anywhere()?;
-    let Some(info) = info else {
-        let unfit = Unfit::NoBucket(registry.bucket().clone());
-        return Err(RegistryError::Unfit(unfit).into());
-    };
+    let info = registry.readable(info)?;
     let mut scan = Scan::begin(&mut registry, &info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 

@@ -164,6 +164,14 @@ pub fn judge_kind(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
     Ok(())
 }
 
+/// Whether what is registered can be read from what is stored under the bucket's
+/// name: a mirror or a sealed bucket takes no writes, and is read like any other.
+pub fn judge_readable(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
+    let sources = info.config.get("sources").and_then(|sources| sources.as_array());
+    let is_copy = info.is_mirror || sources.is_some_and(|sources| !sources.is_empty());
+    if is_copy || info.flag("sealed") { Ok(()) } else { judge_kind(bucket, info) }
+}
+
 /// Whether messages of the bucket may carry a TTL of their own.
 pub fn judge_flag(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
     if info.allows_ttl() { Ok(()) } else { Err(Unfit::NoFlag(bucket.clone())) }

@@ -27,18 +27,22 @@ pub struct Delivery {
 }
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<n>.<sequence>.<n>.<nanoseconds>.<pending>`,
-/// or the longer form with domain and account in front (ADR-15).
-pub fn delivery(reply: &[u8]) -> Option<Delivery> {
+/// or the longer form with domain and account in front (ADR-15). `None` for what
+/// is none, and for what another consumer delivers: one that was given up goes
+/// on for a while.
+pub fn delivery(reply: &[u8], consumer: &str) -> Option<Delivery> {
     let mut rest = reply.strip_prefix(b"$JS.ACK.")?;
     // Without a list: there is one for each entry of a bucket.
-    let skip = match memchr_iter(b'.', rest).count() {
-        6 => 3,
-        8.. => 5,
+    let before = match memchr_iter(b'.', rest).count() {
+        6 => 1,
+        8.. => 3,
         _ => return None,
     };
-    for _ in 0..skip {
+    for _ in 0..before {
         rest = &rest[memchr(b'.', rest)? + 1..];
     }
+    rest = rest.strip_prefix(consumer.as_bytes())?.strip_prefix(b".")?;
+    rest = &rest[memchr(b'.', rest)? + 1..];
     let mut number = || {
         let (digits, after) = rest.split_at(memchr(b'.', rest).unwrap_or(rest.len()));
         rest = after.get(1..).unwrap_or_default();

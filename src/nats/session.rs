@@ -153,6 +153,11 @@ impl Session {
         self.inbox.rsplit('.').next().unwrap_or_default()
     }
 
+    /// How many requests it has taken: tells what is made on it apart.
+    pub fn requests(&self) -> u64 {
+        self.last_token
+    }
+
     /// Whether a stop was asked for.
     pub fn stop_requested(&self) -> bool {
         self.waiter.stop_requested()

@@ -24,6 +24,8 @@ const BUSY_ROOM: usize = 64 << 10;
 /// Room that there is at most, so that one reader does not keep all others
 /// waiting.
 const MOST_ROOM: usize = 256 << 10;
+/// So much is kept of what a peer says where TLS is due: a refusal in clear.
+const FIRST_LIMIT: usize = 256;
 
 /// Why nothing more can be read or written.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ impl From<Errno> for Broken {
 pub(super) struct Stream {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// What the peer said first, where TLS was due.
+    first: Vec<u8>,
     /// Room for the next read.
     room: usize,
 }
@@ -53,7 +57,7 @@ pub(super) struct Stream {
 impl Stream {
     /// What comes about on a socket that begins to connect.
     pub(super) fn new(socket: TcpStream) -> Stream {
-        Stream { socket, tls: None, room: LEAST_ROOM }
+        Stream { socket, tls: None, first: Vec::new(), room: LEAST_ROOM }
     }
 
     /// Whether the connection has come about.
@@ -76,14 +80,22 @@ impl Stream {
         sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).ok();
     }
 
-    /// Begins a TLS handshake.
+    /// Begins a TLS handshake; `first` has come in clear already, where TLS was
+    /// due.
     pub(super) fn secure(
         &mut self,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        first: &[u8],
     ) -> Result<(), rustls::Error> {
         self.tls = Some(Box::new(ClientConnection::new(config, name)?));
+        self.first = first[..first.len().min(FIRST_LIMIT)].to_vec();
         Ok(())
+    }
+
+    /// What the peer said first where TLS was due, as far as it is kept.
+    pub(super) fn first_words(&self) -> &[u8] {
+        &self.first
     }
 
     /// Whether a TLS handshake is under way.
@@ -134,7 +146,10 @@ impl Stream {
         // Some rounds, and not until there is nothing left: a peer that sends
         // without end must not keep everybody else waiting.
         for _ in 0..16 {
-            match tls.read_tls(&mut &self.socket) {
+            let handshaking = tls.is_handshaking();
+            let mut socket =
+                Kept { socket: &self.socket, first: handshaking.then_some(&mut self.first) };
+            match tls.read_tls(&mut socket) {
                 Ok(0) => return if any { Ok(true) } else { Err(Broken::Closed) },
                 Ok(_) => {}
                 Err(error) if is_nothing_yet(&error) => break,
@@ -148,6 +163,9 @@ impl Stream {
                     return Err(Broken::Tls(error));
                 }
             };
+            if handshaking && !tls.is_handshaking() {
+                self.first = Vec::new();
+            }
             let count = state.plaintext_bytes_to_read();
             if count > 0 {
                 let start = into.len();
@@ -195,6 +213,24 @@ impl Stream {
                 Err(error) => return Err(Broken::Io(error)),
             }
         }
+    }
+}
+
+/// A socket; the first bytes that are read from it are kept, where that is
+/// asked for.
+struct Kept<'a> {
+    socket: &'a TcpStream,
+    first: Option<&'a mut Vec<u8>>,
+}
+
+impl Read for Kept<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        if let Some(first) = &mut self.first {
+            let room = FIRST_LIMIT.saturating_sub(first.len());
+            first.extend_from_slice(&buffer[..count.min(room)]);
+        }
+        Ok(count)
     }
 }
 

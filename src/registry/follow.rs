@@ -23,7 +23,6 @@ use super::asking::Ask;
 use super::failure::RegistryError;
 use super::{LOOKING, Registry};
 use crate::instance::entry::Entry;
-use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
 use crate::nats::{Arrival, Incoming, RequestError, Token, answered};
@@ -115,9 +114,8 @@ impl Follower {
         }));
         let look = Ask::Same(requests::stream_info(registry.bucket()));
         let [info, made] = registry.ask_anywhere(&[(LOOKING, look), (FOLLOWING, make)]);
-        let Some(info) = registry.take_info(LOOKING, info)? else {
-            return Err(RegistryError::Unfit(Unfit::NoBucket(registry.bucket().clone())));
-        };
+        let info = registry.take_info(LOOKING, info)?;
+        let info = registry.readable(info)?;
         let made = made?;
         let consumer = format!("{prefix}-{}", made.turn);
         let made = replies::read_consumer_info(made.message.data())
@@ -242,7 +240,8 @@ impl Follower {
         message: Incoming,
         now: Instant,
     ) -> Result<Heard, RegistryError> {
-        let Some(delivery) = message.reply().and_then(stored::delivery) else {
+        let delivery = message.reply().and_then(|reply| stored::delivery(reply, &self.consumer));
+        let Some(delivery) = delivery else {
             return Ok(Heard::Nothing);
         };
         let contradiction = |why: &str| {

@@ -307,6 +307,8 @@ impl Registry {
             },
             Err(RequestError::NoResponders) if asked.source == TimeSource::DirectGet => {
                 self.asides.source = TimeSource::MessageGet;
+                // At once, so that a clock that was set shows as soon as ever.
+                self.ask_aside(Aside::Time, &asked.key, asked.sent);
                 None
             }
             Err(RequestError::Denied(what)) => {

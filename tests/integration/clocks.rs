@@ -4,11 +4,14 @@
 use std::time::Instant;
 
 use crate::harness::agent::{Agent, aegis};
+use crate::harness::clock::WallClock;
 use crate::harness::fault::{duration, say};
 use crate::harness::host_clocks::HostClocks;
 use crate::harness::registry::Entry;
-use crate::harness::scene::{KEY, any_bucket};
-use crate::harness::{eventually, millis, secs};
+use crate::harness::scene::{KEY, any_bucket, bucket, key};
+use crate::harness::server::Setup;
+use crate::harness::watcher::Watcher;
+use crate::harness::{eventually, millis, secs, time_passes};
 
 fn agent(clocks: &HostClocks, url: &str, ttl: &str, interval: &str) -> Agent {
     let words = ["run", "--service=orders-api", "--instance=host-1", "--ttl", ttl, "--interval"];
@@ -73,6 +76,67 @@ fn a_clock_that_is_off_from_the_start_is_said_and_not_used() {
     for entry in watch.wait_for(4, secs(5)) {
         assert!(off(&entry).abs() < 1.0, "{:.3} s off: {entry:?}", off(&entry));
     }
+}
+
+/// The clock of a real server is set, with all that it stores and lets expire.
+/// Whoever beats is never called down by a step back; a step forward by more than
+/// a TTL takes every entry, and each is back with its next heartbeat. A death is
+/// told in time by the new clock.
+#[test]
+fn a_server_whose_clock_is_set_hides_nobody_for_longer_than_an_interval() {
+    let Some(clock) = WallClock::new() else { return };
+    let wrapper = clock.wrapper().to_vec();
+    let (server, mut registry) = bucket(Setup { wrapper, ..Setup::default() });
+    let start = |instance: &str, ttl: &str| {
+        let (name, ttl) = (format!("--instance={instance}"), format!("--ttl={ttl}"));
+        aegis(&["run", "--service=orders-api", &name, &ttl, "--interval=500ms", "-s"])
+            .arg(&server.url())
+            .spawn()
+    };
+    let _stays = start("stays", "6s");
+    let mut watcher = Watcher::start(&server.url(), &[]);
+    watcher.wait_for("up stays", secs(5));
+    watcher.wait_for("synced", secs(5));
+    let count = |watcher: &Watcher, wanted: &str| {
+        watcher.words().iter().filter(|word| *word == wanted).count()
+    };
+    let mut last = 0;
+    for (round, ahead) in [-60_000, -3_600_000, -3_598_000, 0, 3_600_000, 0].into_iter().enumerate()
+    {
+        let before = count(&watcher, "up stays");
+        // By more than its TTL.
+        let forward = ahead - last > 6_000;
+        last = ahead;
+        clock.set(ahead);
+        let instance = format!("dies{round}");
+        let mut dies = start(&instance, "2s");
+        dies.wait_for_line("registered orders-api/", secs(5));
+        watcher.wait_for(&format!("up {instance}"), secs(4));
+        time_passes(millis(1_200));
+        dies.signal("KILL");
+        dies.wait_exit(secs(2));
+        let killed = Instant::now();
+        let down = format!("down {instance} expired");
+        let told = |watcher: &Watcher| count(watcher, &down);
+        eventually(millis(3_400), &down, || match told(&watcher) {
+            0 => Err(watcher.words().join(", ")),
+            _ => Ok(()),
+        });
+        let took = killed.elapsed();
+        let list = aegis(&["list", "--names", "-s", &server.url()]).run().exits(0);
+        assert_eq!(list.stdout, "orders-api/stays\n", "{ahead} ms");
+        let ups = count(&watcher, "up stays") - before;
+        assert!(ups <= usize::from(forward), "{ahead} ms: {:?}", watcher.words());
+        assert_eq!(count(&watcher, "up stays") - 1, count(&watcher, "down stays expired"));
+        let seen = registry.last(&key("stays")).expect("it beats");
+        assert!(off(&seen).abs() < 1.0, "{ahead} ms: stamped {:.3} s off", off(&seen));
+        say(&format!(
+            "fault: server's clock set to {ahead} ms ahead; told up again {ups} times, a death told \
+             {:.2} s after it (TTL 2 s)",
+            took.as_secs_f64()
+        ));
+    }
+    watcher.stop();
 }
 
 /// "The schedule survives a suspend (`CLOCK_BOOTTIME` gap: beat at once)"

@@ -293,6 +293,9 @@ impl Agent {
             Err(error) => {
                 self.registry.disconnect();
                 self.standing.failed();
+                if is_silence(&error) {
+                    self.keeper.was_silent();
+                }
                 self.keeper.not_served(began, self.now());
                 self.lost(error);
             }
@@ -301,6 +304,8 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
+        let greeting = self.registry.session().map_or(Duration::ZERO, |session| session.greeting);
+        self.keeper.registers(self.registry.choices(), greeting);
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));

@@ -23,11 +23,16 @@ impl Cluster {
     /// As `start`; each route passes a proxy, so that a server can be cut off
     /// from the others and not from its clients.
     pub fn with_proxies(version: &str) -> Cluster {
-        Cluster::with_proxies_and(version, &[])
+        Cluster::proxied(version, "", &[])
     }
 
-    /// The same, each server started by `wrapper`.
-    pub fn with_proxies_and(version: &str, wrapper: &[String]) -> Cluster {
+    /// The same, each server started by `wrapper`; and no client learns of
+    /// other addresses than its own.
+    pub fn apart(version: &str, wrapper: &[String]) -> Cluster {
+        Cluster::proxied(version, "no_advertise: true, ", wrapper)
+    }
+
+    fn proxied(version: &str, extra: &str, wrapper: &[String]) -> Cluster {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let proxies: Vec<Vec<Proxy>> =
             (0..3).map(|_| ports.iter().map(|&port| Proxy::to(port)).collect()).collect();
@@ -38,8 +43,8 @@ impl Cluster {
             .collect();
         // What they tell each other of their addresses leads nowhere, or they
         // would go around the proxies.
-        let nowhere = "advertise: \"127.0.0.1:9\", ";
-        Cluster::with(&[version], &ports, |from| routes[from].clone(), nowhere, proxies, wrapper)
+        let extra = format!("advertise: \"127.0.0.1:9\", {extra}");
+        Cluster::with(&[version], &ports, |from| routes[from].clone(), &extra, proxies, wrapper)
     }
 
     fn with(

@@ -103,7 +103,7 @@ impl Agent {
         let tells_time = self.registry.entry_tells_time();
         // A registration has asked already.
         let asides = match self.keeper.is_registered() {
-            true if asks => &[Aside::Entry],
+            true if asks => &[Aside::Entry, Aside::Time],
             true => self.keeper.asides(sent, is_clustered, tells_time),
             false => &[],
         };
