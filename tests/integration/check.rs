@@ -537,7 +537,9 @@ fn in_a_mixed_cluster_the_leader_of_the_bucket_counts() {
     }
 }
 
-/// Two of three servers are gone: nobody answers for the bucket, and that is said.
+/// Two of three servers are gone: nothing can be written, and that is said. Which
+/// rows say it depends on who led: the one that is left may go on telling what the
+/// bucket is like.
 #[test]
 fn without_a_quorum_the_report_comes_in_time() {
     let mut cluster = Cluster::start(&["2.12.8"]);
@@ -552,10 +554,8 @@ fn without_a_quorum_the_report_comes_in_time() {
     });
     let answer = output.json();
     says(&answer, "connection", "ok", &[]);
-    let message = word(&answer, "bucket", "message");
-    let known = ["no answer in time", "no leader"];
-    assert!(known.iter().any(|words| message.contains(words)), "{answer:#}");
-    for name in ["bucket", "ttl-probe"] {
-        assert!(["unknown", "critical"].contains(&word(&answer, name, "status")), "{name}");
-    }
+    let probe = word(&answer, "ttl-probe", "status");
+    assert!(["unknown", "critical"].contains(&probe), "{answer:#}");
+    let said = ["no answer in time", "no leader", "nobody answers"];
+    assert!(said.iter().any(|words| output.stdout.contains(words)), "{answer:#}");
 }
