@@ -59,6 +59,8 @@ impl ApiError {
             10166 => "the bucket has no per-message TTL (allow_msg_ttl is off)",
             10071 | 10164 => "the entry was changed meanwhile",
             10163 => "the cluster is busy with another change of the entry: try again",
+            // Whatever storing failed with: a limit of the bucket, mostly.
+            10077 if self.description.contains("no space left") => "the server's disk is full",
             10077 => "the bucket is full",
             10002 => "the account's storage is used up",
             10047 => "the server is out of storage",

@@ -62,11 +62,21 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy to this port of 127.0.0.1; nothing need listen there yet.
     pub fn to(target: u16) -> Proxy {
-        Proxy::listening(SocketAddr::from(([127, 0, 0, 1], free_port())), target)
+        // Who looks whether a port is free holds it for a moment.
+        let listening = (0..5).find_map(|_| {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            Some((address, TcpListener::bind(address).ok()?))
+        });
+        let (address, listener) = listening.expect("a port for the proxy");
+        Proxy::on(address, listener, target)
     }
 
     /// As `to`, on an address of one's own.
     pub fn listening(address: SocketAddr, target: u16) -> Proxy {
+        Proxy::on(address, listen(address), target)
+    }
+
+    fn on(address: SocketAddr, listener: TcpListener, target: u16) -> Proxy {
         let state = Arc::new(State {
             target,
             flow: [Mutex::new(Flow::Forward), Mutex::new(Flow::Forward)],
@@ -81,7 +91,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
-        let listener = listen(address);
+        listener.set_nonblocking(true).expect("a listener that does not block");
         let shared = state.clone();
         std::thread::spawn(move || accept(&shared, address, listener));
         Proxy { address, state }
