@@ -28,6 +28,7 @@ mod domains;
 mod draining;
 mod duplicates;
 mod faults;
+mod fleets;
 mod full_disk;
 mod handshake_first;
 mod harness;
