@@ -43,6 +43,7 @@ mod interop;
 mod keeping;
 mod list;
 mod logins;
+mod lossy;
 mod metrics;
 mod names;
 mod network_faults;
