@@ -41,6 +41,7 @@ mod info_lines;
 mod init;
 mod interop;
 mod keeping;
+mod limits;
 mod list;
 mod logins;
 mod lossy;
