@@ -9,7 +9,7 @@
 mod agent;
 pub mod attention;
 mod config;
-mod drain;
+pub mod drain;
 mod keeper;
 pub mod schedule;
 pub mod status;
@@ -86,7 +86,8 @@ pub fn keep(begin: Settled<'_>, host: &mut Host, outside: Rc<dyn Waiter>, anew: 
     host.set_timeout(settings.timeout);
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let registry = Registry::new(connect(settings), bucket);
-    let mut agent = Agent::new(options, registry, host_name, servers, outside.random());
+    let mut agent =
+        Agent::new(options, registry, host_name, servers, outside.random(), host.looker());
 
     let mut slept = Slept::new(&*outside);
     while !outside.stop_requested() {

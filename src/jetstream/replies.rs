@@ -91,6 +91,10 @@ impl ApiError {
             ApiError::WRITE_UNDER_WAY => {
                 "the cluster is busy with another change of the entry: try again"
             }
+            // Whatever storing failed with: a limit of the bucket, mostly.
+            ApiError::BUCKET_FULL if self.description.contains("no space left") => {
+                "the server's disk is full"
+            }
             ApiError::BUCKET_FULL => "the bucket is full",
             ApiError::ACCOUNT_FULL => "the account's storage is used up",
             ApiError::NO_STORAGE => "the server is out of storage",

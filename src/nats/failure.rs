@@ -83,6 +83,9 @@ impl Cause {
             Cause::Other(why) if why.contains("maximum") && why.contains("connections") => {
                 Some("raise max_connections of nats-server, or of the account")
             }
+            Cause::Other(why) if is_late(why) => Some(
+                "the way to the server is slower than its limit for a login: raise timeout in the authorization block of nats-server",
+            ),
             Cause::LameDuck | Cause::Closed | Cause::Other(_) => None,
         }
     }
@@ -105,10 +108,15 @@ impl Cause {
 pub(super) fn refused_login(words: &str, who: &str) -> Cause {
     let lower = words.to_lowercase();
     let refused = ["authorization violation", "authentication", "revoked", "jwt"];
-    match refused.iter().any(|word| lower.contains(word)) {
+    match !is_late(words) && refused.iter().any(|word| lower.contains(word)) {
         true => Cause::Login(format!("{words}: {who}")),
         false => Cause::Other(format!("the server says: {words}")),
     }
+}
+
+/// The login came too late: nothing is said of who it was.
+fn is_late(words: &str) -> bool {
+    words.to_lowercase().contains("authentication timeout")
 }
 
 /// Why no session came about: each server that was tried, with its cause.
@@ -293,6 +301,7 @@ mod tests {
                 "login refused: User Authentication Expired: user \"a\"",
             ),
             ("maximum connections exceeded", "the server says: maximum connections exceeded"),
+            ("Authentication Timeout", "the server says: Authentication Timeout"),
             (
                 "maximum account active connections exceeded",
                 "the server says: maximum account active connections exceeded",

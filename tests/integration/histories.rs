@@ -13,10 +13,10 @@
 //! revision with what stood there before, which tells even of an expiry that
 //! nobody saw.
 
-mod history;
+pub mod history;
 mod judge;
 mod judge_works;
-mod record;
+pub mod record;
 mod world;
 
 use std::time::Duration;

@@ -15,7 +15,7 @@ use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::drain;
+use super::drain::DrainFile;
 use super::keeper::{CLOCK_TRUST, Found, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
@@ -30,6 +30,7 @@ use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
 use crate::registry::outage::Outage;
+use crate::system::looker::LookerPid;
 use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
 
@@ -44,6 +45,8 @@ pub(super) struct Agent {
     record: Record,
     /// The service's own health; `None` where nothing checks it.
     healthy: Option<bool>,
+    drain_file: Option<DrainFile>,
+    looker: LookerPid,
     /// Why it drains, while it does.
     draining: Option<String>,
     /// It cannot be told whether to drain, which was said.
@@ -71,6 +74,7 @@ impl Agent {
         host: &str,
         servers: String,
         seed: u64,
+        looker: LookerPid,
     ) -> Agent {
         let name = format!("{}/{}", options.service, options.instance);
         Agent {
@@ -84,6 +88,8 @@ impl Agent {
             healthy: None,
             draining: None,
             drain_unknown: false,
+            drain_file: None,
+            looker,
             stamped: None,
             outage: None,
             defeats: Vec::new(),
@@ -144,7 +150,12 @@ impl Agent {
     }
 
     fn look_for_drain(&mut self) {
-        let found = self.options.drain_file.as_ref().map_or(Ok(None), |path| drain::look(path));
+        let path = self.options.drain_file.as_deref();
+        if self.drain_file.as_ref().map(DrainFile::path) != path {
+            let new = |path: &Path| DrainFile::new(path.to_owned(), LookerPid::clone(&self.looker));
+            self.drain_file = path.map(new);
+        }
+        let found = self.drain_file.as_mut().map_or(Ok(None), DrainFile::look);
         let name = self.name();
         let found = match found {
             Ok(found) => found,

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod cluster;
 pub mod fault;
 pub mod front;
+pub mod hanging;
 pub mod host_clocks;
 pub mod hostile;
 pub mod info;
