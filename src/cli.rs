@@ -33,7 +33,7 @@ use self::arguments::{TopArgs, VerbArgs};
 use self::host_file::{ENV_FILE, HostFile};
 use self::options::{CheckOptions, Invocation, Verb};
 use self::settings::Connection;
-use self::sorting::{Sorted, add_missing, find_verb, sort};
+use self::sorting::{Sorted, add_missing, find_verb, is_global, sort};
 use self::values::{PROGRAM, Source, usage};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
@@ -79,12 +79,26 @@ fn parse_with(
     env_file: &Path,
 ) -> Result<Parsed, UsageError> {
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let verb_is_check = find_verb(&lossy) == Some("check");
+    let verb = find_verb(&lossy);
+    let verb_is_check = verb == Some("check");
     let mut reading = Reading { env, host_name, env_file, check: None };
     reading.parse(args, lossy).map_err(|failure| UsageError {
         check: reading.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
-        failure,
+        failure: with_page(failure, verb),
         verb_is_check,
+    })
+}
+
+/// Has a hint at the help name the page that has the option: the verb's own,
+/// unless the message is about an option of the program.
+fn with_page(failure: Failure, verb: Option<&str>) -> Failure {
+    let message = failure.chain();
+    let mut words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let Some(verb) = verb.filter(|_| !words.any(is_global)) else { return failure };
+    let all = usage("").hint().map(str::to_owned);
+    failure.map_hint(|hint| match Some(hint) == all.as_deref() {
+        true => format!("{PROGRAM} {verb} --help"),
+        false => hint.to_owned(),
     })
 }
 

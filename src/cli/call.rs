@@ -90,7 +90,7 @@ impl Call {
                 && !options.is_empty()
                 // It says itself where it goes.
                 && !rest.contains(" --context ")
-                && rest != "--help"
+                && !rest.ends_with("--help")
             {
                 return format!("{before}{program}{options} {rest}");
             }

@@ -43,6 +43,11 @@ const HELP: &str = "help";
 const VERSION: &str = "version";
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
 
+/// Whether this is an option of the program, and not of one verb.
+pub(super) fn is_global(name: &str) -> bool {
+    GLOBAL.contains(&name) || GLOBAL_SWITCHES.contains(&name) || name == SERVER
+}
+
 /// What each verb takes: options with a value, and switches.
 pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'static str]) {
     match verb {

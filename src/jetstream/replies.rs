@@ -77,6 +77,11 @@ impl ApiError {
     /// Another stream has the subjects.
     pub const SUBJECTS_TAKEN: u32 = 10065;
 
+    /// Whether the disk under the server's store has no room.
+    pub fn is_disk_full(&self) -> bool {
+        self.err_code == ApiError::BUCKET_FULL && self.description.contains("no space left")
+    }
+
     /// What an operator should read, where the server's words leave it open.
     fn words(&self) -> Option<&'static str> {
         Some(match self.err_code {
@@ -92,9 +97,7 @@ impl ApiError {
                 "the cluster is busy with another change of the entry: try again"
             }
             // Whatever storing failed with: a limit of the bucket, mostly.
-            ApiError::BUCKET_FULL if self.description.contains("no space left") => {
-                "the server's disk is full"
-            }
+            ApiError::BUCKET_FULL if self.is_disk_full() => "the server's disk is full",
             ApiError::BUCKET_FULL => "the bucket is full",
             ApiError::ACCOUNT_FULL => "the account's storage is used up",
             ApiError::NO_STORAGE => "the server is out of storage",

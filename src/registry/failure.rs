@@ -212,6 +212,9 @@ impl From<RegistryError> for Failure {
                     ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT => failure.with_hint(
                         "enable JetStream in the server's configuration, for this account too",
                     ),
+                    _ if api.is_disk_full() => {
+                        failure.with_hint("free some room on the disk of the server's store")
+                    }
                     ApiError::BUCKET_FULL => failure.with_hint("aegis-agent check"),
                     ApiError::ACCOUNT_FULL
                     | ApiError::NO_STORAGE

@@ -8,8 +8,9 @@ use serde_json::json;
 use crate::harness::agent::{Output, aegis};
 use crate::harness::hostile::greeting;
 use crate::harness::registry::Registry;
-use crate::harness::secs;
+use crate::harness::scene::{KEY, record};
 use crate::harness::server::{Server, Setup};
+use crate::harness::{eventually, secs};
 
 /// It dies, for want of memory for instance, while it greets us.
 #[test]
@@ -128,6 +129,28 @@ fn a_stream_that_stores_under_other_subjects_is_no_bucket() {
         let mut agent = call(&["run", "--service=web", "--instance=a"]).spawn();
         agent.wait_for_line(why, secs(5));
         assert!(!agent.stderr().contains("registered web/a"), "{}", agent.stderr());
+    }
+}
+
+/// A copy by sources has no subjects of its own.
+#[test]
+fn a_bucket_that_takes_no_writes_is_read_all_the_same() {
+    let server = Server::start("2.12.8");
+    let mut registry = Registry::at(&server.url());
+    registry.create(&json!({}));
+    registry.put(KEY, &[("Nats-TTL", "1h")], &record("host-1", 0));
+    let moved = json!({ "src": "$KV.service_registry.>", "dest": "$KV.copy.>" });
+    Registry::named(&server.url(), "copy").create(&json!({
+        "subjects": null,
+        "sources": [ { "name": "KV_service_registry", "subject_transforms": [ moved ] } ],
+    }));
+    registry.update(&json!({ "sealed": true }));
+    for bucket in ["service_registry", "copy"] {
+        let list = aegis(&["list", "--names", "--bucket", bucket, "-s"]).arg(&server.url());
+        eventually(secs(5), "it is read", || {
+            let output = list.run().exits(0);
+            if output.stdout == "orders-api/host-1\n" { Ok(()) } else { Err(output.stdout) }
+        });
     }
 }
 
