@@ -118,7 +118,7 @@ pub(crate) fn reply(data: &[u8]) {
         Ok(message) => entry(message),
         Err(error) => refused(error),
     }
-    if let Some(delivery) = stored::delivery(data) {
+    if let Some(delivery) = stored::delivery(data, "aegis-1-0") {
         assert!(data.starts_with(b"$JS.ACK."), "{delivery:?}");
     }
 }

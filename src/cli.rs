@@ -8,8 +8,10 @@
 
 mod arguments;
 pub mod call;
+#[cfg(test)]
+mod completions;
 pub mod context;
-pub mod effective;
+mod effective;
 pub mod env_file;
 mod host_file;
 pub mod options;
@@ -79,9 +81,9 @@ fn parse_with(
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let verb = find_verb(&lossy);
     let verb_is_check = verb == Some("check");
-    let mut call = Call { env, host_name, env_file, check: None };
-    call.parse(args, lossy).map_err(|failure| UsageError {
-        check: call.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
+    let mut reading = Reading { env, host_name, env_file, check: None };
+    reading.parse(args, lossy).map_err(|failure| UsageError {
+        check: reading.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
         failure: with_page(failure, verb),
         verb_is_check,
     })
@@ -101,7 +103,7 @@ fn with_page(failure: Failure, verb: Option<&str>) -> Failure {
 }
 
 /// What a call is read with.
-struct Call<'a> {
+struct Reading<'a> {
     env: &'a dyn Fn(&str) -> Option<OsString>,
     host_name: &'a dyn Fn() -> Option<String>,
     env_file: &'a Path,
@@ -109,7 +111,7 @@ struct Call<'a> {
     check: Option<(CheckOptions, Bucket)>,
 }
 
-impl Call<'_> {
+impl Reading<'_> {
     fn parse(&mut self, args: &[OsString], lossy: Vec<String>) -> Result<Parsed, Failure> {
         if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
             return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));

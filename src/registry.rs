@@ -113,6 +113,11 @@ impl Registry {
         &self.bucket
     }
 
+    /// How many servers there are to choose from.
+    pub fn choices(&self) -> usize {
+        self.connector.choices()
+    }
+
     /// How NATS is reached.
     pub fn settings(&self) -> &Settings {
         self.connector.settings()

@@ -247,6 +247,22 @@ fn options_that_may_be_repeated_are_those_that_say_so() {
 }
 
 #[test]
+fn the_words_that_shells_complete_are_taken() {
+    use crate::instance::staleness::Reason;
+    for (verb, option, words) in completions::WORDS {
+        for word in words {
+            ok(&format!("{verb} {option} {word}"), &[]);
+        }
+        if option == "--only" {
+            assert_eq!(words, Reason::ALL.map(Reason::as_str));
+        } else if option != "--status" {
+            // A status may be a word of a newer writer.
+            failure(&format!("{verb} {option} other"), &[]);
+        }
+    }
+}
+
+#[test]
 fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
     for context in ["nats://u:secret@h", "u:secret@h"] {
         let (code, message) = failure("list --context", &[]);
@@ -256,7 +272,8 @@ fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
         assert_eq!(code, 78);
         assert!(message.contains("***@h") && !message.contains("secret"), "{message}");
     }
-    let login = crate::nats::login::Login::Creds("nats://u:secret@h".into());
+    let path = crate::nats::login::Secret::File("nats://u:secret@h".into());
+    let login = crate::nats::login::Login::Creds(path);
     match crate::nats::login::read_login(&login) {
         Err(failure) => assert!(!failure.chain().contains("secret"), "{}", failure.chain()),
         Ok(_) => panic!("there is no such file"),
@@ -516,7 +533,7 @@ fn the_login_comes_from_the_first_source_that_has_one_and_is_never_shown() {
     assert_eq!(login("list -s nats://secret@a", &[]), "Token(Text(..))");
     let env = [("NATS_TOKEN", "secret")];
     assert_eq!(login("list -s nats://u:secret@a", &env), "Token(Text(..))");
-    assert_eq!(login("list --creds /c", &env), "Creds(\"/c\")");
+    assert_eq!(login("list --creds /c", &env), "Creds(File(\"/c\"))");
     let env = [("NATS_USER", "u"), ("NATS_PASSWORD", "secret")];
     assert_eq!(login("list", &env), "User { name: \"u\", password: Text(..) }");
     assert_eq!(login("list --user v", &env), "User { name: \"v\", password: Text(..) }");

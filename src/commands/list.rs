@@ -9,7 +9,6 @@ mod keys;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -299,9 +298,8 @@ fn plain_text(value: &Value) -> String {
 }
 
 fn time_words(duration: time::Duration) -> String {
-    let sign = if duration.is_negative() { "-" } else { "" };
-    let size: Duration = duration.unsigned_abs();
-    format!("{sign}{}", words(size))
+    let size = words(duration.unsigned_abs());
+    if duration.is_negative() { format!("-{size}") } else { size }
 }
 
 impl Summary {

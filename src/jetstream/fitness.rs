@@ -50,6 +50,9 @@ impl fmt::Display for ServerVersion {
     }
 }
 
+/// A version to upgrade to, in words; `server_bugs` knows none of it.
+pub const WITHOUT_BUGS: &str = "2.15.1 has no known TTL bugs";
+
 /// Why nothing may be written here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
@@ -71,7 +74,7 @@ impl Unfit {
     pub fn hint(&self) -> String {
         match self {
             Unfit::TooOld { .. } => {
-                "upgrade nats-server to 2.11.2 or later; 2.12.8 has no known TTL bugs".into()
+                format!("upgrade nats-server to 2.11.2 or later; {WITHOUT_BUGS}")
             }
             // Where the flag is off this switches it on, and touches nothing
             // else.

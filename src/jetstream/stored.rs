@@ -5,6 +5,7 @@
 //! a reason, never a panic.
 
 use data_encoding::BASE64;
+use memchr::{memchr, memchr_iter};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -26,19 +27,27 @@ pub struct Delivery {
 }
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<n>.<sequence>.<n>.<nanoseconds>.<pending>`,
-/// or the longer form with domain and account in front (ADR-15).
-pub fn delivery(reply: &[u8]) -> Option<Delivery> {
-    let rest = reply.strip_prefix(b"$JS.ACK.")?;
-    // Of bytes, without a list: there is one for each entry of a bucket.
-    let mut tokens = rest.split(|byte| *byte == b'.');
-    for _ in 0..match rest.iter().filter(|byte| **byte == b'.').count() {
-        6 => 3,
-        8.. => 5,
+/// or the longer form with domain and account in front (ADR-15). `None` for what
+/// is none, and for what another consumer delivers: one that was given up goes
+/// on for a while.
+pub fn delivery(reply: &[u8], consumer: &str) -> Option<Delivery> {
+    let mut rest = reply.strip_prefix(b"$JS.ACK.")?;
+    // Without a list: there is one for each entry of a bucket.
+    let before = match memchr_iter(b'.', rest).count() {
+        6 => 1,
+        8.. => 3,
         _ => return None,
-    } {
-        tokens.next();
+    };
+    for _ in 0..before {
+        rest = &rest[memchr(b'.', rest)? + 1..];
     }
-    let mut number = || decimal(tokens.next()?);
+    rest = rest.strip_prefix(consumer.as_bytes())?.strip_prefix(b".")?;
+    rest = &rest[memchr(b'.', rest)? + 1..];
+    let mut number = || {
+        let (digits, after) = rest.split_at(memchr(b'.', rest).unwrap_or(rest.len()));
+        rest = after.get(1..).unwrap_or_default();
+        decimal(digits)
+    };
     Some(Delivery {
         sequence: number()?,
         place: number()?,
@@ -48,13 +57,14 @@ pub fn delivery(reply: &[u8]) -> Option<Delivery> {
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
+    let mut number = 0_u64;
+    for byte in digits {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
     }
-    digits.iter().try_fold(0_u64, |number, byte| {
-        let digit = u64::from(byte.wrapping_sub(b'0'));
-        if digit > 9 { None } else { number.checked_mul(10)?.checked_add(digit) }
-    })
+    (!digits.is_empty()).then_some(number)
 }
 
 fn from_nanos(nanos: u64) -> Option<OffsetDateTime> {

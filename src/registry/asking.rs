@@ -1,6 +1,6 @@
-//! Questions to the registry: those that may be asked twice. Several leave at
-//! once, what is not answered is asked again, and of a cluster one member after
-//! the other.
+//! Questions to the registry that may be asked twice: several leave at once, and
+//! what is not answered is asked again, of one member of a cluster after the
+//! other.
 
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,15 @@
 //! Follows a bucket: the newest revision of each key, and after that everything
-//! as it is stored, through one ephemeral consumer and pulls that wait.
+//! as it is stored.
 //!
-//! What it hands out besides entries is *up to when* it has seen everything. It
-//! asks the stream where it ends (`STREAM.INFO`); once that revision has come,
-//! nothing that was stored before the answer is still on its way. The first
-//! such answer is therefore also the end of the state as it was.
+//! It does so through one ephemeral consumer and pulls that wait. Besides entries
+//! it hands out *up to when* it has seen everything. It asks the stream where it
+//! ends (`STREAM.INFO`); once that revision has come, nothing that was stored
+//! before the answer is still on its way. The first such answer is therefore also
+//! the end of the state as it was.
 //!
 //! A session that is silent for `SILENCE` is in doubt: a consumer that has
-//! nothing to deliver says so twice a second. A delivery that is missing in
-//! their row, and a consumer that is gone, are errors: begin anew.
+//! nothing to deliver says so twice a second. A gap in the numbers of the
+//! deliveries, and a consumer that is gone, are errors: begin anew.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -239,7 +240,8 @@ impl Follower {
         message: Incoming,
         now: Instant,
     ) -> Result<Heard, RegistryError> {
-        let Some(delivery) = message.reply().and_then(stored::delivery) else {
+        let delivery = message.reply().and_then(|reply| stored::delivery(reply, &self.consumer));
+        let Some(delivery) = delivery else {
             return Ok(Heard::Nothing);
         };
         let contradiction = |why: &str| {
