@@ -11,7 +11,7 @@ mod agent;
 pub mod attention;
 mod config;
 mod drain;
-mod keeper;
+pub mod keeper;
 pub mod schedule;
 pub mod status;
 pub mod surroundings;
