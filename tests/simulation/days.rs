@@ -289,7 +289,7 @@ impl World {
         let said = |slot: usize| {
             self.agents.get(slot).is_some_and(|agent| agent.keeper.duplicate().is_some())
         };
-        self.judge.duplicates(self.now, [said(0), said(1)]);
+        self.judge.duplicates(self.now, [said(0), said(1)], self.foreign);
         let fine = self.server.is_fine(self.now);
         let good = [0, 1].map(|slot| fine && slot < self.agents.len() && self.is_good(slot));
         self.judge.conditions(self.now, good, self.server.is_trap(self.now));

@@ -400,6 +400,10 @@ impl Judge {
                 (key.present, key.by, key.taken) = (true, Some(slot), None);
             }
             (Some(Writer { slot, .. }), true) => {
+                if key.present && key.by != Some(slot) {
+                    let words = format!("agent {slot} took out what somebody else has stored");
+                    self.violation.get_or_insert(Violation { at: now, words });
+                }
                 key.present = false;
                 // Another of that name finds out with its next heartbeat.
                 key.taken = Some(now);

@@ -16,6 +16,8 @@ const STEPS_LIMIT: u32 = 2_000;
 struct Agent {
     alive: bool,
     good: Option<Micros>,
+    /// The same, until it was asked to stop.
+    good_before: Option<Micros>,
     proven_until: Option<Micros>,
     /// When it was killed, or asked to stop.
     left: Option<Micros>,
@@ -31,6 +33,7 @@ pub struct Judge {
     taken: Option<Micros>,
     /// Until when the server was a trap.
     trapped: Option<Micros>,
+    has_trap: bool,
     /// Since when both could meet.
     both: Option<Micros>,
     pub found: Option<(Micros, String)>,
@@ -44,6 +47,7 @@ impl Judge {
             agents: Default::default(),
             taken: Some(0),
             trapped: None,
+            has_trap: false,
             both: None,
             found: None,
         }
@@ -66,7 +70,7 @@ impl Judge {
         agent.left.get_or_insert(now);
         agent.stopping = !ended;
         agent.alive &= !ended;
-        agent.good = None;
+        agent.good_before = agent.good.take().or(agent.good_before);
     }
 
     /// Somebody else took the entry away, or put something over it.
@@ -88,11 +92,12 @@ impl Judge {
 
     /// Whether each agent can use the server from now on.
     pub fn conditions(&mut self, now: Micros, good: [bool; 2], trap: bool) {
-        if trap {
+        if trap || std::mem::take(&mut self.has_trap) {
             self.trapped = Some(now);
         } else if self.trapped.is_some_and(|until| now > until + TRAP + BACK + SECOND) {
             self.trapped = None;
         }
+        self.has_trap = trap;
         let back = self.back();
         for (agent, good) in self.agents.iter_mut().zip(good) {
             if agent.good.is_some_and(|since| now >= since + back) {
@@ -146,15 +151,29 @@ impl Judge {
     pub fn stopped(&mut self, slot: usize, now: Micros, left_there: bool, well: bool) {
         let other = &self.agents[1 - slot];
         // A duplicate is taken to be there for a while.
-        let taken_for = self.ttl + 6 * self.interval;
-        let is_gone = !other.alive && other.left.is_none_or(|left| left + taken_for < now);
-        if left_there && well && is_gone {
+        let is_gone = !other.alive && other.left.is_none_or(|left| left + self.taken_for() < now);
+        let is_long = |since: Micros| since + self.taken_for() < now;
+        if left_there && well && is_gone && self.agents[slot].good_before.is_some_and(is_long) {
             self.violated(now, format!("agent {slot} was stopped, and its entry is there"));
         }
     }
 
-    /// Whether each agent says that there is a duplicate.
-    pub fn duplicates(&mut self, now: Micros, said: [bool; 2]) {
+    /// How long a duplicate is taken to be there at most.
+    fn taken_for(&self) -> Micros {
+        self.ttl + 6 * self.interval
+    }
+
+    /// Whether each agent says that there is a duplicate; when somebody else wrote
+    /// last.
+    pub fn duplicates(&mut self, now: Micros, said: [bool; 2], foreign: Micros) {
+        for slot in 0..2 {
+            let long = |since: Micros| now > since + self.taken_for() + self.back();
+            let other = &self.agents[1 - slot];
+            let is_alone = !other.alive && other.left.is_none_or(long) && long(foreign);
+            if said[slot] && is_alone && self.agents[slot].good.is_some_and(long) {
+                self.violated(now, format!("agent {slot} says that there is a duplicate"));
+            }
+        }
         let due = |since: Micros| now > since + 3 * self.interval + self.back();
         if self.both.is_some_and(due) && said != [true, true] {
             self.violated(now, format!("two agents of one name, and they say {said:?}"));
