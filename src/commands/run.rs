@@ -10,7 +10,7 @@ mod agent;
 pub mod attention;
 mod config;
 pub mod drain;
-mod keeper;
+pub mod keeper;
 pub mod schedule;
 pub mod status;
 pub mod surroundings;

@@ -94,6 +94,8 @@ pub struct Session {
     lame_duck: bool,
     /// How long a wait goes on after a stop.
     stop_limit: Duration,
+    /// When a stop was noticed in the middle of a wait.
+    stop_noticed: Option<Instant>,
     members: Members,
     waiter: Rc<dyn Waiter>,
 }
@@ -117,6 +119,7 @@ impl Session {
             last_error: String::new(),
             lame_duck: false,
             stop_limit: opened.stop_limit,
+            stop_noticed: None,
             members: opened.members,
             waiter: opened.waiter,
         };
@@ -208,7 +211,8 @@ impl Session {
             }
             if !stopping && self.stop_requested() {
                 stopping = true;
-                deadline = deadline.min(now + self.stop_limit);
+                self.stop_noticed.get_or_insert(now);
+                deadline = self.shortened(deadline, false);
             }
             if matches!(read, Read::More) {
                 continue;
@@ -218,6 +222,15 @@ impl Session {
             }
             self.flush();
             self.wait(deadline);
+        }
+    }
+
+    /// When a wait that takes several arrivals ends, if it began before a stop:
+    /// `stopping` tells whether the stop was there already.
+    pub fn shortened(&self, deadline: Instant, stopping: bool) -> Instant {
+        match self.stop_noticed {
+            Some(at) if !stopping => deadline.min(at + self.stop_limit),
+            _ => deadline,
         }
     }
 
@@ -253,8 +266,9 @@ impl Session {
         tokens: &[Token],
         deadline: Instant,
     ) -> Result<Incoming, RequestError> {
+        let stopping = self.stop_requested();
         loop {
-            match self.receive(deadline)? {
+            match self.receive(self.shortened(deadline, stopping))? {
                 Arrival::Message(Some(token), message) if tokens.contains(&token) => {
                     return answered(message);
                 }

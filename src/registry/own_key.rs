@@ -153,7 +153,8 @@ impl Registry {
         asides: &[Aside],
     ) -> Result<u64, RegistryError> {
         const DOING: &str = WRITING;
-        let deadline = self.now() + limit.min(self.timeout());
+        let mut deadline = self.now() + limit.min(self.timeout());
+        let stopping = self.stop_requested();
         let key = put.key.to_owned();
         let sent = self.boot_clock();
         for aside in asides.iter().filter(|aside| **aside == Aside::Entry) {
@@ -176,7 +177,11 @@ impl Registry {
                 }
                 other => self.take_aside(other),
             }
-            // What nobody asked for must not keep us from looking.
+            // What nobody asked for must not keep us from looking, nor a stop waiting.
+            deadline = self
+                .session
+                .as_ref()
+                .map_or(deadline, |session| session.shortened(deadline, stopping));
             if self.now() >= deadline {
                 return Err(failed(RequestError::TimedOut));
             }

@@ -627,6 +627,7 @@ impl World {
     pub fn lose_store(&mut self, last: Option<Micros>) {
         let clock = self.cluster.registry_clock(self.now);
         let mut changes = Vec::new();
+        self.judge.renumbered(self.network.next);
         match last {
             None => {
                 for (_, mut bucket) in mem::take(&mut self.cluster.jetstream.buckets) {

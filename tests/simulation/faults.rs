@@ -287,6 +287,7 @@ impl World {
                 false
             }
             Kind::DeleteBucket => {
+                self.judge.renumbered(self.network.next);
                 let stream = self.plan.stream();
                 self.operate_call(&format!("STREAM.DELETE.{stream}"), "");
                 false

@@ -70,6 +70,8 @@ struct AgentState {
     /// much time they may have cost at most.
     trapped: Option<(Micros, Micros)>,
     has_traps: bool,
+    /// It stands still: it has no time to leave them.
+    still: bool,
     /// When the registry's clock was set, where that may not have shown yet.
     unseen: Option<Micros>,
     /// When it was killed, or asked to stop.
@@ -115,6 +117,11 @@ pub struct Judge {
     lets_go: Option<Micros>,
     /// Heartbeats may lie in the buffers of a server for a while.
     buffers: bool,
+    /// Connections from this one on are younger than the bucket: in one that is
+    /// made anew the revision that an older heartbeat expects comes again.
+    renumbered: ConnId,
+    /// Until when what was stored before a step of the server's clock may live.
+    stretched: Micros,
 }
 
 impl Judge {
@@ -139,6 +146,8 @@ impl Judge {
                         | Kind::PartServer { .. }
                 )
             }),
+            renumbered: 0,
+            stretched: 0,
             stepped: None,
             clock_off: None,
             violation: None,
@@ -206,6 +215,7 @@ impl Judge {
         let due = since + ttl + SECOND;
         // A step makes the life of what is stored longer, or shorter.
         let is_settled = self.stepped.is_none_or(|at| at < key.stored_at)
+            && now > self.stretched
             && self.lets_go.is_some_and(|since| since + SECOND < now);
         if now > due && is_settled && key.present && key.by == Some(slot) {
             let ago = (now - left) / MILLI;
@@ -214,7 +224,7 @@ impl Judge {
     }
 
     pub fn asked_to_stop(&mut self, slot: usize, now: Micros) {
-        let well = self.all_well(slot, now, self.back) && !self.agents[slot].dropped;
+        let well = self.all_well(slot, now, self.back_of(slot)) && !self.agents[slot].dropped;
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);
@@ -229,6 +239,7 @@ impl Judge {
 
     /// Its host slept, or its process was stopped: its own time stood still.
     pub fn disturbed(&mut self, slot: usize) {
+        self.agents[slot].still = true;
         self.agents[slot].must_end = None;
         self.agents[slot].stops_well = false;
     }
@@ -253,6 +264,13 @@ impl Judge {
         if self.agents[slot].stop.is_some() {
             self.agents[slot].must_end = Some(now + self.timeout + SECOND);
         }
+        let agent = &mut self.agents[slot];
+        agent.still = false;
+        agent.trapped = agent.trapped.map(|(_, cost)| (now, cost));
+        // It made no heartbeats that would have shown that somebody else is gone.
+        if let Some(key) = self.keys.get_mut(&self.key_of[slot]) {
+            key.foreign = key.foreign.map(|_| now);
+        }
     }
 
     pub fn ended(&mut self, slot: usize, now: Micros) {
@@ -275,6 +293,11 @@ impl Judge {
         }
     }
 
+    /// The bucket counts its revisions anew; connections have numbers below `next`.
+    pub fn renumbered(&mut self, next: ConnId) {
+        self.renumbered = next;
+    }
+
     /// The store is as it was some time ago.
     pub fn rolled_back(&mut self, now: Micros) {
         for key in self.keys.values_mut() {
@@ -285,8 +308,13 @@ impl Judge {
     /// The registry's clock, which may be another server's now.
     pub fn clock_is(&mut self, now: Micros, clock: Wall) {
         let off = clock / 1_000 - now as i64;
-        if self.clock_off.replace(off).is_some_and(|before| (before - off).abs() > 100_000) {
+        let before = self.clock_off.replace(off).unwrap_or(off);
+        if (before - off).abs() > 100_000 {
             self.clock_stepped(now);
+        }
+        if before - off > 0 {
+            let ends = now + (before - off) as u64 + self.ttl + 2 * SECOND;
+            self.stretched = self.stretched.max(ends);
         }
     }
 
@@ -325,7 +353,7 @@ impl Judge {
         } else if std::mem::take(&mut agent.has_traps) {
             // They lasted until now.
             agent.trapped = agent.trapped.map(|(_, most)| (now, most));
-        } else if agent.trapped.is_some_and(|(until, most)| now > until + most) {
+        } else if !agent.still && agent.trapped.is_some_and(|(until, cost)| now > until + cost) {
             agent.trapped = None;
         }
         agent.has_traps = traps > 0;
@@ -337,7 +365,10 @@ impl Judge {
         let deleted = stored.is_marker();
         if let Some(Writer { slot, conn, given_up }) = by {
             let agent = &mut self.agents[slot];
-            if given_up && agent.newest.is_some_and(|newest| conn < newest) {
+            if given_up
+                && conn >= self.renumbered
+                && agent.newest.is_some_and(|newest| conn < newest)
+            {
                 let words = format!(
                     "revision {} of agent {slot} is news of a connection that was given up ({conn})",
                     stored.seq
@@ -369,6 +400,10 @@ impl Judge {
                 (key.present, key.by, key.taken) = (true, Some(slot), None);
             }
             (Some(Writer { slot, .. }), true) => {
+                if key.present && key.by != Some(slot) {
+                    let words = format!("agent {slot} took out what somebody else has stored");
+                    self.violation.get_or_insert(Violation { at: now, words });
+                }
                 key.present = false;
                 // Another of that name finds out with its next heartbeat.
                 key.taken = Some(now);

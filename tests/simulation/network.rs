@@ -108,7 +108,7 @@ pub struct Conn {
 
 pub struct Network {
     pub conns: BTreeMap<ConnId, Conn>,
-    next: ConnId,
+    pub next: ConnId,
     pub links: Vec<Vec<Link>>,
     listener: UnixListener,
     address: UnixAddr,

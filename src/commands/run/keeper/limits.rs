@@ -30,7 +30,7 @@ impl Keeper {
     }
 
     /// How long an acknowledgement is waited for.
-    pub(in crate::commands::run) fn put_limit(&self, now: Duration, timeout: Duration) -> Duration {
+    pub fn put_limit(&self, now: Duration, timeout: Duration) -> Duration {
         let limit = self.patience.limit(timeout, self.life(now));
         match self.is_unseen && !self.is_registered() {
             true => limit.min(UNSEEN_PUT.max(self.slowest())),
@@ -44,20 +44,12 @@ impl Keeper {
     }
 
     /// How long a fresh session may take.
-    pub(in crate::commands::run) fn connect_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn connect_limit(&self, now: Duration, timeout: Duration) -> Duration {
         self.part(now, timeout, 2, LEAST_CONNECT)
     }
 
     /// How long the questions before a registration may take.
-    pub(in crate::commands::run) fn question_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn question_limit(&self, now: Duration, timeout: Duration) -> Duration {
         let most = if self.was_registered() { QUESTIONS } else { timeout };
         let usual = match self.rounds() {
             None => most,
@@ -73,21 +65,13 @@ impl Keeper {
 
     /// How long a look at what stands there may take, in the middle of a
     /// heartbeat.
-    pub(in crate::commands::run) fn look_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn look_limit(&self, now: Duration, timeout: Duration) -> Duration {
         let slow = self.patience.last() * 3;
         self.part(now, timeout.min(LONGEST_LOOK.max(slow)), 4, LEAST_WAIT / 2)
     }
 
     /// How long a move may take while the session there is still serves.
-    pub(in crate::commands::run) fn move_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn move_limit(&self, now: Duration, timeout: Duration) -> Duration {
         timeout.min(self.life(now) / 2)
     }
 
@@ -101,7 +85,7 @@ impl Keeper {
     /// Whether to put without knowing the bucket, which nobody answers for in
     /// time: it was fit when it was seen last, and our entry shall not end
     /// because nobody answers questions. Other members are asked before.
-    pub(in crate::commands::run) fn may_put_unseen(&self) -> bool {
+    pub fn may_put_unseen(&self) -> bool {
         self.was_registered() && self.rounds() != Some(0)
     }
 }
