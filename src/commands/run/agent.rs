@@ -11,7 +11,7 @@ mod reload;
 use std::path::Path;
 use std::time::Duration;
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -30,7 +30,7 @@ use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
-use crate::registry::outage::Outage;
+use crate::registry::outage::{Outage, Repeats};
 use crate::system::looker::LookerPid;
 use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
@@ -55,6 +55,7 @@ pub(super) struct Agent {
     /// The last stamp that was sent, and where the boot clock stood.
     stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
+    repeats: Repeats,
     /// What the bucket does to our TTL, as it was said.
     defeats: Vec<Defeat>,
     /// The bucket's configuration when it was seen last: one that was deleted
@@ -86,6 +87,7 @@ impl Agent {
             healthy: None,
             draining: None,
             drain_unknown: false,
+            repeats: Repeats::default(),
             drain_file: None,
             looker,
             stamped: None,
@@ -412,12 +414,25 @@ impl Agent {
             return;
         };
         let at = session.place();
+        let now = self.registry.now();
         match self.outage.take() {
-            Some(outage) if !is_first => info!(
-                "restored {} at {at} after {}, revision {revision}",
-                self.name(),
-                words(self.registry.now().saturating_duration_since(outage.since))
-            ),
+            Some(outage) if !is_first => {
+                let (name, took) =
+                    (self.name(), words(now.saturating_duration_since(outage.since)));
+                let level = if outage.is_quiet { Level::Debug } else { Level::Info };
+                log!(level, "restored {name} at {at} after {took}, revision {revision}");
+                if self.repeats.over(&outage, now) {
+                    let hint = match outage.cause.contains("connection lost") {
+                        true => ": does something on the way close idle connections?",
+                        false => "",
+                    };
+                    warn!(
+                        "{name}: lost and restored {} times in a row, each time within a second\
+                         {hint}; further ones like it are told with --verbose only",
+                        self.repeats.said()
+                    );
+                }
+            }
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }

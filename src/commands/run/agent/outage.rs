@@ -18,11 +18,15 @@ impl Agent {
         let failure = Failure::from(error).with_note(NO_CONNECTION, note);
         let cause = failure.chain();
         let name = self.name();
-        let (first, outage) = match &mut self.outage {
+        let (mut first, outage) = match &mut self.outage {
             Some(outage) => (false, outage),
-            none => (true, none.insert(Outage::new(now))),
+            none => (true, none.insert(Outage::after(&self.repeats, &cause, now))),
         };
-        if !outage.is_news(&cause) {
+        let is_news = outage.is_news(&cause);
+        // What goes on is told after all, as if it had just begun.
+        let was_quiet = outage.is_to_be_told(now);
+        first |= was_quiet;
+        if outage.is_quiet || !(is_news || was_quiet) {
             debug!("{name}: {cause}");
             return;
         }
