@@ -1,10 +1,9 @@
 //! `run`: speaks for one instance until it is told to stop.
 //!
 //! One thread and one `poll`: it waits until `keeper` says to act, and does what
-//! it says.
-//! A session that does not acknowledge one heartbeat is given up; its
+//! it says. A session that does not acknowledge one heartbeat is given up; its
 //! successor registers anew. What a restart cannot cure ends the agent before
-//! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
+//! the loop begins; nothing that NATS does ever ends it. SIGHUP replaces settings
 //! and session: the new one is up before the old one goes.
 
 mod agent;

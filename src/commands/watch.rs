@@ -54,9 +54,9 @@ const SUSPICIONS: u32 = 2;
 /// doubles each time.
 const FIRST_REREAD_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(600);
-/// After an outage of ours, an instance that is missing has this time to
-/// refresh its entry before it is called down. Agents promise to be back within
-/// two seconds.
+/// After an outage of ours, an instance that is missing has this time to refresh
+/// its entry before it is called down. An agent that lost the same server is back
+/// about as soon as we are; it promises 3 s (docs/outages.md).
 const RETURN_GRACE: Duration = Duration::from_millis(1_500);
 /// A key whose revision is replaced before it is delivered comes with the next
 /// one, which may lie beyond the end that was asked for. So many ends are waited
@@ -339,8 +339,7 @@ impl Watcher {
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
-        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
-        let hint = hint.unwrap_or_default();
+        let hint = call.hint_of(&failure);
         match is_first {
             true => warn!("nothing is known of the registry: {cause}; trying again{hint}"),
             false => warn!("still without registry: {cause}{hint}"),

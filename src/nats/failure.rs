@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use super::address::ServerAddress;
+use super::login::{FRESH_IN_CONTEXT, FRESH_IN_FILE, IN_CONTEXT};
 use crate::error::{Failure, Kind};
 
 /// What the message of a failure to connect begins with.
@@ -69,9 +70,12 @@ impl Cause {
             Cause::Tls(_) | Cause::NotTls => {
                 Some("check --tlsca, --tlscert and --tlskey against the server's certificate")
             }
-            Cause::Login(why) if why.to_lowercase().contains("expired") => Some(
-                "put fresh credentials into that file: it is read again, and no restart is needed",
-            ),
+            Cause::Login(why) if why.to_lowercase().contains("expired") => {
+                Some(match why.contains(IN_CONTEXT) {
+                    true => FRESH_IN_CONTEXT,
+                    false => FRESH_IN_FILE,
+                })
+            }
             Cause::Login(_) => Some(
                 "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
             ),

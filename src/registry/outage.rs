@@ -1,4 +1,4 @@
-//! The registry is out of reach, or refuses: each cause is said once. *Pure*.
+//! Which causes of an outage were said, so that each is said once. *Pure*.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

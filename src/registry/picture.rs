@@ -3,7 +3,7 @@
 //! known.
 //!
 //! Time is *knowledge*, not a clock that runs on: `advance` says up to when all
-//! that was stored is known. A watcher that is cut off, or behind, therefore
+//! that was stored is known. A watcher that is cut off, or late, therefore
 //! calls nobody down; when it is back it says `read_anew`, feeds the state, and
 //! `complete` tells the differences.
 //!

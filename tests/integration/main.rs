@@ -23,6 +23,7 @@ mod cleanup;
 mod cleanup_lasts;
 mod clocks;
 mod cluster_faults;
+mod connection_limits;
 mod documents;
 mod domains;
 mod draining;

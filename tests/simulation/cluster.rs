@@ -507,7 +507,7 @@ impl World {
                 changes.extend(bucket.expire(now, late));
             }
         }
-        if !has_quorum {
+        if !has_quorum && changes.is_empty() {
             return self.after(SECOND, Event::Expiry { turn });
         }
         self.changed(&changes, None);

@@ -22,7 +22,6 @@ use super::surroundings::Host;
 use crate::cli::options::RunOptions;
 use crate::error::Failure;
 use crate::instance::record::{self, Record, Status, instance_key};
-use crate::instance::staleness::Ttl;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
 use crate::nats::address::shown_name;
@@ -35,7 +34,7 @@ use crate::system::looker::LookerPid;
 use crate::text::duration::{as_setting, signed_words, words};
 use crate::text::printable::printable;
 
-use own_entry::Own;
+use own_entry::{Own, is_immortal};
 
 pub(super) struct Agent {
     pub(super) options: RunOptions,
@@ -61,6 +60,9 @@ pub(super) struct Agent {
     /// The bucket's configuration when it was seen last: one that was deleted
     /// is made again like that.
     seen: Option<Value>,
+    /// Under our newest revision lies a value without a TTL, which somebody has
+    /// stored meanwhile.
+    immortal_below: bool,
     pub(super) standing: Standing,
     /// The boot clock at the start: time goes on while the host sleeps.
     started: Duration,
@@ -94,6 +96,7 @@ impl Agent {
             outage: None,
             defeats: Vec::new(),
             seen: None,
+            immortal_below: false,
         }
     }
 
@@ -205,11 +208,15 @@ impl Agent {
 
     /// One heartbeat over `revision`.
     pub(super) fn beat(&mut self, began: Duration, revision: u64) {
-        match self.write(Some(revision), false) {
+        let rollup = std::mem::take(&mut self.immortal_below) && self.may_roll_up();
+        match self.write(Some(revision), rollup) {
             Ok(revision) => {
                 debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
                 let news = self.keeper.beaten(began, self.now());
                 self.say(news);
+                if self.immortal_below {
+                    self.keeper.hurry(self.now());
+                }
             }
             // The stop ends everything in good order, on this session.
             Err(RegistryError::Connect(ConnectError::Stopped)) => {}
@@ -218,6 +225,13 @@ impl Agent {
                 self.give_up(error);
             }
         }
+    }
+
+    /// Whether the bucket, when it was seen last, let a put remove the revisions
+    /// under it.
+    fn may_roll_up(&self) -> bool {
+        let allows = |config: &Value| config["allow_rollup_hdrs"].as_bool() == Some(true);
+        self.seen.as_ref().is_some_and(allows)
     }
 
     /// After a stop nothing more is begun: what was under way had its time, and
@@ -292,6 +306,9 @@ impl Agent {
             Err(error) => {
                 self.registry.disconnect();
                 self.standing.failed();
+                if is_silence(&error) {
+                    self.keeper.was_silent();
+                }
                 self.keeper.not_served(began, self.now());
                 self.lost(error);
             }
@@ -300,6 +317,8 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
+        let greeting = self.registry.session().map_or(Duration::ZERO, |session| session.greeting);
+        self.keeper.registers(self.registry.choices(), greeting);
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
@@ -324,9 +343,7 @@ impl Agent {
             entry => self.own(entry)?,
         };
         let (expected, immortal_below) = match &own {
-            Own::Seen(Some(entry)) => {
-                (entry.revision, entry.stored.ttl == Ttl::Never && !entry.is_deleted())
-            }
+            Own::Seen(Some(entry)) => (entry.revision, is_immortal(entry)),
             Own::Seen(None) => (0, false),
             // A refusal will tell the revision; what lies there may have no TTL.
             Own::Unknown => (self.keeper.last().unwrap_or(0), true),
@@ -349,6 +366,13 @@ impl Agent {
             match told {
                 Told::Time => self.compare_clocks(now),
                 Told::Entry(entry) => {
+                    // It is replaced by now, and may come back: with history when
+                    // ours has expired, else by a crash (nats-server #8505). Another
+                    // heartbeat at once puts an end to it.
+                    if entry.as_ref().is_some_and(|entry| is_immortal(entry)) {
+                        self.immortal_below = true;
+                        self.keeper.hurry(now);
+                    }
                     let found = entry.map_or(Found::Nothing, |entry| self.whose(&entry));
                     let news = self.keeper.stood(now, found);
                     self.say(news);

@@ -1,5 +1,6 @@
 //! What a running agent attends to while it waits for something else: signals,
-//! health checks, a sleep of the host, and systemd's watchdog. All of it in the one `poll`.
+//! health checks, a sleep of the host, and systemd's watchdog. All of it is in
+//! the one `poll`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]

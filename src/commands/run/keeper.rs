@@ -1,10 +1,11 @@
-//! What an agent does next, and what follows from what happened to it: an
-//! acknowledgement, a conflict, silence, a lost session, a stop, a reload, a
-//! resume. *Pure*: no clock, no I/O, no log.
+//! What an agent does next, and what follows from what happened to it. *Pure*: no
+//! clock, no I/O, no log.
 //!
-//! Time is an argument, counted from some start by a clock that goes on while
-//! the host sleeps. What is to be done comes out as a [`Step`], a [`Next`] or
-//! an [`Ending`], what is to be said as [`News`]; `agent` carries them out.
+//! What happened is an acknowledgement, a conflict, silence, a lost session, a
+//! stop, a reload or a resume. Time is an argument, counted from some start by a
+//! clock that goes on while the host sleeps. What is to be done comes out as a
+//! [`Step`], a [`Next`] or an [`Ending`], and what is to be said as [`News`];
+//! `agent` carries them out.
 
 mod conflict;
 mod duplicate;
@@ -114,6 +115,14 @@ pub(super) struct Keeper {
     /// The heartbeat that asks the bucket for the time, where nothing else tells
     /// it.
     time_asked_at: u64,
+    /// How many servers there are to choose from.
+    choices: u32,
+    /// How long the one that there is took to greet.
+    greeting: Duration,
+    /// Registrations in a row that nobody answered.
+    silences: u32,
+    /// The bucket was not seen on the session that there is.
+    is_unseen: bool,
 }
 
 impl Keeper {
@@ -134,6 +143,10 @@ impl Keeper {
             looked: Duration::ZERO,
             beats: 0,
             time_asked_at: 1,
+            choices: 1,
+            greeting: Duration::ZERO,
+            silences: 0,
+            is_unseen: false,
         }
     }
 
@@ -220,6 +233,7 @@ impl Keeper {
     /// The bucket was looked at.
     pub(super) fn saw_bucket(&mut self, now: Duration) {
         self.looked = now;
+        self.is_unseen = false;
     }
 
     /// A question was answered after `took`.
@@ -262,8 +276,22 @@ impl Keeper {
     pub(super) fn registered(&mut self, began: Duration, now: Duration) {
         self.current = self.last;
         self.registered_at = now;
+        self.silences = 0;
         self.moving = None;
         self.due = self.schedule.next(began, now, Outcome::Registered);
+    }
+
+    /// A registration begins on the session that there is, to one of so many
+    /// servers, which took so long to greet.
+    pub(super) fn registers(&mut self, choices: usize, greeting: Duration) {
+        self.choices = u32::try_from(choices).unwrap_or(u32::MAX).max(1);
+        self.greeting = greeting;
+        self.is_unseen = true;
+    }
+
+    /// Nobody has answered it.
+    pub(super) fn was_silent(&mut self) {
+        self.silences = self.silences.saturating_add(1);
     }
 
     /// The session is given up, or gone: its successor comes at once.

@@ -27,6 +27,15 @@ pub enum Direction {
     ToClient,
 }
 
+/// What becomes of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Passes,
+    IsLost,
+    /// The same with this payload.
+    Becomes(String),
+}
+
 /// What a connection meets in place of the server.
 #[derive(Debug, Clone)]
 pub struct Greeting {
@@ -148,6 +157,34 @@ impl Proxy {
     /// Passes what the server says through `rewrite`, chunk by chunk.
     pub fn rewrite(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
         *lock(&self.state.rewrite) = Some(Box::new(rewrite));
+    }
+
+    /// Decides about each message that the server sends, frame by frame; a frame
+    /// that is torn passes.
+    pub fn rewrite_messages(&self, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) {
+        self.rewrite(move |bytes| {
+            let mut kept = Vec::new();
+            let mut rest = bytes;
+            while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+                let words: Vec<&str> = line.split(' ').collect();
+                let is_message = matches!(words[0], "MSG" | "HMSG");
+                let payload =
+                    if is_message { words[words.len() - 1].parse().unwrap_or(0) + 2 } else { 0 };
+                let (frame, after) = rest.split_at((end + 2 + payload).min(rest.len()));
+                rest = after;
+                match is_message.then(|| fate(&String::from_utf8_lossy(frame))) {
+                    None | Some(Fate::Passes) => kept.extend_from_slice(frame),
+                    Some(Fate::IsLost) => {}
+                    Some(Fate::Becomes(text)) => {
+                        let head = format!("MSG {} {} {}\r\n", words[1], words[2], text.len());
+                        kept.extend(format!("{head}{text}\r\n").bytes());
+                    }
+                }
+            }
+            kept.extend_from_slice(rest);
+            kept
+        });
     }
 
     /// A proxy to a server whose clock, as its replies tell it, is an hour ahead

@@ -1,4 +1,5 @@
-//! The registry is out of reach, or refuses: each cause is said once.
+//! What an agent says when the registry is out of reach or refuses: each cause
+//! once, with what to do about it.
 
 use log::{debug, warn};
 
@@ -31,8 +32,7 @@ impl Agent {
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
-        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
-        let hint = hint.unwrap_or_default();
+        let hint = call.hint_of(&failure);
         match (first, self.keeper.was_registered()) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {
