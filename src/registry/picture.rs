@@ -460,6 +460,11 @@ impl Picture {
         self.seen.values().filter(|seen| seen.end() > at).count() as u64
     }
 
+    /// How many keys have come since the state is read, of all kinds.
+    pub fn keys_read(&self) -> u64 {
+        self.seen.values().filter(|seen| seen.reading == self.reading).count() as u64
+    }
+
     /// How many are alive.
     pub fn live(&self) -> usize {
         self.seen.values().filter(|seen| seen.kind == Kind::Live).count()

@@ -157,19 +157,29 @@ fn a_proxy_that_closes_idle_connections() {
     watcher.wait_for("up host-1", secs(5));
     time_passes(secs(2));
     let before = agent.usage();
-    watch.wait_for(10, secs(30));
+    watch.wait_for(14, secs(40));
     let gap = longest_gap(&watch);
     assert!(gap < millis(3_500), "P1: {gap:?} between two heartbeats of 3 s");
     assert_eq!(watcher.words(), ["up host-1", "synced"]);
     flat(&agent, (before.threads, before.descriptors));
-    let seconds = agent.started.elapsed().as_secs_f64();
+    // Said three times, and that no more of them follow.
+    assert!(proxy.accepted() > 5, "{} connections", proxy.accepted());
+    for (text, count) in [("lost orders-api", 3), ("restored orders-api", 3), ("in a row", 1)] {
+        assert_eq!(agent.lines_with(text).len(), count, "{text}: {}", agent.stderr());
+    }
     say(&format!(
-        "limit: a proxy that closes what is idle for 1.2 s; {} connections in {seconds:.0} s, {:.2} s \
-         between two heartbeats at most, {} lines said:\n{}",
+        "limit: a proxy that closes what is idle for 1.2 s; {} connections in {:.0} s, {:.2} s \
+         between two heartbeats at most, {} lines said",
         proxy.accepted(),
+        agent.started.elapsed().as_secs_f64(),
         gap.as_secs_f64(),
-        agent.lines().len(),
-        agent.stderr()
+        agent.lines().len()
     ));
+    // What does not pass by itself is told at once.
+    proxy.refuse(true);
+    proxy.cut();
+    agent.wait_for_lines("lost orders-api", 4, secs(8));
+    proxy.refuse(false);
+    agent.wait_for_lines("restored orders-api", 4, secs(3));
     watcher.stop();
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -277,6 +278,55 @@ fn a_bucket_that_is_deleted_and_made_anew_is_followed() {
     beat(&mut registry, "b", "60s");
     watcher.wait_for_nth("synced", 2, secs(6));
     assert_eq!(watcher.words(), ["up a", "synced", "lost", "up b", "down a removed", "synced"],);
+    watcher.stop();
+}
+
+/// A key whose revision is replaced between the consumer's look and its delivery
+/// comes with the next one. Nobody is missing for that: neither where the state is
+/// read anew because of a purge, nor at the start.
+#[test]
+fn a_state_that_is_read_among_many_heartbeats_is_whole() {
+    const COUNT: usize = 300;
+    let (server, mut registry) = bucket_with(&json!({ "storage": "memory" }));
+    let headers = header(&[("Nats-TTL", "60s")]);
+    let each = move |i: usize| {
+        let instance = format!("i{i}");
+        (key(&instance), headers.clone(), record(&instance, "ACTIVE"))
+    };
+    registry.fill(COUNT, &each);
+    let end = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (end, url) = (end.clone(), server.url());
+        std::thread::spawn(move || {
+            let mut registry = Registry::at(&url);
+            while !end.load(Ordering::SeqCst) {
+                registry.fill(COUNT, &each);
+            }
+        })
+    };
+    let mut watcher = Watcher::start(&server.url(), &[]);
+    watcher.wait_for("synced", secs(5));
+    for round in 1..=12 {
+        if round % 4 == 1 {
+            let name = format!("gone{round}");
+            beat(&mut registry, &name, "60s");
+            watcher.wait_for(&format!("up {name}"), secs(3));
+            registry.purge(&key(&name));
+            watcher.wait_for(&format!("down {name} removed"), secs(8));
+        }
+        // At the start.
+        let mut other = Watcher::start(&server.url(), &[]);
+        other.wait_for("synced", secs(5));
+        let told = other.words();
+        let synced = told.iter().position(|word| word == "synced");
+        assert_eq!(synced, Some(COUNT), "round {round}: all are told before it");
+        other.stop();
+    }
+    end.store(true, Ordering::SeqCst);
+    writer.join().expect("the writer ends");
+    let told = watcher.words();
+    let down = told.iter().filter(|word| word.starts_with("down") && !word.contains("gone"));
+    assert_eq!(down.collect::<Vec<_>>(), Vec::<&String>::new());
     watcher.stop();
 }
 

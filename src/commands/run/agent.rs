@@ -3,12 +3,12 @@
 //! here it is done: a heartbeat, a registration, a move to another server.
 
 mod bucket;
+mod draining;
 mod ending;
 mod outage;
 mod own_entry;
 mod reload;
 
-use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, info, warn};
@@ -24,14 +24,13 @@ use crate::error::Failure;
 use crate::instance::record::{self, Record, Status, instance_key};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
-use crate::nats::address::shown_name;
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
-use crate::registry::outage::Outage;
+use crate::registry::outage::{Outage, Repeats};
 use crate::system::looker::LookerPid;
-use crate::text::duration::{as_setting, signed_words, words};
+use crate::text::duration::{as_setting, signed_words};
 use crate::text::printable::printable;
 
 use own_entry::{Own, is_immortal};
@@ -54,6 +53,7 @@ pub(super) struct Agent {
     /// The last stamp that was sent, and where the boot clock stood.
     stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
+    repeats: Repeats,
     /// What the bucket does to our TTL, as it was said.
     defeats: Vec<Defeat>,
     /// The bucket's configuration when it was seen last: one that was deleted
@@ -88,6 +88,7 @@ impl Agent {
             healthy: None,
             draining: None,
             drain_unknown: false,
+            repeats: Repeats::default(),
             drain_file: None,
             looker,
             stamped: None,
@@ -147,41 +148,6 @@ impl Agent {
             }
             (None, None) => drop(self.record.metadata.remove(record::DRAIN)),
         }
-    }
-
-    fn look_for_drain(&mut self) {
-        let path = self.options.drain_file.as_deref();
-        if self.drain_file.as_ref().map(DrainFile::path) != path {
-            let new = |path: &Path| DrainFile::new(path.to_owned(), LookerPid::clone(&self.looker));
-            self.drain_file = path.map(new);
-        }
-        let found = self.drain_file.as_mut().map_or(Ok(None), DrainFile::look);
-        let name = self.name();
-        let found = match found {
-            Ok(found) => found,
-            Err(why) => {
-                // Nothing changes: neither a healthy instance is taken out by
-                // it nor a drained one put back.
-                if !std::mem::replace(&mut self.drain_unknown, true) {
-                    let path = self.options.drain_file.as_deref().unwrap_or(Path::new(""));
-                    let path = shown_name(&path.display().to_string());
-                    warn!("{name}: cannot tell whether {path} is there: {why}");
-                }
-                return;
-            }
-        };
-        self.drain_unknown = false;
-        match (&self.draining, &found) {
-            (before, Some(why)) if before.as_ref() != Some(why) => {
-                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-                info!("{name} is draining{why}");
-            }
-            (Some(_), None) => info!("{name} is draining no more"),
-            _ => {}
-        }
-        let is_asked = self.options.drain_file.is_some();
-        self.standing.set_draining(is_asked.then(|| found.clone()));
-        self.draining = found;
     }
 
     pub(super) fn stopped(&mut self, host: &mut Host, now: Duration) {
@@ -437,11 +403,7 @@ impl Agent {
         };
         let at = session.place();
         match self.outage.take() {
-            Some(outage) if !is_first => info!(
-                "restored {} at {at} after {}, revision {revision}",
-                self.name(),
-                words(self.registry.now().saturating_duration_since(outage.since))
-            ),
+            Some(outage) if !is_first => self.restored(&outage, &at, revision),
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }
