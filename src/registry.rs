@@ -113,6 +113,11 @@ impl Registry {
         &self.bucket
     }
 
+    /// How many servers there are to choose from.
+    pub fn choices(&self) -> usize {
+        self.connector.choices()
+    }
+
     /// How NATS is reached.
     pub fn settings(&self) -> &Settings {
         self.connector.settings()
@@ -391,6 +396,14 @@ impl Registry {
             return Err(RegistryError::Unfit(Unfit::NoBucket(self.bucket.clone())));
         };
         fitness::judge_bucket(&self.bucket, &info, connected).map_err(RegistryError::Unfit)?;
+        Ok(info)
+    }
+
+    /// The bucket that was found, if what is registered can be read from it.
+    pub fn readable(&self, found: Option<StreamInfo>) -> Result<StreamInfo, RegistryError> {
+        let bucket = &self.bucket;
+        let info = found.ok_or_else(|| RegistryError::Unfit(Unfit::NoBucket(bucket.clone())))?;
+        fitness::judge_readable(bucket, &info).map_err(RegistryError::Unfit)?;
         Ok(info)
     }
 

@@ -1,13 +1,13 @@
-//! The connection of this call, as options for the commands in hints: without
-//! them a command that is pasted would go to another server or another bucket.
-//! *Pure*.
+//! The connection of this call, as options for the commands in hints. *Pure*.
 //!
-//! A hint that ends with a command has it after a colon, or is nothing else. No
-//! secret is ever an option: a password out of the environment has to be there
-//! when the command is pasted, too.
+//! Without them a command that is pasted would go to another server or another
+//! bucket. A hint that ends with a command has it after a colon, or is nothing
+//! else. No secret is ever an option: a password out of the environment has to
+//! be there when the command is pasted, too.
 
 use std::path::Path;
 
+use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
 use crate::nats::Settings;
 use crate::nats::login::{Login, Secret};
@@ -74,6 +74,13 @@ impl Call {
         Call { ours: ours.join(" "), nats: shared.join(" ") }
     }
 
+    /// `; hint: ...` with these options, for the end of a line of the log; empty
+    /// where there is no hint.
+    pub fn hint_of(&self, failure: &Failure) -> String {
+        let hint = failure.hint().map(|hint| format!("; hint: {}", self.complete(hint)));
+        hint.unwrap_or_default()
+    }
+
     /// The hint with these options in the command that it ends with or is.
     pub fn complete(&self, hint: &str) -> String {
         let at = command_at(hint);
@@ -83,7 +90,7 @@ impl Call {
                 && !options.is_empty()
                 // It says itself where it goes.
                 && !rest.contains(" --context ")
-                && rest != "--help"
+                && !rest.ends_with("--help")
             {
                 return format!("{before}{program}{options} {rest}");
             }

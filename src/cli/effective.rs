@@ -3,25 +3,13 @@
 
 use std::path::Path;
 
-use super::options::RunOptions;
+use super::options::{Effective, RunOptions};
 use super::values::Source;
 use crate::health::verdict::HealthCheck;
 use crate::jetstream::bucket::Bucket;
 use crate::nats::Settings;
 use crate::nats::login::{Login, Secret};
 use crate::text::duration::as_setting;
-
-/// One setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Effective {
-    /// The option, without its dashes.
-    pub name: &'static str,
-    /// As it would be written.
-    pub value: String,
-    /// The option, the variable and its file, the field of the context, or
-    /// `default`.
-    pub origin: String,
-}
 
 /// What stands where nothing is set.
 const NOTHING: &str = "-";

@@ -113,8 +113,8 @@ which beats the default.
 .B \-\-server
 is another word for
 .BR \-\-nats\-url .
-A duration is written 10s, 500ms, 1m or as a number of seconds. The answer goes to standard output, everything else
-to standard error.
+A duration is written 10s, 500ms, 1m or as a number of seconds. The answer goes
+to standard output, everything else to standard error.
 .SH VERBS
 {verbs}.SH OPTIONS
 {global}.TP
@@ -133,7 +133,7 @@ systemctl enable \-\-now aegis\-agent@orders\-api.service
 .B aegis\-agent.service
 speaks for a service that is no unit of this host.
 .B aegis\-agent\-cleanup.timer
-cleans every five minutes, and leaves every entry alone that beats,
+cleans every five minutes, and leaves every entry alone that beats.
 .B aegis\-agent\-check.timer
 writes /run/aegis\-agent\-check/aegis\-agent.prom every minute. Nothing is enabled
 by the package.
@@ -150,11 +150,12 @@ The checks of
 .B \-\-health\-exec
 and
 .B \-\-health\-tcp
-run before each heartbeat, both where both are given, and delay none. A command is split into words
-as a shell would, but no shell runs it. It is well if it exits 0 in time; late,
-it is killed with its process group. Its output is thrown away, and of the
-environment it sees PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and TZ, and
-HEALTH_CHECK_OF with the number of the agent. What it leaves running is killed.
+run before each heartbeat and delay none. Where both are given, both have to
+pass. A command is split into words as a shell would, but no shell runs it. It
+passes if it exits 0 in time; if it is late it is killed with its process group.
+Its output is thrown away. Its environment is PATH, HOME, USER, LOGNAME, SHELL,
+LANG, LC_ALL and TZ, and HEALTH_CHECK_OF with the process number of the agent.
+What it leaves running is killed.
 Under systemd it runs in the sandbox of the agent.
 .SH METRICS
 The file of
@@ -163,8 +164,9 @@ is Prometheus text, replaced whole when the state changes, and otherwise once an
 interval. Labels: service, instance_id, bucket.
 {metrics}.PP
 .B check \-\-format prometheus
-writes what it found, for the textfile collector of node_exporter.
-.SH SIGNALS
+writes what it found, for the textfile collector of node_exporter; the label
+bucket is on each line. What a line means stands before it as HELP.
+{check_metrics}.SH SIGNALS
 .TP
 \fBSIGTERM\fR, \fBSIGINT\fR
 run: take the entry out and exit 0; watch: exit 0; cleanup: finish what is under
@@ -202,16 +204,19 @@ while it is there, that agent's instance is STANDBY; its first line is the reaso
 .I /run/aegis\-agent/SERVICE/metrics.prom
 its metrics
 .TP
+.I /run/aegis\-agent\-check/aegis\-agent.prom
+what check found
+.TP
 .I ~/.config/nats/context/NAME.json
 a context of the nats CLI
 .TP
 .I /usr/share/doc/aegis\-agent
 README, documents and examples
 .SH PERMISSIONS
-What each verb has to publish to; what stands in parentheses can be left out.
-Each subscribes to its inbox, _INBOX.> or that of
+What each verb has to publish to; what stands in parentheses can be left out
+(docs/permissions.md says what is missing then). Each subscribes to its inbox,
+_INBOX.> or that of
 .BR \-\-inbox\-prefix .
-The documents say what is missing without the optional ones.
 .nh
 {permissions}.hy
 .SH EXIT STATUS
@@ -242,9 +247,23 @@ aegis\-agent cleanup \-\-dry\-run
         verbs = VERBS.map(verb).concat(),
         global = options(top.flags),
         metrics = metrics(),
+        check_metrics = check_metrics(),
         permissions = permissions(),
     );
     page(8, "System Administration", &body)
+}
+
+/// The metrics of `check`: those of the golden file, which a test compares with
+/// what it says, and those that are there under some conditions.
+fn check_metrics() -> String {
+    let golden = include_str!("../../tests/golden/check.prom");
+    let types = golden.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names = types.filter_map(|line| line.split(' ').next());
+    let more = ["aegis_instances", "aegis_login_left_seconds"];
+    let mut names: Vec<&str> = names.chain(more).collect();
+    names.sort_unstable();
+    names.dedup();
+    format!("The names are\n{}.\n", names.join(",\n"))
 }
 
 /// A line for each verb but `run`, which stands first.

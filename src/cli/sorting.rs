@@ -1,7 +1,8 @@
-//! Arguments in order before argh sees them, and what to say of one that no
-//! verb knows: with the option or verb that was perhaps meant. That costs 25
-//! lines: there are dozens of options, and a call by hand is often one in trouble.
-//! *Pure*.
+//! Puts the arguments in order before argh sees them. *Pure*.
+//!
+//! Of an option or a verb that nobody knows it says which one was perhaps meant.
+//! That costs 25 lines, and is worth them: there are dozens of options, and who
+//! calls by hand is often in trouble.
 
 use super::values::usage;
 use crate::error::Failure;
@@ -41,6 +42,11 @@ const REPEATABLE: [(Option<&str>, &str); 3] =
 const HELP: &str = "help";
 const VERSION: &str = "version";
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
+
+/// Whether this is an option of the program, and not of one verb.
+pub(super) fn is_global(name: &str) -> bool {
+    GLOBAL.contains(&name) || GLOBAL_SWITCHES.contains(&name) || name == SERVER
+}
 
 /// What each verb takes: options with a value, and switches.
 pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'static str]) {

@@ -210,6 +210,32 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
     }
 }
 
+/// "A usage error that points to a page without the option."
+#[test]
+fn a_usage_error_points_to_a_page_that_has_the_option() {
+    for (args, option) in [
+        ("run", "--service"),
+        ("run --servce x", "--service"),
+        ("run --standby=yes", "--standby"),
+        ("list --status", "--status"),
+        ("list --names --json", "--wide"),
+        ("check --json --format text", "--format"),
+        ("cleanup --max-removals 1 --max-removals 2", "--max-removals"),
+        ("list --bucket", "--bucket"),
+        ("list --buckt x", "--bucket"),
+        ("list --verbose=1", "--verbose"),
+        ("list --user x", "--password-file"),
+        ("list --password-file x", "--user"),
+        ("--creds", "--creds"),
+    ] {
+        let error = call(args, &[]).expect_err(args).failure;
+        let hint = error.hint().unwrap_or_else(|| panic!("{args}: no hint"));
+        let page = hint.strip_prefix("aegis-agent ").expect("ours");
+        let Ok(Parsed::Print(text)) = call(page, &[]) else { panic!("{args}: {page}") };
+        assert!(text.contains(&format!("{option} ")), "{args}: no {option} in {page}");
+    }
+}
+
 #[test]
 fn options_that_may_be_repeated_are_those_that_say_so() {
     let options = run_options("run --service abc --meta a=1 --meta b=2", &[]);

@@ -6,14 +6,13 @@
 //! reachable the next SYN leaves within 1.2 s, and nothing waits for a server
 //! that hangs.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::address::ServerAddress;
+use super::address::{Members, ServerAddress};
 use super::attempt::{Attempt, Context, Progress};
 use super::failure::{Cause, ConnectError};
 use super::handshake::Wish;
@@ -58,8 +57,8 @@ impl Settings {
     }
 }
 
-/// The members of a cluster that its servers announced.
-pub(super) type Members = Rc<RefCell<Vec<ServerAddress>>>;
+/// So often a race begins anew because the process was stopped in it.
+const RESUMES_LIMIT: u32 = 3;
 
 /// Opens sessions, one server after the other.
 pub struct Connector {
@@ -130,12 +129,12 @@ impl Connector {
         check_tls_files(&self.settings.tls).map_err(ConnectError::Config)?;
 
         let servers = self.servers();
-        let entrants = servers.iter().map(|server| Entrant {
+        let entrant = |server| Entrant {
             address: literal(server),
             tls_first: self.settings.tls_first
                 || self.tls_first.iter().any(|known| known.is_at(server)),
-        });
-        let race = Race::new(entrants.collect(), limit, !stopping);
+        };
+        let new_race = || Race::new(servers.iter().map(entrant).collect(), limit, !stopping);
         let who = who(&self.settings.login, &login, self.waiter.wall_clock());
         let context = Context {
             servers: &servers,
@@ -152,7 +151,9 @@ impl Connector {
             waiter: &*self.waiter,
         };
         let run = Run {
-            race,
+            race: new_race(),
+            new_race: &new_race,
+            resumes: RESUMES_LIMIT,
             context,
             attempts: Vec::new(),
             lookups: &self.lookups,
@@ -204,6 +205,10 @@ impl Connector {
 /// One race, and the attempts in it.
 struct Run<'a> {
     race: Race,
+    /// The same, at its start.
+    new_race: &'a dyn Fn() -> Race,
+    /// So often it may still begin anew.
+    resumes: u32,
     context: Context<'a>,
     /// Each with the time at which its server greeted, and whether TLS came
     /// first.
@@ -249,6 +254,14 @@ impl Run<'_> {
             let mut interests: Vec<Interest<'_>> =
                 self.attempts.iter().map(|one| one.attempt.interest()).collect();
             waiter.wait(&mut interests, Some(until));
+            // The process was stopped: whoever was waited for may be long gone, and
+            // what was measured means nothing.
+            if self.resumes > 0 && waiter.take_resumed() {
+                self.resumes -= 1;
+                self.attempts.clear();
+                (self.race, self.began) = ((self.new_race)(), waiter.now());
+                continue;
+            }
             let ready: Vec<bool> = interests.iter().map(|interest| interest.ready).collect();
             if let Some(won) = self.advance(&ready) {
                 return Ok(won);

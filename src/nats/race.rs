@@ -225,7 +225,8 @@ impl Race {
     /// When to ask again at the latest.
     pub fn wake_at(&self, now: Duration) -> Duration {
         let mut wake = self.end;
-        if !self.queue.is_empty() {
+        // After the limit nobody of the queue has a turn any more.
+        if !self.queue.is_empty() && now < self.limit {
             let full = self.attempts.len() >= ATTEMPTS_LIMIT;
             let least = if full { now + LEAST_CHANCE / 10 } else { Duration::ZERO };
             wake = wake.min(self.begins_at().max(least));
@@ -536,6 +537,27 @@ mod tests {
         race.failed(first.id, Cause::Login("no".into()));
         race.failed(second.id, Cause::Tcp("connection refused".into()));
         assert_eq!(race.causes(), [(0, Cause::Login("no".into()))]);
+    }
+
+    /// Where a login is under way the race goes on after its limit, and whoever
+    /// still stands in the queue has no turn any more.
+    #[test]
+    fn the_wake_up_time_never_makes_a_loop_spin_after_the_limit() {
+        for silent_since in [3_900, 4_500, 4_950] {
+            let mut race = race(2);
+            let first = begins(&mut race, 0).remove(0);
+            let second = begins(&mut race, 150).remove(0);
+            race.reached(first.id, Stage::LoggingIn, ms(3_800));
+            race.reached(second.id, Stage::Silent, ms(silent_since));
+            let (mut now, mut rounds) = (ms(silent_since), 0);
+            while !race.is_over(now) {
+                while race.next(now).is_some() {}
+                now = race.wake_at(now).max(now);
+                rounds += 1;
+                assert!(rounds < 100, "at {now:?}");
+            }
+            assert!(now > LIMIT * 2, "over at {now:?}");
+        }
     }
 
     #[test]

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::address::ServerAddress;
+use super::address::{Members, ServerAddress};
 use super::attempt::Served;
 use super::certificate::not_after;
-use super::connector::Members;
 use super::failure::{Refusal, RequestError};
 use super::handshake::ServerInfo;
 use super::stream::{Broken, Stream};
@@ -95,6 +94,8 @@ pub struct Session {
     lame_duck: bool,
     /// How long a wait goes on after a stop.
     stop_limit: Duration,
+    /// When a stop was noticed in the middle of a wait.
+    stop_noticed: Option<Instant>,
     members: Members,
     waiter: Rc<dyn Waiter>,
 }
@@ -118,6 +119,7 @@ impl Session {
             last_error: String::new(),
             lame_duck: false,
             stop_limit: opened.stop_limit,
+            stop_noticed: None,
             members: opened.members,
             waiter: opened.waiter,
         };
@@ -152,6 +154,11 @@ impl Session {
     /// A token that no other session has.
     pub fn unique(&self) -> &str {
         self.inbox.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// How many requests it has taken: tells what is made on it apart.
+    pub fn requests(&self) -> u64 {
+        self.last_token
     }
 
     /// Whether a stop was asked for.
@@ -204,7 +211,8 @@ impl Session {
             }
             if !stopping && self.stop_requested() {
                 stopping = true;
-                deadline = deadline.min(now + self.stop_limit);
+                self.stop_noticed.get_or_insert(now);
+                deadline = self.shortened(deadline, false);
             }
             if matches!(read, Read::More) {
                 continue;
@@ -214,6 +222,15 @@ impl Session {
             }
             self.flush();
             self.wait(deadline);
+        }
+    }
+
+    /// When a wait that takes several arrivals ends, if it began before a stop:
+    /// `stopping` tells whether the stop was there already.
+    pub fn shortened(&self, deadline: Instant, stopping: bool) -> Instant {
+        match self.stop_noticed {
+            Some(at) if !stopping => deadline.min(at + self.stop_limit),
+            _ => deadline,
         }
     }
 
@@ -249,8 +266,9 @@ impl Session {
         tokens: &[Token],
         deadline: Instant,
     ) -> Result<Incoming, RequestError> {
+        let stopping = self.stop_requested();
         loop {
-            match self.receive(deadline)? {
+            match self.receive(self.shortened(deadline, stopping))? {
                 Arrival::Message(Some(token), message) if tokens.contains(&token) => {
                     return answered(message);
                 }

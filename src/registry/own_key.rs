@@ -1,12 +1,13 @@
-//! An agent's own key: puts, with questions beside them in the same write, and
-//! the marker at the end.
+//! An agent's own key: puts with questions beside them, and the marker at the
+//! end.
 //!
-//! Nobody waits for the answer to a question beside a put: it is read with the
-//! acknowledgement (99.7 % of them come with it, tried on 2.12.8) or during the
-//! wait after it, and what it tells is kept for whoever asks. So it neither
-//! stands before a heartbeat nor makes one fail.
+//! A question beside a put leaves in the same write, and nobody waits for its
+//! answer. It is read with the acknowledgement (99.7 % of them come with it,
+//! tried on 2.12.8) or during the wait after it, and what it tells is kept for
+//! whoever asks. So it neither delays a heartbeat nor makes one fail.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
 use log::debug;
@@ -61,10 +62,26 @@ enum TimeSource {
     Nothing,
 }
 
+/// What was stored, told from anything else under our key: revisions alone begin
+/// anew in a bucket that was made anew or restored, and values can be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    revision: u64,
+    hash: u64,
+}
+
+impl Mark {
+    fn of(revision: u64, value: &[u8]) -> Mark {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(value);
+        Mark { revision, hash: hasher.finish() }
+    }
+}
+
 /// A put, with the boot clock when it was sent and when it was acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Acknowledged {
-    revision: u64,
+    mark: Mark,
     sent: Duration,
     at: Duration,
 }
@@ -86,7 +103,7 @@ pub(super) struct Asides {
     source: TimeSource,
     puts: VecDeque<Acknowledged>,
     /// Of the own key, as a read told it, where the put is not acknowledged yet.
-    unmatched: Option<(u64, OffsetDateTime)>,
+    unmatched: Option<(Mark, OffsetDateTime)>,
     told: Vec<Told>,
     is_replicated: bool,
     leader_denied: bool,
@@ -114,9 +131,9 @@ impl Asides {
         self.leader_denied = true;
     }
 
-    /// When the server stored our revision, and how well that tells its clock.
-    fn clock_of(&self, revision: u64, stored: OffsetDateTime) -> Option<RegistryClock> {
-        let put = self.puts.iter().rev().find(|put| put.revision == revision)?;
+    /// When the server stored what we put, and how well that tells its clock.
+    fn clock_of(&self, mark: Mark, stored: OffsetDateTime) -> Option<RegistryClock> {
+        let put = self.puts.iter().find(|put| put.mark == mark)?;
         Some(RegistryClock::told(stored, put.at, put.at.saturating_sub(put.sent)))
     }
 }
@@ -136,7 +153,8 @@ impl Registry {
         asides: &[Aside],
     ) -> Result<u64, RegistryError> {
         const DOING: &str = WRITING;
-        let deadline = self.now() + limit.min(self.timeout());
+        let mut deadline = self.now() + limit.min(self.timeout());
+        let stopping = self.stop_requested();
         let key = put.key.to_owned();
         let sent = self.boot_clock();
         for aside in asides.iter().filter(|aside| **aside == Aside::Entry) {
@@ -159,30 +177,32 @@ impl Registry {
                 }
                 other => self.take_aside(other),
             }
-            // What nobody asked for must not keep us from looking.
+            // What nobody asked for must not keep us from looking, nor a stop waiting.
+            deadline = self
+                .session
+                .as_ref()
+                .map_or(deadline, |session| session.shortened(deadline, stopping));
             if self.now() >= deadline {
                 return Err(failed(RequestError::TimedOut));
             }
         };
         let revision = replies::acknowledged(reply.data())
             .map_err(|error| named(RegistryError::Reply(DOING, error)))?;
-        self.acknowledged(Acknowledged { revision, sent, at: self.boot_clock() });
+        let mark = Mark::of(revision, &request.payload);
+        self.acknowledged(Acknowledged { mark, sent, at: self.boot_clock() });
         Ok(revision)
     }
 
     fn acknowledged(&mut self, put: Acknowledged) {
-        // Revisions only grow: one that is not above the others is of a bucket that
-        // was made anew or restored, and theirs will be used again.
-        self.asides.puts.retain(|known| known.revision < put.revision);
         if self.asides.puts.len() == PUTS_KNOWN {
             self.asides.puts.pop_front();
         }
         self.asides.puts.push_back(put);
         // Anything else that was read is somebody else's, and stays that.
-        if let Some((revision, stored)) = self.asides.unmatched.take()
-            && revision == put.revision
+        if let Some((mark, stored)) = self.asides.unmatched.take()
+            && mark == put.mark
         {
-            self.set_clock_by(revision, stored);
+            self.set_clock_by(mark, stored);
         }
     }
 
@@ -286,11 +306,14 @@ impl Registry {
             Ok(message) => match asked.source {
                 TimeSource::MessageGet => stored::read_message(message.data())
                     .ok()
-                    .map(|message| (message.sequence, message.stored)),
-                _ => stored::direct_origin(message.headers()),
+                    .map(|message| (Mark::of(message.sequence, &message.data), message.stored)),
+                _ => stored::direct_origin(message.headers())
+                    .map(|(revision, stored)| (Mark::of(revision, message.data()), stored)),
             },
             Err(RequestError::NoResponders) if asked.source == TimeSource::DirectGet => {
                 self.asides.source = TimeSource::MessageGet;
+                // At once, so that a clock that was set shows as soon as ever.
+                self.ask_aside(Aside::Time, &asked.key, asked.sent);
                 None
             }
             Err(RequestError::Denied(what)) => {
@@ -300,16 +323,16 @@ impl Registry {
             }
             Err(_) => None,
         };
-        if let Some((revision, stored)) = origin
-            && !self.set_clock_by(revision, stored)
+        if let Some((mark, stored)) = origin
+            && !self.set_clock_by(mark, stored)
         {
-            self.asides.unmatched = Some((revision, stored));
+            self.asides.unmatched = Some((mark, stored));
         }
     }
 
-    /// Sets the clock by the time at which a revision of ours was stored.
-    fn set_clock_by(&mut self, revision: u64, stored: OffsetDateTime) -> bool {
-        let Some(told) = self.asides.clock_of(revision, stored) else { return false };
+    /// Sets the clock by the time at which something of ours was stored.
+    fn set_clock_by(&mut self, mark: Mark, stored: OffsetDateTime) -> bool {
+        let Some(told) = self.asides.clock_of(mark, stored) else { return false };
         self.tell_clock(told);
         self.asides.told.push(Told::Time);
         true

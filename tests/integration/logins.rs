@@ -574,13 +574,18 @@ impl Operator {
 
     /// A server that trusts it, with the accounts in memory.
     pub(crate) fn server(&self) -> Server {
+        self.server_that_takes(-1)
+    }
+
+    /// The same, with so many connections of the account at one time.
+    pub(crate) fn server_that_takes(&self, connections: i64) -> Server {
         let own = self.operator.public_key();
         let operator =
             jwt("tests", &own, &self.operator, None, json!({ "type": "operator", "version": 2 }));
-        let account = |name: &str, pair: &KeyPair, storage: i64| {
+        let account = |name: &str, pair: &KeyPair, storage: i64, connections: i64| {
             let limits = json!({
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
-                "wildcards": true, "conn": -1, "leaf": -1, "mem_storage": storage,
+                "wildcards": true, "conn": connections, "leaf": -1, "mem_storage": storage,
                 "disk_storage": storage, "streams": storage, "consumer": storage,
             });
             let claims = json!({ "limits": limits, "type": "account", "version": 2 });
@@ -590,8 +595,8 @@ impl Operator {
         let extra = format!(
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\
              resolver_preload: {{ {system}: {}, {main}: {} }}\n",
-            account("SYS", &self.system, 0),
-            account("MAIN", &self.account, -1)
+            account("SYS", &self.system, 0, -1),
+            account("MAIN", &self.account, -1, connections)
         );
         Server::with(Setup { extra, ..Setup::default() })
     }
@@ -647,9 +652,18 @@ fn a_fifo_that_nobody_writes_to_hangs_nothing() {
     assert!(made.success());
     let path = path.display().to_string();
     let words = [path.as_str(), "nothing came out of this pipe within 1 s"];
-    for option in ["--creds", "--nkey", "--token-file", "--tlsca"] {
-        let list = aegis(&["list", "-s", "127.0.0.1:1", option, &path]).within(secs(4)).run();
-        refused(list, 78, &words);
+    let options: [&[&str]; 7] = [
+        &["--creds"],
+        &["--nkey"],
+        &["--token-file"],
+        &["--user=a", "--password-file"],
+        &["--tlsca"],
+        &["--tlskey=/dev/null", "--tlscert"],
+        &["--env-file"],
+    ];
+    for option in options {
+        let call = [&["list", "-s", "127.0.0.1:1"], option, &[&path]].concat();
+        refused(aegis(&call).within(secs(4)).run(), 78, &words);
     }
     refused(run("127.0.0.1:1").arg("--creds").arg(&path).within(secs(4)).run(), 78, &words);
     let config = contexts(&[]);

@@ -360,6 +360,33 @@ fn with_history_the_first_put_alone_rolls_up_and_nothing_comes_back() {
     assert!(registry.last(KEY).is_none());
 }
 
+/// "After `kill -9` or a power cut the entry is gone within TTL + 1 s": also where
+/// another program stored a value without a TTL between two heartbeats.
+#[test]
+fn a_value_without_a_ttl_that_came_between_two_heartbeats_does_not_come_back() {
+    for history in [1, 10] {
+        let server = Server::any();
+        let mut registry = Registry::at(&server.url());
+        registry.create(&json!({ "max_msgs_per_subject": history }));
+        let mut agent = agent(&server.url()).spawn();
+        registered(&mut agent);
+        registry.put(KEY, &[], "{\"legacy\":1}");
+        let watch = registry.watch(KEY);
+        // The one that meets it, the one at once after that, and the next one.
+        let beats = watch.wait_for(3, secs(4));
+        let at_once = beats[1].stored - beats[0].stored;
+        assert!(at_once < time::Duration::milliseconds(300), "{history}: {at_once}");
+        let next = beats[2].stored - beats[1].stored;
+        assert!(next > time::Duration::milliseconds(300), "{history}: {next}");
+        agent.signal("KILL");
+        agent.wait_exit(secs(2));
+        eventually(secs(6), "nothing is left", || match registry.revisions(KEY) {
+            none if none.is_empty() => Ok(()),
+            left => Err(format!("{history}: {left:?}")),
+        });
+    }
+}
+
 #[test]
 fn where_rollups_are_not_allowed_it_deregisters_with_del() {
     let server = Server::any();

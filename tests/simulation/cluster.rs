@@ -507,7 +507,7 @@ impl World {
                 changes.extend(bucket.expire(now, late));
             }
         }
-        if !has_quorum {
+        if !has_quorum && changes.is_empty() {
             return self.after(SECOND, Event::Expiry { turn });
         }
         self.changed(&changes, None);
@@ -627,6 +627,7 @@ impl World {
     pub fn lose_store(&mut self, last: Option<Micros>) {
         let clock = self.cluster.registry_clock(self.now);
         let mut changes = Vec::new();
+        self.judge.renumbered(self.network.next);
         match last {
             None => {
                 for (_, mut bucket) in mem::take(&mut self.cluster.jetstream.buckets) {

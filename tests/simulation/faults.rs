@@ -287,6 +287,7 @@ impl World {
                 false
             }
             Kind::DeleteBucket => {
+                self.judge.renumbered(self.network.next);
                 let stream = self.plan.stream();
                 self.operate_call(&format!("STREAM.DELETE.{stream}"), "");
                 false
@@ -508,13 +509,16 @@ impl World {
             let traps = (0..self.cluster.servers.len())
                 .filter(|server| self.cluster.is_trap(*server, stream))
                 .count();
-            let good: Vec<bool> = (0..self.cluster.servers.len())
+            let mut good: Vec<bool> = (0..self.cluster.servers.len())
                 .map(|server| {
-                    goes_on
-                        && self.network.links[slot][server].is_good()
+                    self.network.links[slot][server].is_good()
                         && self.cluster.serves(server, stream)
                 })
                 .collect();
+            if process.stop && good.contains(&false) {
+                self.judge.troubled(slot);
+            }
+            good.iter_mut().for_each(|good| *good &= goes_on);
             changed |= self.judge.conditions(slot, self.now, &good, traps as u64);
         }
         if changed {

@@ -16,9 +16,11 @@ use crate::world::{MILLI, Micros, SECOND};
 
 /// An entry is back within this time of a server that serves.
 const BACK: Micros = 3 * SECOND;
-/// The same for each server that lets clients in and does not serve them, such as
-/// a member that is cut off from the others.
-const TRAP: Micros = 11 * SECOND;
+/// So much later for each server that lets clients in and does not serve them, such
+/// as a member that is cut off from the others.
+const TRAP: Micros = 2_500 * MILLI;
+/// The same where all of them did not serve: a put is waited for so long.
+const ALL_TRAPS: Micros = 6 * SECOND;
 /// What the network and the servers take for a handful of exchanges, when all is
 /// well.
 const EXCHANGES: Micros = 8;
@@ -65,8 +67,11 @@ struct AgentState {
     /// Its end is due.
     must_end: Option<Micros>,
     /// Until when there were servers that let it in and did not serve, and how
-    /// many at most.
-    trapped: Option<(Micros, u64)>,
+    /// much time they may have cost at most.
+    trapped: Option<(Micros, Micros)>,
+    has_traps: bool,
+    /// It stands still: it has no time to leave them.
+    still: bool,
     /// When the registry's clock was set, where that may not have shown yet.
     unseen: Option<Micros>,
     /// When it was killed, or asked to stop.
@@ -78,6 +83,8 @@ struct KeyState {
     present: bool,
     /// How long what stands there lives.
     ttl: Micros,
+    /// When what stands there was stored.
+    stored_at: Micros,
     /// Who stored what stands there.
     by: Option<usize>,
     /// Somebody else wrote it.
@@ -110,6 +117,11 @@ pub struct Judge {
     lets_go: Option<Micros>,
     /// Heartbeats may lie in the buffers of a server for a while.
     buffers: bool,
+    /// Connections from this one on are younger than the bucket: in one that is
+    /// made anew the revision that an older heartbeat expects comes again.
+    renumbered: ConnId,
+    /// Until when what was stored before a step of the server's clock may live.
+    stretched: Micros,
 }
 
 impl Judge {
@@ -134,6 +146,8 @@ impl Judge {
                         | Kind::PartServer { .. }
                 )
             }),
+            renumbered: 0,
+            stretched: 0,
             stepped: None,
             clock_off: None,
             violation: None,
@@ -143,12 +157,12 @@ impl Judge {
 
     /// How long after a change something may fall due.
     pub fn graces(&self) -> [Micros; 3] {
-        [self.back, self.back + TRAP, self.back + 2 * TRAP]
+        [self.back, self.back + TRAP, self.back + ALL_TRAPS]
     }
 
     /// How long an agent may take to be back.
     fn back_of(&self, slot: usize) -> Micros {
-        self.back + self.agents[slot].trapped.map_or(0, |(_, traps)| traps * TRAP)
+        self.back + self.agents[slot].trapped.map_or(0, |(_, cost)| cost)
     }
 
     /// The first violation counts: what follows may follow from it.
@@ -189,17 +203,19 @@ impl Judge {
         };
     }
 
-    /// Whoever is gone is not shown for longer than its TTL, and another one
-    /// where a heartbeat lay in the buffers of a server that was frozen.
+    /// Whoever is gone is not shown for longer than its TTL, or that of a heartbeat
+    /// that lay in the buffers of a server that was frozen.
     fn judge_dead(&mut self, slot: usize, now: Micros) {
         let agent = &self.agents[slot];
         let Some(left) = agent.left.filter(|_| !agent.alive) else { return };
         // A bucket with markers and history stretches a TTL.
         let ttl = self.keys[&self.key_of[slot]].ttl.max(self.ttl);
-        let lives = if self.buffers { 2 * ttl } else { ttl };
-        let due = left + lives + SECOND;
         let key = &self.keys[&self.key_of[slot]];
-        let is_settled = self.stepped.is_none_or(|at| at + lives + SECOND < now)
+        let since = if self.buffers { left.max(key.stored_at) } else { left };
+        let due = since + ttl + SECOND;
+        // A step makes the life of what is stored longer, or shorter.
+        let is_settled = self.stepped.is_none_or(|at| at < key.stored_at)
+            && now > self.stretched
             && self.lets_go.is_some_and(|since| since + SECOND < now);
         if now > due && is_settled && key.present && key.by == Some(slot) {
             let ago = (now - left) / MILLI;
@@ -208,7 +224,7 @@ impl Judge {
     }
 
     pub fn asked_to_stop(&mut self, slot: usize, now: Micros) {
-        let well = self.all_well(slot, now, self.back) && !self.agents[slot].dropped;
+        let well = self.all_well(slot, now, self.back_of(slot)) && !self.agents[slot].dropped;
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);
@@ -216,8 +232,14 @@ impl Judge {
         agent.must_end = Some(now + self.timeout + SECOND);
     }
 
+    /// Something happened to its servers or to its way there.
+    pub fn troubled(&mut self, slot: usize) {
+        self.agents[slot].stops_well = false;
+    }
+
     /// Its host slept, or its process was stopped: its own time stood still.
     pub fn disturbed(&mut self, slot: usize) {
+        self.agents[slot].still = true;
         self.agents[slot].must_end = None;
         self.agents[slot].stops_well = false;
     }
@@ -232,7 +254,8 @@ impl Judge {
     pub fn dropped(&mut self, slot: usize, now: Micros) {
         let agent = &mut self.agents[slot];
         agent.dropped = true;
-        agent.trapped = Some((now, agent.trapped.map_or(1, |(_, most)| most.max(1))));
+        agent.trapped =
+            Some((now, agent.trapped.map_or(ALL_TRAPS, |(_, most)| most.max(ALL_TRAPS))));
         self.interrupted(slot, now);
     }
 
@@ -240,6 +263,13 @@ impl Judge {
     pub fn goes_on(&mut self, slot: usize, now: Micros) {
         if self.agents[slot].stop.is_some() {
             self.agents[slot].must_end = Some(now + self.timeout + SECOND);
+        }
+        let agent = &mut self.agents[slot];
+        agent.still = false;
+        agent.trapped = agent.trapped.map(|(_, cost)| (now, cost));
+        // It made no heartbeats that would have shown that somebody else is gone.
+        if let Some(key) = self.keys.get_mut(&self.key_of[slot]) {
+            key.foreign = key.foreign.map(|_| now);
         }
     }
 
@@ -263,6 +293,11 @@ impl Judge {
         }
     }
 
+    /// The bucket counts its revisions anew; connections have numbers below `next`.
+    pub fn renumbered(&mut self, next: ConnId) {
+        self.renumbered = next;
+    }
+
     /// The store is as it was some time ago.
     pub fn rolled_back(&mut self, now: Micros) {
         for key in self.keys.values_mut() {
@@ -273,8 +308,13 @@ impl Judge {
     /// The registry's clock, which may be another server's now.
     pub fn clock_is(&mut self, now: Micros, clock: Wall) {
         let off = clock / 1_000 - now as i64;
-        if self.clock_off.replace(off).is_some_and(|before| (before - off).abs() > 100_000) {
+        let before = self.clock_off.replace(off).unwrap_or(off);
+        if (before - off).abs() > 100_000 {
             self.clock_stepped(now);
+        }
+        if before - off > 0 {
+            let ends = now + (before - off) as u64 + self.ttl + 2 * SECOND;
+            self.stretched = self.stretched.max(ends);
         }
     }
 
@@ -307,10 +347,16 @@ impl Judge {
         }
         let agent = &mut self.agents[slot];
         if traps > 0 {
-            agent.trapped = Some((now, agent.trapped.map_or(0, |(_, most)| most).max(traps)));
-        } else if agent.trapped.is_some_and(|(until, most)| now > until + most * TRAP) {
+            let is_all = traps >= good.len() as u64;
+            let cost = if is_all { ALL_TRAPS } else { traps * TRAP };
+            agent.trapped = Some((now, agent.trapped.map_or(0, |(_, most)| most).max(cost)));
+        } else if std::mem::take(&mut agent.has_traps) {
+            // They lasted until now.
+            agent.trapped = agent.trapped.map(|(_, most)| (now, most));
+        } else if !agent.still && agent.trapped.is_some_and(|(until, cost)| now > until + cost) {
             agent.trapped = None;
         }
+        agent.has_traps = traps > 0;
         changed
     }
 
@@ -319,7 +365,10 @@ impl Judge {
         let deleted = stored.is_marker();
         if let Some(Writer { slot, conn, given_up }) = by {
             let agent = &mut self.agents[slot];
-            if given_up && agent.newest.is_some_and(|newest| conn < newest) {
+            if given_up
+                && conn >= self.renumbered
+                && agent.newest.is_some_and(|newest| conn < newest)
+            {
                 let words = format!(
                     "revision {} of agent {slot} is news of a connection that was given up ({conn})",
                     stored.seq
@@ -341,6 +390,7 @@ impl Judge {
             }
         }
         let Some(key) = self.keys.get_mut(&stored.subject) else { return };
+        key.stored_at = now;
         key.ttl = stored.ttl.map_or(0, |secs| secs as u64 * SECOND);
         match (by, deleted) {
             (Some(Writer { slot, .. }), false) => {
@@ -350,6 +400,10 @@ impl Judge {
                 (key.present, key.by, key.taken) = (true, Some(slot), None);
             }
             (Some(Writer { slot, .. }), true) => {
+                if key.present && key.by != Some(slot) {
+                    let words = format!("agent {slot} took out what somebody else has stored");
+                    self.violation.get_or_insert(Violation { at: now, words });
+                }
                 key.present = false;
                 // Another of that name finds out with its next heartbeat.
                 key.taken = Some(now);

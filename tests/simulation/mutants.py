@@ -21,23 +21,53 @@ SCHEDULE = "src/commands/run/schedule.rs"
 ENDING = "src/commands/run/agent/ending.rs"
 OWN_KEY = "src/registry/own_key.rs"
 
+CONFLICT = "src/commands/run/keeper/conflict.rs"
+LIMITS = "src/commands/run/keeper/limits.rs"
+RACE = "src/nats/race.rs"
+
 MUTANTS = [
     ("no expected revision", REQUESTS, "if let Some(revision) = put.expected {",
      "if let Some(revision) = put.expected.filter(|_| false) {"),
     ("no TTL", REQUESTS, '(TTL_HEADER, format!("{}s", put.ttl.as_secs()))',
      '("X-TTL", format!("{}s", put.ttl.as_secs()))'),
+    ("a marker without expected revision", REQUESTS,
+     "vec![(TTL_HEADER, MARKER_TTL.into()), (EXPECTED_HEADER, revision.to_string())];",
+     'vec![(TTL_HEADER, MARKER_TTL.into()), ("X-Expected", revision.to_string())];'),
     ("a stale stamp", OWN, "let stamp = self.stamp();",
      "let stamp = self.stamped.map_or_else(|| self.stamp(), |(stamp, _)| stamp);"),
     ("the own clock is trusted", OWN, "is_some_and(is_off) => time", "is_some_and(is_off) => own"),
     ("no early retry", SCHEDULE, "Outcome::SessionLost => now,",
      "Outcome::SessionLost => now + self.interval,"),
     ("long pauses", SCHEDULE, "Duration::from_millis(1700)", "Duration::from_millis(9000)"),
-    ("no end of patience", SCHEDULE, "let limit = usual.max(self.last * 3).min(timeout);",
-     "let limit = (usual * 40).max(self.last * 3).min(timeout * 40);"),
-    ("nothing is taken out", ENDING, "let mut known = known;", "return Ok(true);\n        #[allow(unreachable_code)]\n        let mut known = known;"),
+    ("a wait not bounded by the life of the entry", SCHEDULE,
+     "false => limit.min((life / 2).max(LEAST_PATIENCE)),", "false => limit * 8,"),
+    ("a duplicate is not noticed", CONFLICT,
+     "let is_new = self.duplicate() != Some(who.as_str());",
+     "if ttl < Duration::MAX { return None; }\n        let is_new = self.duplicate() != Some(who.as_str());"),
+    ("a duplicate is never gone", "src/commands/run/keeper/duplicate.rs",
+     "self.quiet_beats > GONE_AFTER &&", "self.quiet_beats > GONE_AFTER * 100_000 &&"),
+    ("any stamp is ours", CONFLICT, "|| self.stamps.contains(&stamp)", "|| stamp > OffsetDateTime::UNIX_EPOCH"),
+    ("an answer of another request is taken for the acknowledgement", OWN_KEY,
+     "Arrival::Message(Some(of), message) if of == token => {",
+     "Arrival::Message(Some(_), message) => {"),
+    ("an old acknowledgement is taken for the new one", KEEPER,
+     "self.last = Some(revision);", "self.last = Some(self.last.unwrap_or(revision));"),
+    ("a late session goes on", "src/commands/run/agent.rs",
+     "self.registry.disconnect();\n        self.keeper.session_lost(self.now());",
+     "self.keeper.session_lost(self.now());"),
+    ("no read from the leader", "src/registry.rs", "if self.asides.asks_leader() {\n            let request",
+     "if self.asides.asks_leader() && false {\n            let request"),
+    ("nothing is taken out", ENDING, "let mut known = known;",
+     "return Ok(true);\n        #[allow(unreachable_code)]\n        let mut known = known;"),
     ("a sleep is not noticed", "src/commands/run.rs", "> SUSPEND_NOTICED", "> SUSPEND_NOTICED * 100_000"),
-    ("revisions of an old bucket tell the time", OWN_KEY,
-     "self.asides.puts.retain(|known| known.revision < put.revision);", ""),
+    ("revisions alone tell the time", OWN_KEY, "hasher.write(value);", "hasher.write(&value[..0]);"),
+    ("what never ends is not buried", "src/commands/run/agent.rs",
+     "if entry.as_ref().is_some_and(|entry| is_immortal(entry)) {",
+     "if entry.as_ref().is_some_and(|entry| is_immortal(entry) && false) {"),
+    ("a race spins after its limit", RACE, "if !self.queue.is_empty() && now < self.limit {",
+     "if !self.queue.is_empty() {"),
+    ("a silent member is waited for", LIMITS,
+     "Duration = Duration::from_secs(1);\n/// A put without", "Duration = Duration::from_secs(5);\n/// A put without"),
     ("a stop ends nothing", "src/commands/run/agent.rs", "match self.registry.stop_requested() {",
      "match self.registry.stop_requested() && false {"),
 ]
@@ -45,9 +75,14 @@ MUTANTS = [
 
 def main():
     copy = pathlib.Path(sys.argv[1])
-    environment = dict(os.environ, AEGIS_SIMULATION_SEED="20784000000", AEGIS_SIMULATION_RUNS="1000")
+    environment = dict(os.environ, AEGIS_SIMULATION_SEED="20784000000")
     command = ["cargo", "test", "--locked", "--quiet", "--profile", "simulation", "--test", "simulation"]
     missed = 0
+
+    def run(what, number):
+        chosen = dict(environment, **{what: str(number)})
+        return subprocess.run(command, cwd=copy, env=chosen, capture_output=True, text=True, timeout=900)
+
     for name, path, before, after in MUTANTS:
         file = copy / path
         text = file.read_text()
@@ -56,22 +91,22 @@ def main():
             missed += 1
             continue
         file.write_text(text.replace(before, after, 1))
+        found = []
         try:
-            run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=400)
-            found = re.search(r"^seed (\d+).*", run.stdout, re.M)
+            for layer, what in [("decisions", "AEGIS_SIMULATION_DAYS"), ("bytes", "AEGIS_SIMULATION_RUNS")]:
+                ended = run(what, 1000)
+                if "could not compile" in ended.stderr:
+                    found.append(f"NOT BUILT: {ended.stderr[-400:]}")
+                    break
+                caught = re.search(r"^seed (\d+).*", ended.stdout, re.M)
+                found.append(f"{layer}: {caught.group(0) if caught else 'not caught'}")
         except subprocess.TimeoutExpired:
-            found = None
-            run = None
+            found.append("out of time")
         finally:
             file.write_text(text)
-        if found:
-            print(f"{name}: caught: {found.group(0)}", flush=True)
-        elif run and "could not compile" in run.stderr:
-            print(f"{name}: NOT BUILT: {run.stderr[-400:]}", flush=True)
-            missed += 1
-        else:
-            print(f"{name}: NOT CAUGHT", flush=True)
-            missed += 1
+        is_caught = any(one.split(": ", 1)[1].startswith("seed") for one in found if ": " in one)
+        missed += not is_caught
+        print(f"{name}: {'caught' if is_caught else 'NOT CAUGHT'}: {'; '.join(found)}", flush=True)
     sys.exit(missed > 0)
 
 

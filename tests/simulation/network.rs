@@ -108,7 +108,7 @@ pub struct Conn {
 
 pub struct Network {
     pub conns: BTreeMap<ConnId, Conn>,
-    next: ConnId,
+    pub next: ConnId,
     pub links: Vec<Vec<Link>>,
     listener: UnixListener,
     address: UnixAddr,
@@ -206,6 +206,7 @@ impl World {
         if open > OPEN_LIMIT {
             self.judge.violated(self.now, format!("agent {slot} has {open} connections open"));
         }
+        self.say(|| format!("agent {slot} begins connection {id} to server {server}"));
         self.after(0, Event::Syn { conn: id, tries: 0 });
         Ok(TcpStream::from(socket))
     }

@@ -3,38 +3,37 @@
 //! here it is done: a heartbeat, a registration, a move to another server.
 
 mod bucket;
+mod draining;
 mod ending;
 mod outage;
 mod own_entry;
 mod reload;
 
-use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::drain;
+use super::drain::DrainFile;
 use super::keeper::{CLOCK_TRUST, Found, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use crate::cli::options::RunOptions;
 use crate::error::Failure;
 use crate::instance::record::{self, Record, Status, instance_key};
-use crate::instance::staleness::Ttl;
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
-use crate::nats::address::shown_name;
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
-use crate::registry::outage::Outage;
-use crate::text::duration::{as_setting, signed_words, words};
+use crate::registry::outage::{Outage, Repeats};
+use crate::system::looker::LookerPid;
+use crate::text::duration::{as_setting, signed_words};
 use crate::text::printable::printable;
 
-use own_entry::Own;
+use own_entry::{Own, is_immortal};
 
 pub(super) struct Agent {
     pub(super) options: RunOptions,
@@ -45,6 +44,8 @@ pub(super) struct Agent {
     record: Record,
     /// The service's own health; `None` where nothing checks it.
     healthy: Option<bool>,
+    drain_file: Option<DrainFile>,
+    looker: LookerPid,
     /// Why it drains, while it does.
     draining: Option<String>,
     /// It cannot be told whether to drain, which was said.
@@ -52,11 +53,15 @@ pub(super) struct Agent {
     /// The last stamp that was sent, and where the boot clock stood.
     stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
+    repeats: Repeats,
     /// What the bucket does to our TTL, as it was said.
     defeats: Vec<Defeat>,
     /// The bucket's configuration when it was seen last: one that was deleted
     /// is made again like that.
     seen: Option<Value>,
+    /// Under our newest revision lies a value without a TTL, which somebody has
+    /// stored meanwhile.
+    immortal_below: bool,
     pub(super) standing: Standing,
     /// The boot clock at the start: time goes on while the host sleeps.
     started: Duration,
@@ -69,6 +74,7 @@ impl Agent {
         host: &str,
         servers: String,
         seed: u64,
+        looker: LookerPid,
     ) -> Agent {
         let name = format!("{}/{}", options.service, options.instance);
         Agent {
@@ -82,10 +88,14 @@ impl Agent {
             healthy: None,
             draining: None,
             drain_unknown: false,
+            repeats: Repeats::default(),
+            drain_file: None,
+            looker,
             stamped: None,
             outage: None,
             defeats: Vec::new(),
             seen: None,
+            immortal_below: false,
         }
     }
 
@@ -140,36 +150,6 @@ impl Agent {
         }
     }
 
-    fn look_for_drain(&mut self) {
-        let found = self.options.drain_file.as_ref().map_or(Ok(None), |path| drain::look(path));
-        let name = self.name();
-        let found = match found {
-            Ok(found) => found,
-            Err(why) => {
-                // Nothing changes: neither a healthy instance is taken out by
-                // it nor a drained one put back.
-                if !std::mem::replace(&mut self.drain_unknown, true) {
-                    let path = self.options.drain_file.as_deref().unwrap_or(Path::new(""));
-                    let path = shown_name(&path.display().to_string());
-                    warn!("{name}: cannot tell whether {path} is there: {why}");
-                }
-                return;
-            }
-        };
-        self.drain_unknown = false;
-        match (&self.draining, &found) {
-            (before, Some(why)) if before.as_ref() != Some(why) => {
-                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-                info!("{name} is draining{why}");
-            }
-            (Some(_), None) => info!("{name} is draining no more"),
-            _ => {}
-        }
-        let is_asked = self.options.drain_file.is_some();
-        self.standing.set_draining(is_asked.then(|| found.clone()));
-        self.draining = found;
-    }
-
     pub(super) fn stopped(&mut self, host: &mut Host, now: Duration) {
         let labels = labels(&self.options, self.registry.bucket());
         host.stopped(now, &mut self.standing, &labels);
@@ -192,11 +172,15 @@ impl Agent {
 
     /// One heartbeat over `revision`.
     pub(super) fn beat(&mut self, began: Duration, revision: u64) {
-        match self.write(Some(revision), false) {
+        let rollup = std::mem::take(&mut self.immortal_below) && self.may_roll_up();
+        match self.write(Some(revision), rollup) {
             Ok(revision) => {
                 debug!("heartbeat of {} acknowledged, revision {revision}", self.name());
                 let news = self.keeper.beaten(began, self.now());
                 self.say(news);
+                if self.immortal_below {
+                    self.keeper.hurry(self.now());
+                }
             }
             // The stop ends everything in good order, on this session.
             Err(RegistryError::Connect(ConnectError::Stopped)) => {}
@@ -205,6 +189,13 @@ impl Agent {
                 self.give_up(error);
             }
         }
+    }
+
+    /// Whether the bucket, when it was seen last, let a put remove the revisions
+    /// under it.
+    fn may_roll_up(&self) -> bool {
+        let allows = |config: &Value| config["allow_rollup_hdrs"].as_bool() == Some(true);
+        self.seen.as_ref().is_some_and(allows)
     }
 
     /// After a stop nothing more is begun: what was under way had its time, and
@@ -279,6 +270,9 @@ impl Agent {
             Err(error) => {
                 self.registry.disconnect();
                 self.standing.failed();
+                if is_silence(&error) {
+                    self.keeper.was_silent();
+                }
                 self.keeper.not_served(began, self.now());
                 self.lost(error);
             }
@@ -287,6 +281,8 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
+        let greeting = self.registry.session().map_or(Duration::ZERO, |session| session.greeting);
+        self.keeper.registers(self.registry.choices(), greeting);
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
@@ -311,9 +307,7 @@ impl Agent {
             entry => self.own(entry)?,
         };
         let (expected, immortal_below) = match &own {
-            Own::Seen(Some(entry)) => {
-                (entry.revision, entry.stored.ttl == Ttl::Never && !entry.is_deleted())
-            }
+            Own::Seen(Some(entry)) => (entry.revision, is_immortal(entry)),
             Own::Seen(None) => (0, false),
             // A refusal will tell the revision; what lies there may have no TTL.
             Own::Unknown => (self.keeper.last().unwrap_or(0), true),
@@ -336,6 +330,13 @@ impl Agent {
             match told {
                 Told::Time => self.compare_clocks(now),
                 Told::Entry(entry) => {
+                    // It is replaced by now, and may come back: with history when
+                    // ours has expired, else by a crash (nats-server #8505). Another
+                    // heartbeat at once puts an end to it.
+                    if entry.as_ref().is_some_and(|entry| is_immortal(entry)) {
+                        self.immortal_below = true;
+                        self.keeper.hurry(now);
+                    }
                     let found = entry.map_or(Found::Nothing, |entry| self.whose(&entry));
                     let news = self.keeper.stood(now, found);
                     self.say(news);
@@ -402,11 +403,7 @@ impl Agent {
         };
         let at = session.place();
         match self.outage.take() {
-            Some(outage) if !is_first => info!(
-                "restored {} at {at} after {}, revision {revision}",
-                self.name(),
-                words(self.registry.now().saturating_duration_since(outage.since))
-            ),
+            Some(outage) if !is_first => self.restored(&outage, &at, revision),
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }

@@ -1,10 +1,11 @@
-//! What an agent does next, and what follows from what happened to it: an
-//! acknowledgement, a conflict, silence, a lost session, a stop, a reload, a
-//! resume. *Pure*: no clock, no I/O, no log.
+//! What an agent does next, and what follows from what happened to it. *Pure*: no
+//! clock, no I/O, no log.
 //!
-//! Time is an argument, counted from some start by a clock that goes on while
-//! the host sleeps. What is to be done comes out as a [`Step`], a [`Next`] or
-//! an [`Ending`], what is to be said as [`News`]; `agent` carries them out.
+//! What happened is an acknowledgement, a conflict, silence, a lost session, a
+//! stop, a reload or a resume. Time is an argument, counted from some start by a
+//! clock that goes on while the host sleeps. What is to be done comes out as a
+//! [`Step`], a [`Next`] or an [`Ending`], and what is to be said as [`News`];
+//! `agent` carries them out.
 
 mod conflict;
 mod duplicate;
@@ -16,13 +17,13 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-pub(super) use self::conflict::{CONFLICT_ROUNDS, Found, Next, Refusal};
+pub use self::conflict::{CONFLICT_ROUNDS, Found, Next, Refusal};
 use self::duplicate::Duplicate;
 use super::schedule::{Outcome, Patience, Schedule};
 use crate::registry::Aside;
 
 /// Our clock is trusted up to this difference from the registry's.
-pub(super) const CLOCK_TRUST: Duration = Duration::from_secs(1);
+pub const CLOCK_TRUST: Duration = Duration::from_secs(1);
 /// The bucket is looked at again after this time.
 const BUCKET_KEPT: Duration = Duration::from_secs(600);
 /// The same in a cluster, whose next leader may be one that obeys no TTL.
@@ -37,7 +38,7 @@ const STAMPS_KEPT: usize = 32;
 
 /// The session, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SessionState {
+pub enum SessionState {
     /// There is none, or it has ended by itself.
     Gone,
     /// It serves.
@@ -48,7 +49,7 @@ pub(super) enum SessionState {
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Nothing, until then.
     Wait(Duration),
     /// Write a heartbeat over this revision.
@@ -63,7 +64,7 @@ pub(super) enum Step {
 
 /// What is worth a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum News {
+pub enum News {
     /// The entry was gone: expired, or removed.
     EntryGone,
     /// The entry was deleted.
@@ -78,7 +79,7 @@ pub(super) enum News {
 
 /// How to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
+pub enum Ending {
     /// There is nothing to take out.
     NeverRegistered,
     /// Somebody else writes the entry, too: it is theirs now.
@@ -89,7 +90,7 @@ pub(super) enum Ending {
 
 /// The state of one agent.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub struct Keeper {
     schedule: Schedule,
     patience: Patience,
     ttl: Duration,
@@ -114,11 +115,19 @@ pub(super) struct Keeper {
     /// The heartbeat that asks the bucket for the time, where nothing else tells
     /// it.
     time_asked_at: u64,
+    /// How many servers there are to choose from.
+    choices: u32,
+    /// How long the one that there is took to greet.
+    greeting: Duration,
+    /// Registrations in a row that nobody answered.
+    silences: u32,
+    /// The bucket was not seen on the session that there is.
+    is_unseen: bool,
 }
 
 impl Keeper {
     /// An agent that has done nothing yet; `seed` makes agents differ.
-    pub(super) fn new(ttl: Duration, interval: Duration, seed: u64) -> Keeper {
+    pub fn new(ttl: Duration, interval: Duration, seed: u64) -> Keeper {
         Keeper {
             schedule: Schedule::new(interval, seed),
             patience: Patience::default(),
@@ -134,11 +143,15 @@ impl Keeper {
             looked: Duration::ZERO,
             beats: 0,
             time_asked_at: 1,
+            choices: 1,
+            greeting: Duration::ZERO,
+            silences: 0,
+            is_unseen: false,
         }
     }
 
     /// What to do at `now`.
-    pub(super) fn step(&self, now: Duration, session: SessionState) -> Step {
+    pub fn step(&self, now: Duration, session: SessionState) -> Step {
         let Some(revision) = self.current else {
             return if now < self.due { Step::Wait(self.due) } else { Step::Register };
         };
@@ -162,27 +175,27 @@ impl Keeper {
     }
 
     /// When the next heartbeat or attempt is due.
-    pub(super) fn due(&self) -> Duration {
+    pub fn due(&self) -> Duration {
         self.due
     }
 
     /// Whether there is an acknowledged entry on the session that there is.
-    pub(super) fn is_registered(&self) -> bool {
+    pub fn is_registered(&self) -> bool {
         self.current.is_some()
     }
 
     /// Whether an acknowledgement was seen at all.
-    pub(super) fn was_registered(&self) -> bool {
+    pub fn was_registered(&self) -> bool {
         self.last.is_some()
     }
 
     /// Our last acknowledged revision, on whatever session.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub fn last(&self) -> Option<u64> {
         self.last
     }
 
     /// Who else writes the entry.
-    pub(super) fn duplicate(&self) -> Option<&str> {
+    pub fn duplicate(&self) -> Option<&str> {
         self.duplicate.as_ref().map(Duplicate::who)
     }
 
@@ -191,7 +204,7 @@ impl Keeper {
     /// What to ask beside the heartbeat that is written at `now`. Nobody waits
     /// for the answers. `tells_time`: our entry can be read, and so tells the
     /// registry's clock.
-    pub(super) fn asides(
+    pub fn asides(
         &mut self,
         now: Duration,
         is_clustered: bool,
@@ -218,17 +231,18 @@ impl Keeper {
     }
 
     /// The bucket was looked at.
-    pub(super) fn saw_bucket(&mut self, now: Duration) {
+    pub fn saw_bucket(&mut self, now: Duration) {
         self.looked = now;
+        self.is_unseen = false;
     }
 
     /// A question was answered after `took`.
-    pub(super) fn answered(&mut self, took: Duration) {
+    pub fn answered(&mut self, took: Duration) {
         self.patience.answered(took);
     }
 
     /// A put with this stamp goes out.
-    pub(super) fn sent(&mut self, stamp: OffsetDateTime) {
+    pub fn sent(&mut self, stamp: OffsetDateTime) {
         if self.stamps.len() == STAMPS_KEPT {
             self.stamps.remove(0);
         }
@@ -236,7 +250,7 @@ impl Keeper {
     }
 
     /// The put that was sent at `sent` was acknowledged.
-    pub(super) fn acknowledged(&mut self, sent: Duration, now: Duration, revision: u64) {
+    pub fn acknowledged(&mut self, sent: Duration, now: Duration, revision: u64) {
         self.patience.acknowledged(now.saturating_sub(sent));
         self.stored = Some((sent, self.ttl));
         self.last = Some(revision);
@@ -250,7 +264,7 @@ impl Keeper {
     }
 
     /// A heartbeat that began at `began` has been done.
-    pub(super) fn beaten(&mut self, began: Duration, now: Duration) -> Option<News> {
+    pub fn beaten(&mut self, began: Duration, now: Duration) -> Option<News> {
         self.beats += 1;
         self.due = self.schedule.next(began, now, Outcome::Acknowledged);
         let gone = self.duplicate.as_mut()?.is_gone(now);
@@ -259,82 +273,96 @@ impl Keeper {
     }
 
     /// A registration that began at `began` has been done.
-    pub(super) fn registered(&mut self, began: Duration, now: Duration) {
+    pub fn registered(&mut self, began: Duration, now: Duration) {
         self.current = self.last;
         self.registered_at = now;
+        self.silences = 0;
         self.moving = None;
         self.due = self.schedule.next(began, now, Outcome::Registered);
     }
 
+    /// A registration begins on the session that there is, to one of so many
+    /// servers, which took so long to greet.
+    pub fn registers(&mut self, choices: usize, greeting: Duration) {
+        self.choices = u32::try_from(choices).unwrap_or(u32::MAX).max(1);
+        self.greeting = greeting;
+        self.is_unseen = true;
+    }
+
+    /// Nobody has answered it.
+    pub fn was_silent(&mut self) {
+        self.silences = self.silences.saturating_add(1);
+    }
+
     /// The session is given up, or gone: its successor comes at once.
-    pub(super) fn session_lost(&mut self, now: Duration) {
+    pub fn session_lost(&mut self, now: Duration) {
         self.current = None;
         self.due = self.schedule.next(now, now, Outcome::SessionLost);
     }
 
     /// A fresh session did not come about, or could not register.
-    pub(super) fn not_served(&mut self, began: Duration, now: Duration) {
+    pub fn not_served(&mut self, began: Duration, now: Duration) {
         self.current = None;
         self.due = self.schedule.next(began, now, Outcome::NotServed);
     }
 
     /// The session is another one, on which nothing is registered yet.
-    pub(super) fn moved(&mut self) {
+    pub fn moved(&mut self) {
         self.current = None;
         self.moving = None;
     }
 
     /// There is no other server. Whether that is news.
-    pub(super) fn cannot_move(&mut self, now: Duration) -> bool {
+    pub fn cannot_move(&mut self, now: Duration) -> bool {
         self.moving.replace(now + MOVE_AGAIN).is_none()
     }
 
     // What happens to the host, the settings and the clocks.
 
     /// The process was stopped for a while: nobody knows for how long.
-    pub(super) fn resumed(&mut self, now: Duration) {
+    pub fn resumed(&mut self, now: Duration) {
         self.due = self.due.min(now);
     }
 
     /// The host slept: nobody knows what became of the session.
-    pub(super) fn slept(&mut self, now: Duration) {
+    pub fn slept(&mut self, now: Duration) {
         self.current = None;
         self.due = now;
     }
 
     /// Something is to be published at once.
-    pub(super) fn hurry(&mut self, now: Duration) {
+    pub fn hurry(&mut self, now: Duration) {
         self.due = self.due.min(now);
     }
 
     /// Other settings, from the next heartbeat on.
-    pub(super) fn set_times(&mut self, ttl: Duration, interval: Duration) {
+    pub fn set_times(&mut self, ttl: Duration, interval: Duration) {
         self.ttl = ttl;
         self.schedule.set_interval(interval);
     }
 
     /// Other settings in an outage: they may end it.
-    pub(super) fn try_now(&mut self, now: Duration) {
+    pub fn try_now(&mut self, now: Duration) {
         self.current = None;
         self.due = now;
     }
 
     /// A session with other settings is about to register, while the old one
     /// stays; what to give to [`Keeper::take_back`].
-    pub(super) fn begin_change(&mut self) -> Option<u64> {
+    pub fn begin_change(&mut self) -> Option<u64> {
         self.current.take()
     }
 
     /// It could not: the old session goes on. What it tried may be stored, so a
     /// heartbeat finds out at once.
-    pub(super) fn take_back(&mut self, current: Option<u64>, now: Duration) {
+    pub fn take_back(&mut self, current: Option<u64>, now: Duration) {
         self.current = current;
         self.hurry(now);
     }
 
     /// The registry told its time, and our last stamp is so far off it. Whether
     /// readers hide us for that: another heartbeat is due at once then.
-    pub(super) fn clock_told(&mut self, now: Duration, off: time::Duration) -> bool {
+    pub fn clock_told(&mut self, now: Duration, off: time::Duration) -> bool {
         let hides = self.is_registered() && off.unsigned_abs() > CLOCK_TRUST;
         if hides {
             self.hurry(now);
@@ -346,7 +374,7 @@ impl Keeper {
 
     /// The revision to take out at the end. `has_session`: the session that our
     /// revision was acknowledged on is still there.
-    pub(super) fn ending(&self, has_session: bool) -> Ending {
+    pub fn ending(&self, has_session: bool) -> Ending {
         // An attempt whose answer did not come may have been stored.
         if self.last.is_none() && self.stamps.is_empty() {
             return Ending::NeverRegistered;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::facts::{Connected, Ending, Facts, Gap, GapKind, Whose};
 use super::super::row::{Grade, Row, Unit, metric};
 use super::{NEARLY_FULL, room, rounded};
-use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
+use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion, WITHOUT_BUGS};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
 use crate::nats::login::FRESH_IN_CONTEXT;
@@ -67,9 +67,10 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
         let check = Row::of_unfit(NAME, &unfit);
         return check.value(version);
     }
-    let leads = match info {
-        Some(_) => "leads the bucket",
-        None => "answers; there is no bucket whose leader would count",
+    let leads = match &facts.stream {
+        Ok(Some(_)) => "leads the bucket",
+        Ok(None) => "answers; there is no bucket whose leader would count",
+        Err(_) => "answers; which one leads the bucket is not known",
     };
     let about = match info.and_then(StreamInfo::leader_level).or(level) {
         Some(level) => format!("nats-server {version} {leads}, API level {level}"),
@@ -108,7 +109,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
         let hint = if only_history {
             format!("upgrade nats-server to {fixed} or later, or: {LOWER_HISTORY}")
         } else {
-            format!("upgrade nats-server to {fixed} or later; 2.12.8 has no known TTL bugs")
+            format!("upgrade nats-server to {fixed} or later; {WITHOUT_BUGS}")
         };
         let message = format!("{about}: {}", symptoms(&known));
         return Row::new(NAME, Grade::Warning, message).hint(hint).value(version);

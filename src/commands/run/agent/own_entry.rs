@@ -103,7 +103,7 @@ impl Agent {
         let tells_time = self.registry.entry_tells_time();
         // A registration has asked already.
         let asides = match self.keeper.is_registered() {
-            true if asks => &[Aside::Entry],
+            true if asks => &[Aside::Entry, Aside::Time],
             true => self.keeper.asides(sent, is_clustered, tells_time),
             false => &[],
         };
@@ -138,7 +138,10 @@ impl Agent {
         };
         match found {
             Ok(None) => Ok(Found::Nothing),
-            Ok(Some(entry)) => Ok(self.whose(&entry)),
+            Ok(Some(entry)) => {
+                self.immortal_below |= is_immortal(&entry);
+                Ok(self.whose(&entry))
+            }
             Err(error) if lost(&error) => Err(error),
             Err(error) => {
                 debug!("{refusal}, and what stands there is not known: {error}");
@@ -196,6 +199,11 @@ fn refusal(error: &RegistryError) -> Refusal {
         RegistryError::Request(_, RequestError::TimedOut) => Refusal::Unanswered,
         _ => Refusal::Other,
     }
+}
+
+/// Whether an entry stands for something and never ends by itself.
+pub(super) fn is_immortal(entry: &Entry) -> bool {
+    entry.stored.ttl == Ttl::Never && !entry.is_deleted()
 }
 
 /// Whether a refusal means that another revision stands there, or is about to.

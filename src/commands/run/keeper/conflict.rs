@@ -9,13 +9,13 @@ use super::duplicate::Duplicate;
 use super::{Keeper, News};
 
 /// A conflict is resolved by writing again, so often in a row.
-pub(in crate::commands::run) const CONFLICT_ROUNDS: u32 = 4;
+pub const CONFLICT_ROUNDS: u32 = 4;
 /// Who writes an entry that may not be read.
 pub(super) const UNREAD: &str = "somebody else (who: the entry cannot be read)";
 
 /// Why a put was not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::commands::run) enum Refusal {
+pub enum Refusal {
     /// Another revision stands there (10071, 10164); which one, where the
     /// server tells: 0 for none.
     Conflict(Option<u64>),
@@ -29,7 +29,7 @@ pub(in crate::commands::run) enum Refusal {
 
 /// What follows from a put that was not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::commands::run) enum Next {
+pub enum Next {
     /// Put again, over this revision (`None`: over whatever there is).
     Put(Option<u64>),
     /// The same, and ask who wrote that revision: nobody waits for the answer.
@@ -42,22 +42,37 @@ pub(in crate::commands::run) enum Next {
 
 /// What stands under our key, where something else was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::commands::run) enum Found {
+pub enum Found {
     /// Nothing.
     Nothing,
     /// A delete marker; the server's own where a TTL took the entry.
-    Marker { revision: u64, expired: bool },
+    Marker {
+        /// Its revision.
+        revision: u64,
+        /// A TTL took the entry; otherwise somebody deleted it.
+        expired: bool,
+    },
     /// What we have written ourselves: its answer did not come.
-    Own { revision: u64 },
+    Own {
+        /// Its revision.
+        revision: u64,
+    },
     /// What `who` has written, and how long it lives.
-    Others { revision: u64, who: String, ttl: Duration },
+    Others {
+        /// Its revision.
+        revision: u64,
+        /// Who says to have written it.
+        who: String,
+        /// Its TTL.
+        ttl: Duration,
+    },
     /// It cannot be read, or not in time.
     Unknown,
 }
 
 impl Keeper {
     /// What follows from a put that was not acknowledged, in this round.
-    pub(in crate::commands::run) fn refused(
+    pub fn refused(
         &mut self,
         refusal: Refusal,
         over: Option<u64>,
@@ -90,7 +105,7 @@ impl Keeper {
     }
 
     /// What follows from what stands there; `last` as the refusal told it.
-    pub(in crate::commands::run) fn found(
+    pub fn found(
         &mut self,
         now: Duration,
         last: Option<u64>,
@@ -138,7 +153,7 @@ impl Keeper {
 
     /// What stood there before our last put, where something else was expected:
     /// the answer to [`Next::PutAndAsk`].
-    pub(in crate::commands::run) fn stood(&mut self, now: Duration, found: Found) -> Option<News> {
+    pub fn stood(&mut self, now: Duration, found: Found) -> Option<News> {
         let ours = self.current?;
         match found {
             Found::Nothing | Found::Marker { expired: true, .. } => Some(News::EntryGone),
@@ -166,7 +181,7 @@ impl Keeper {
     /// that we have not sent is that of another agent with the same host and
     /// pid, as there are in containers; unless it is older than what we wrote:
     /// then the bucket was restored.
-    pub(in crate::commands::run) fn is_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
+    pub fn is_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
         self.last.is_some_and(|last| revision < last) || self.stamps.contains(&stamp)
     }
 }

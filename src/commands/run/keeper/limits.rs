@@ -12,6 +12,13 @@ pub(super) const LEAST_CONNECT: Duration = Duration::from_millis(2_500);
 /// Questions before a registration wait no longer than this, once there was
 /// one: the put may be taken where nobody answers questions.
 const QUESTIONS: Duration = Duration::from_secs(5);
+/// The same for a member of a cluster, before the next one is asked: one that is
+/// cut off from the others lets clients in and answers nothing. Twice as long
+/// each time that all of them were silent.
+const MEMBER_WAIT: Duration = Duration::from_secs(1);
+/// A put without an answer to the questions: whoever takes it is quick, and who
+/// takes it when all is well again would not be heard for longer.
+const UNSEEN_PUT: Duration = Duration::from_millis(2_500);
 /// So long a look at what stands there instead of our entry may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -23,49 +30,48 @@ impl Keeper {
     }
 
     /// How long an acknowledgement is waited for.
-    pub(in crate::commands::run) fn put_limit(&self, now: Duration, timeout: Duration) -> Duration {
-        self.patience.limit(timeout, self.life(now))
+    pub fn put_limit(&self, now: Duration, timeout: Duration) -> Duration {
+        let limit = self.patience.limit(timeout, self.life(now));
+        match self.is_unseen && !self.is_registered() {
+            true => limit.min(UNSEEN_PUT.max(self.slowest())),
+            false => limit,
+        }
+    }
+
+    /// What an answer takes at most, as far as the server has shown.
+    fn slowest(&self) -> Duration {
+        (self.patience.last() * 3).max(self.greeting * 4)
     }
 
     /// How long a fresh session may take.
-    pub(in crate::commands::run) fn connect_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn connect_limit(&self, now: Duration, timeout: Duration) -> Duration {
         self.part(now, timeout, 2, LEAST_CONNECT)
     }
 
     /// How long the questions before a registration may take.
-    pub(in crate::commands::run) fn question_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
-        if !self.was_registered() {
-            return timeout;
-        }
-        let slow = self.patience.last() * 3;
-        self.part(now, timeout.min(QUESTIONS.max(slow)), 3, LEAST_WAIT)
+    pub fn question_limit(&self, now: Duration, timeout: Duration) -> Duration {
+        let most = if self.was_registered() { QUESTIONS } else { timeout };
+        let usual = match self.rounds() {
+            None => most,
+            Some(rounds) => most.min(MEMBER_WAIT.saturating_mul(1 << rounds.min(5))),
+        };
+        self.part(now, timeout.min(usual.max(self.slowest())), 3, LEAST_WAIT)
+    }
+
+    /// How often all servers were silent in a row, where there are several.
+    fn rounds(&self) -> Option<u32> {
+        (self.choices > 1).then(|| self.silences / self.choices)
     }
 
     /// How long a look at what stands there may take, in the middle of a
     /// heartbeat.
-    pub(in crate::commands::run) fn look_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn look_limit(&self, now: Duration, timeout: Duration) -> Duration {
         let slow = self.patience.last() * 3;
         self.part(now, timeout.min(LONGEST_LOOK.max(slow)), 4, LEAST_WAIT / 2)
     }
 
     /// How long a move may take while the session there is still serves.
-    pub(in crate::commands::run) fn move_limit(
-        &self,
-        now: Duration,
-        timeout: Duration,
-    ) -> Duration {
+    pub fn move_limit(&self, now: Duration, timeout: Duration) -> Duration {
         timeout.min(self.life(now) / 2)
     }
 
@@ -78,8 +84,8 @@ impl Keeper {
 
     /// Whether to put without knowing the bucket, which nobody answers for in
     /// time: it was fit when it was seen last, and our entry shall not end
-    /// because nobody answers questions.
-    pub(in crate::commands::run) fn may_put_unseen(&self) -> bool {
-        self.was_registered()
+    /// because nobody answers questions. Other members are asked before.
+    pub fn may_put_unseen(&self) -> bool {
+        self.was_registered() && self.rounds() != Some(0)
     }
 }

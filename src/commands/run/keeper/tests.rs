@@ -317,6 +317,33 @@ fn no_wait_is_longer_than_the_entry_has_to_live() {
     assert_eq!(fresh.question_limit(secs(9), timeout), timeout);
 }
 
+/// One that is cut off from the others lets clients in and answers nothing.
+#[test]
+fn a_silent_member_is_left_soon_and_a_silent_cluster_gets_longer() {
+    let timeout = secs(5);
+    let mut keeper = registered(Duration::ZERO, 1);
+    keeper.session_lost(INTERVAL);
+    let late = TTL * 2;
+    keeper.registers(3, Duration::from_millis(1));
+    let mut limits = Vec::new();
+    for _ in 0..12 {
+        limits.push((keeper.question_limit(late, timeout).as_secs(), keeper.may_put_unseen()));
+        keeper.was_silent();
+    }
+    let expected: Vec<(u64, bool)> =
+        [(1, false), (2, true), (4, true), (5, true)].iter().flat_map(|one| [*one; 3]).collect();
+    assert_eq!(limits, expected);
+    // Who takes a put without an answer to the questions is quick, or slow to greet.
+    assert!(keeper.put_limit(late, timeout) <= Duration::from_millis(2_500));
+    keeper.registers(3, secs(1));
+    assert_eq!(keeper.question_limit(late, timeout), secs(5));
+    assert!(keeper.put_limit(late, timeout) <= secs(4));
+    // A server alone gets all of it at once.
+    keeper.registers(1, Duration::from_millis(1));
+    assert_eq!(keeper.question_limit(late, timeout), secs(5));
+    assert!(keeper.may_put_unseen());
+}
+
 /// The registry in a few lines: one key, a TTL, and a network that fails.
 struct World {
     now: Duration,
