@@ -33,6 +33,7 @@ mod harness;
 mod harness_works;
 mod health;
 mod hints;
+mod honesty;
 mod hostile;
 mod info_lines;
 mod init;
