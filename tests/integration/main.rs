@@ -37,6 +37,7 @@ mod harness_works;
 mod health;
 mod hints;
 mod histories;
+mod honesty;
 mod hostile;
 mod info_lines;
 mod init;

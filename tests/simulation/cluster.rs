@@ -369,7 +369,9 @@ impl World {
                 return;
             }
             Leader::Nobody => {
-                return self.reply(server, conn, &publish, Answer::no_responders(), 0);
+                let version = &self.cluster.servers[server].version;
+                let answer = Answer::no_responders(&publish.subject, version);
+                return self.reply(server, conn, &publish, answer, 0);
             }
             Leader::Silent => return,
         };
@@ -420,7 +422,8 @@ impl World {
         };
         let mut out = Vec::new();
         for (stored, reply) in &answer.delivered {
-            session.deliver(to, Some(reply), &stored.headers, &stored.payload, &mut out);
+            let (headers, payload) = (&stored.headers, &stored.payload);
+            session.deliver_as(&stored.subject, to, Some(reply), headers, payload, &mut out);
         }
         if answer.delivered.is_empty() || !answer.headers.is_empty() {
             session.deliver(to, None, &answer.headers, &answer.payload, &mut out);

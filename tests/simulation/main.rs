@@ -36,6 +36,10 @@ use world::{Micros, SECOND};
 /// so that a change that has nothing to do with it is not held up.
 const SHORT: u64 = 100;
 const FIRST: u64 = 20_784_000_000;
+/// Days of decisions of a plain `cargo test`.
+const SHORT_DAYS: u64 = 20;
+/// As many as there is time for.
+const MOST: u64 = 1_000_000;
 
 /// Seeds that found something in the program, and what that was.
 const FOUND: [(u64, &str); 14] = [
@@ -134,17 +138,33 @@ fn many() -> ExitCode {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = since.as_secs() / 86_400 * 1_000_000;
-    let (first, runs) = match (number("AEGIS_SIMULATION_SEED"), number("AEGIS_SIMULATION_RUNS")) {
-        (None, None) => (FIRST, SHORT),
-        (first, runs) => (first.unwrap_or(today), runs.unwrap_or(SHORT)),
+    let asked = (number("AEGIS_SIMULATION_SEED"), number("AEGIS_SIMULATION_RUNS"));
+    let seconds = number("AEGIS_SIMULATION_SECONDS");
+    let (first, runs) = match (asked, seconds) {
+        ((first, runs), Some(_)) => (first.unwrap_or(today), runs.unwrap_or(MOST)),
+        ((None, None), None) => (FIRST, SHORT),
+        ((first, runs), None) => (first.unwrap_or(today), runs.unwrap_or(SHORT)),
     };
-    if let Some(count) = number("AEGIS_SIMULATION_DAYS") {
-        let jobs = thread::available_parallelism().map_or(1, usize::from);
-        return if days(first, count, jobs) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let half = |seconds: u64| Duration::from_secs(seconds) / 2;
+    let until = |from: Instant| seconds.map(|seconds| from + half(seconds));
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    let (count, only) = match number("AEGIS_SIMULATION_DAYS") {
+        Some(count) => (count, true),
+        None if seconds.is_some() => (MOST, false),
+        // Whoever asks for a number of runs wants those.
+        None if asked.1.is_some() => (0, false),
+        None => (SHORT_DAYS, false),
+    };
+    if count > 0 {
+        println!("simulation: days of decisions from seed {first} on {jobs} threads");
+        match days(first, count, jobs, until(Instant::now())) {
+            false => return ExitCode::FAILURE,
+            true if only => return ExitCode::SUCCESS,
+            true => {}
+        }
     }
     let twice = env::var_os("AEGIS_SIMULATION_TWICE").is_some();
-    let jobs = thread::available_parallelism().map_or(1, usize::from);
-    println!("simulation: {runs} runs from seed {first} on {jobs} threads");
+    println!("simulation: {} runs from seed {first} on {jobs} threads", shown_number(runs));
     let threads = Threads::new();
     for (seed, what) in FOUND {
         if let Some(found) = threads.run(&Plan::of(seed), false).violation {
@@ -153,6 +173,7 @@ fn many() -> ExitCode {
         }
     }
     let began = Instant::now();
+    let until = until(began);
     let (next, end) = (AtomicU64::new(first), first + runs);
     let sum = Mutex::new((Tally::default(), 0_u64, 0_u64, 0_usize, Vec::new()));
     thread::scope(|scope| {
@@ -161,7 +182,7 @@ fn many() -> ExitCode {
                 let threads = Threads::new();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
+                    if seed >= end || until.is_some_and(|until| Instant::now() >= until) {
                         break;
                     }
                     let plan = Plan::of(seed);
@@ -213,7 +234,7 @@ fn differs(threads: &Threads, plan: &Plan) {
 
 /// So many days of decisions; whether all promises were kept.
 #[allow(clippy::disallowed_methods)]
-fn days(first: u64, days: u64, jobs: usize) -> bool {
+fn days(first: u64, days: u64, jobs: usize, until: Option<Instant>) -> bool {
     let began = Instant::now();
     let (next, end) = (AtomicU64::new(first), first + days);
     let sum = Mutex::new((days::Sum::default(), Vec::new()));
@@ -223,7 +244,7 @@ fn days(first: u64, days: u64, jobs: usize) -> bool {
                 let mut own = days::Sum::default();
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
+                    if seed >= end || until.is_some_and(|until| Instant::now() >= until) {
                         break;
                     }
                     let (one, found) = days::day(seed, days == 1);
@@ -291,6 +312,10 @@ fn report(tally: &Tally, events: u64, dials: u64, open: usize, took: Duration) {
     );
     let words: Vec<String> = faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("faults: {}", words.join(", "));
+}
+
+fn shown_number(runs: u64) -> String {
+    if runs == MOST { "as many as there is time for:".into() } else { runs.to_string() }
 }
 
 fn shown(at: Micros) -> String {

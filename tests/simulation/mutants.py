@@ -100,6 +100,8 @@ def main():
                     break
                 caught = re.search(r"^seed (\d+).*", ended.stdout, re.M)
                 found.append(f"{layer}: {caught.group(0) if caught else 'not caught'}")
+                if caught:
+                    break
         except subprocess.TimeoutExpired:
             found.append("out of time")
         finally:

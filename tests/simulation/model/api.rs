@@ -30,9 +30,13 @@ impl Answer {
         Answer { headers, ..Answer::default() }
     }
 
-    /// Nobody is there to answer.
-    pub fn no_responders() -> Answer {
-        Answer::status("503")
+    /// Nobody is there to answer what was sent to `subject`.
+    pub fn no_responders(subject: &str, version: &str) -> Answer {
+        // Servers tell which subject that was from 2.12 on.
+        match version.starts_with("2.10.") || version.starts_with("2.11.") {
+            true => Answer::status("503"),
+            false => Answer::status(&format!("503\r\nNats-Subject: {subject}")),
+        }
     }
 
     /// The API refuses.
@@ -93,7 +97,7 @@ impl Jetstream {
             return self.call(call, publish, at);
         }
         let Some(bucket) = self.buckets.values_mut().find(|one| one.takes(&publish.subject)) else {
-            return (Some(Answer::no_responders()), Vec::new());
+            return (Some(Answer::no_responders(&publish.subject, at.version)), Vec::new());
         };
         let stream = bucket.stream().to_owned();
         match bucket.publish(publish, at.now, at.late, at.leader.is_some()) {
@@ -155,7 +159,7 @@ impl Jetstream {
             ["DIRECT", "GET", stream, subject @ ..] => {
                 match self.buckets.get(*stream).filter(|bucket| bucket.allows_direct()) {
                     Some(bucket) => direct(bucket.last(&subject.join(".")), stream),
-                    None => Answer::no_responders(),
+                    None => Answer::no_responders(&publish.subject, at.version),
                 }
             }
             ["CONSUMER", "CREATE", stream, name, ..] => self.consume(stream, name, &body, at),
@@ -170,9 +174,9 @@ impl Jetstream {
             }
             ["CONSUMER", "MSG", "NEXT", _, name] => match self.pull(name, &body) {
                 Some(answer) => answer,
-                None => Answer::no_responders(),
+                None => Answer::no_responders(&publish.subject, at.version),
             },
-            _ => Answer::no_responders(),
+            _ => Answer::no_responders(&publish.subject, at.version),
         };
         (Some(answer), changes)
     }
@@ -251,14 +255,18 @@ impl Jetstream {
                 && (!last_only || bucket.last(&stored.subject).map(|s| s.seq) == Some(stored.seq))
         };
         let left: Vec<u64> = bucket.messages().filter(wanted).map(|stored| stored.seq).collect();
+        // It counts from before the first that it delivers.
+        let before = left.first().map_or(bucket.last_seq, |first| first - 1);
+        let is_new = !at.version.starts_with("2.11.") && !at.version.starts_with("2.12.");
+        let floor = if is_new { before } else { 0 };
         let answer = Answer::json(&json!({
             "type": format!("io.nats.jetstream.api.v1.{KIND}_response"),
             "stream_name": stream,
             "name": name,
             "created": format_time(at.now),
             "config": config,
-            "delivered": { "consumer_seq": 0, "stream_seq": 0 },
-            "ack_floor": { "consumer_seq": 0, "stream_seq": 0 },
+            "delivered": { "consumer_seq": 0, "stream_seq": before },
+            "ack_floor": { "consumer_seq": 0, "stream_seq": floor },
             "num_ack_pending": 0,
             "num_redelivered": 0,
             "num_waiting": 0,
@@ -377,6 +385,7 @@ fn described(
         for stored in bucket.messages().filter(|stored| matches(filter, &stored.subject)) {
             *counts.entry(&stored.subject).or_default() += 1;
         }
+        (reply["total"], reply["limit"]) = (json!(counts.len()), json!(100_000));
         reply["state"]["subjects"] = json!(counts);
     }
     if did_create == Some(true) {

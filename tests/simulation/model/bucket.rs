@@ -136,7 +136,7 @@ impl Bucket {
         }
         let rollup = header("Nats-Rollup");
         if rollup.is_some() && !self.flag("allow_rollup_hdrs") {
-            return Err(Refusal::new(400, 10111, "rollup not permitted"));
+            return Err(Refusal::new(500, 10111, "rollup not permitted"));
         }
         if let Some(expected) = header("Nats-Expected-Last-Subject-Sequence") {
             let last = self.last(&publish.subject).map_or(0, |stored| stored.seq);
@@ -147,7 +147,7 @@ impl Bucket {
             }
         }
         if self.full {
-            return Err(Refusal::new(400, 10077, "maximum bytes exceeded"));
+            return Err(Refusal::new(503, 10077, "maximum bytes exceeded"));
         }
         if let (Some(ttl), true) = (&mut ttl, self.number("max_msgs_per_subject") != 1) {
             // A shorter TTL is raised to that of the markers.
@@ -268,7 +268,8 @@ impl Bucket {
             if leaves_marker {
                 self.last_seq += 1;
                 let headers = format!(
-                    "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: {}\r\n\r\n",
+                    "NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: {}\r\n\
+                     Nats-Rollup: sub\r\n\r\n",
                     go_duration(markers)
                 );
                 self.keep(Stored {
@@ -294,7 +295,8 @@ impl Bucket {
             .values()
             .map(|stored| 22 + stored.subject.len() + stored.headers.len() + stored.payload.len())
             .sum();
-        let first = self.messages.keys().next().copied().unwrap_or(self.last_seq + 1);
+        let none = if self.last_seq == 0 { 0 } else { self.last_seq + 1 };
+        let first = self.messages.keys().next().copied().unwrap_or(none);
         json!({
             "messages": self.messages.len(),
             "bytes": bytes,

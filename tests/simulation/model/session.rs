@@ -110,7 +110,21 @@ impl Session {
         payload: &[u8],
         out: &mut Vec<u8>,
     ) {
-        let wants = |pattern: &str| matches(pattern, subject);
+        self.deliver_as(subject, subject, reply, headers, payload, out);
+    }
+
+    /// A message that goes `to` where this client has subscribed, under the subject
+    /// by which it was stored.
+    pub fn deliver_as(
+        &self,
+        subject: &str,
+        to: &str,
+        reply: Option<&str>,
+        headers: &[u8],
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        let wants = |pattern: &str| matches(pattern, to);
         let Some((sid, _)) = self.subscriptions.iter().find(|(_, pattern)| wants(pattern)) else {
             return;
         };

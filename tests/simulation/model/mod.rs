@@ -2,7 +2,8 @@
 //! JetStream that matter to a registry. Time is an argument, and so is how late
 //! an entry expires.
 //!
-//! Its rules are those of docs/nats.md; it has not been compared with real servers.
+//! Its rules are those of docs/nats.md; `tests/integration/honesty.rs` sends the same bytes to
+//! real servers and compares what they answer.
 
 pub mod api;
 pub mod bucket;
