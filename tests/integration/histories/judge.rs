@@ -319,7 +319,10 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
                     .iter()
                     .rev()
                     .find(|(from, to)| *from < told.at && told.at < to + 10 * SECOND);
-                let from = paused.map_or(told.at, |(from, _)| *from) - 3 * SECOND;
+                // What it knew last: a replica that lags tells it what happened since.
+                let knew = if since.is_none() { known.last().map(|(_, to)| *to) } else { None };
+                let paused = paused.map_or(told.at, |(from, _)| *from);
+                let from = paused.min(knew.unwrap_or(told.at)) - 3 * SECOND;
                 let window = (from, told.at + STEP);
                 let lived = |life: &Life| touches(&[(life.from, life.to)], window);
                 if !touches(&absences[agent], window) && lives(history, agent).any(lived) {
