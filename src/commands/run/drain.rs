@@ -24,39 +24,54 @@ const LONGEST_REASON: usize = 200;
 const LONGEST_FILE: u64 = 64 << 10;
 /// A heartbeat waits so long for an answer; the next ones do not.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The same for the first one: an agent that starts drained is never shown as
+/// active, also on a host that is busy starting.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why it cannot be told whether to drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// The answer has not come yet: a busy host, or a file system that hangs.
+    Late,
+    /// In words.
+    Because(String),
+}
 
 /// The file of one agent.
-pub(super) struct DrainFile(Looker);
+pub(super) struct DrainFile {
+    looker: Looker,
+    patience: Duration,
+}
 
 impl DrainFile {
     /// Not looked at yet. The process that looks stands in `pid`.
     pub(super) fn new(path: PathBuf, pid: LookerPid) -> DrainFile {
-        DrainFile(Looker::new(path, pid))
+        DrainFile { looker: Looker::new(path, pid), patience: FIRST_PATIENCE }
     }
 
     /// Its path.
     pub(super) fn path(&self) -> &Path {
-        self.0.path()
+        self.looker.path()
     }
 
-    /// As `look`, without ever waiting for the file system for longer than
-    /// `PATIENCE`.
-    pub(super) fn look(&mut self) -> Result<Option<String>, String> {
+    /// As `look`, without ever waiting for the file system for longer than its
+    /// patience.
+    pub(super) fn look(&mut self) -> Result<Option<String>, Unknown> {
         let now = Instant::now();
         // What comes late is of earlier: it is looked at anew.
-        if self.0.is_looking() && self.0.answer(now).is_none() {
-            return Err("its file system does not answer".to_owned());
+        if self.looker.is_looking() && self.looker.answer(now).is_none() {
+            return Err(Unknown::Because("its file system does not answer".to_owned()));
         }
-        if is_known_to_be_absent(self.0.path()) {
+        if is_known_to_be_absent(self.looker.path()) {
             return Ok(None);
         }
-        if self.0.begin().is_err() {
+        if self.looker.begin().is_err() {
             // Where there is no /proc there is no other way.
-            return look(self.0.path());
+            return look(self.looker.path()).map_err(Unknown::Because);
         }
-        match self.0.answer(now + PATIENCE) {
-            Some(said) => heard(&said),
-            None => Err("its file system does not answer".to_owned()),
+        match self.looker.answer(now + std::mem::replace(&mut self.patience, PATIENCE)) {
+            Some(said) => heard(&said).map_err(Unknown::Because),
+            None => Err(Unknown::Late),
         }
     }
 }

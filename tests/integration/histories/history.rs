@@ -191,15 +191,19 @@ impl History {
         let (mut absent_from, mut last) = (self.from, None::<&Revision>);
         for revision in self.of(agent) {
             let (mut from, expected) = (absent_from, last.map_or(0, |last| last.seq));
+            let mut to = revision.at;
             if revision.before != expected && revision.before != 0 {
                 // What was not seen may have kept it alive.
                 holes += 1;
                 from = revision.at;
+            } else if revision.before != expected && from <= revision.seen {
+                // Without a quorum it was stored later than it is stamped.
+                to = to.max(revision.seen);
             } else if revision.before != expected {
                 // Something took it: when is not known, and before now.
                 from = from.min(revision.at - LATE - STEP);
             }
-            absent.push((from, revision.at));
+            absent.push((from, to));
             absent_from = match revision.is_marker {
                 true => revision.at,
                 false => self.end_of(revision, ttl),

@@ -241,7 +241,10 @@ fn reads(history: &History, musts: &[Timeline], verdict: &mut Verdict) {
         for (agent, spec) in history.agents.iter().enumerate() {
             let is_shown = shown.contains(spec.instance.as_str());
             let span = (read.from - SECOND / 2, read.to + STEP);
-            if !is_shown && musts[agent].all(span) {
+            if !is_shown && musts[agent].all(span) && !calm(2 * SECOND) {
+                // A member that has just come back lags: docs/outages.md, Limits.
+                verdict.count("living not shown while a server was away or came back", 1);
+            } else if !is_shown && musts[agent].all(span) {
                 let words = format!("list does not show {}, which is alive", spec.instance);
                 verdict.violated(read.from, words);
             }
@@ -319,7 +322,10 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
                     .iter()
                     .rev()
                     .find(|(from, to)| *from < told.at && told.at < to + 10 * SECOND);
-                let from = paused.map_or(told.at, |(from, _)| *from) - 3 * SECOND;
+                // What it knew last: a replica that lags tells it what happened since.
+                let knew = if since.is_none() { known.last().map(|(_, to)| *to) } else { None };
+                let paused = paused.map_or(told.at, |(from, _)| *from);
+                let from = paused.min(knew.unwrap_or(told.at)) - 3 * SECOND;
                 let window = (from, told.at + STEP);
                 let lived = |life: &Life| touches(&[(life.from, life.to)], window);
                 if !touches(&absences[agent], window) && lives(history, agent).any(lived) {
@@ -360,7 +366,14 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
     let must = must(history, &client);
     let mut unknown = history.from;
     for (from, to) in known.iter().copied().chain([(history.to, history.to)]) {
-        if let Some(at) = must.first((unknown, from)) {
+        let Some(at) = must.first((unknown, from)) else {
+            unknown = to.saturating_add(TRAP);
+            continue;
+        };
+        if history.broken.iter().any(|spans| touches(spans, (at - TRAP, at))) {
+            // A consumer may be placed on the member that is away: docs/nats.md.
+            verdict.count("watchers that were late while a server was away", 1);
+        } else {
             let words = format!("watch {number} is not up to date, and could be");
             verdict.violated(at, words);
         }

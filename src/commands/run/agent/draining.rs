@@ -5,7 +5,7 @@ use std::path::Path;
 use log::{info, warn};
 
 use super::Agent;
-use crate::commands::run::drain::DrainFile;
+use crate::commands::run::drain::{DrainFile, Unknown};
 use crate::nats::address::shown_name;
 use crate::system::looker::LookerPid;
 
@@ -20,7 +20,8 @@ impl Agent {
         let name = self.name();
         let found = match found {
             Ok(found) => found,
-            Err(why) => {
+            Err(Unknown::Late) => return,
+            Err(Unknown::Because(why)) => {
                 // Nothing changes: neither a healthy instance is taken out by
                 // it nor a drained one put back.
                 if !std::mem::replace(&mut self.drain_unknown, true) {
