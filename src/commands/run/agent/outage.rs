@@ -29,7 +29,10 @@ impl Agent {
         let was_quiet = outage.is_to_be_told(now);
         first |= was_quiet;
         if outage.is_quiet || !(is_news || was_quiet) {
-            debug!("{name}: {cause}");
+            match first {
+                true => debug!("lost {name}: {cause}"),
+                false => debug!("{name}: {cause}"),
+            }
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
