@@ -222,7 +222,14 @@ impl Cluster {
             && is_fit
     }
 
-    fn take(
+    /// Who leads and can do something, and its clock.
+    pub fn led(&self, now: Micros) -> Option<(usize, Wall)> {
+        let leader = self.leader?;
+        let leads = self.servers[leader].runs() && self.has_quorum(leader);
+        leads.then(|| (leader, self.wall(leader, now)))
+    }
+
+    pub fn take(
         &mut self,
         leader: usize,
         publish: &Publish,

@@ -298,7 +298,7 @@ impl World {
             }
             Kind::Legacy { host } => {
                 let subject = self.plan.subject(host);
-                let payload = br#"{"serviceName":"orders-api","instanceId":"host-1"}"#.to_vec();
+                let payload = br#"{"serviceName":"orders-api","instanceId":"host-1","version":"1.0.0","lastHeartbeat":"2026-11-23T09:00:00Z"}"#.to_vec();
                 self.operate(&Publish { subject, payload, ..Publish::default() });
                 false
             }

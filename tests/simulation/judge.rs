@@ -98,6 +98,8 @@ pub struct Tally {
     pub faults: BTreeMap<String, u64>,
     pub stored: u64,
     pub expired: u64,
+    /// Revisions that a cleanup removed.
+    pub cleaned: u64,
     pub agent_time: Micros,
 }
 
@@ -225,6 +227,11 @@ impl Judge {
 
     pub fn asked_to_stop(&mut self, slot: usize, now: Micros) {
         let well = self.all_well(slot, now, self.back_of(slot)) && !self.agents[slot].dropped;
+        // Who else wrote it is taken to be there until some heartbeats have shown that
+        // it is gone.
+        let was_shared = self.keys[&self.key_of[slot]].foreign.is_some();
+        let long = self.ttl + 6 * self.interval;
+        let well = well && (!was_shared || self.all_well(slot, now, long));
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::panic)]
 #![allow(missing_docs, unreachable_pub)]
 
+mod cleaner;
 mod cluster;
 mod days;
 mod faults;
@@ -295,6 +296,7 @@ fn add(sum: &mut Tally, one: &Tally) {
     }
     sum.stored += one.stored;
     sum.expired += one.expired;
+    sum.cleaned += one.cleaned;
     sum.agent_time += one.agent_time;
 }
 
@@ -302,12 +304,13 @@ fn report(tally: &Tally, events: u64, dials: u64, open: usize, took: Duration) {
     let days = tally.agent_time as f64 / (86_400 * SECOND) as f64;
     let faults: &BTreeMap<String, u64> = &tally.faults;
     println!(
-        "{days:.2} agent-days in {:.1} s ({:.2} a second): {} stored, {} expired, {dials} \
+        "{days:.2} agent-days in {:.1} s ({:.2} a second): {} stored, {} expired, {} cleaned up, {dials} \
          connections (at most {open} open at one time), {events} events, {} faults",
         took.as_secs_f64(),
         days / took.as_secs_f64(),
         tally.stored,
         tally.expired,
+        tally.cleaned,
         faults.values().sum::<u64>()
     );
     let words: Vec<String> = faults.iter().map(|(name, count)| format!("{name} {count}")).collect();

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::cleaner::{self, Sweep};
 use crate::cluster::{Cluster, Errand};
 use crate::faults::Fault;
 use crate::judge::Judge;
@@ -74,6 +75,11 @@ pub enum Event {
     },
     End {
         fault: usize,
+    },
+    /// A cleanup reads, and removes what it has judged.
+    Scan,
+    Sweep {
+        sweep: Sweep,
     },
     /// The judge looks.
     Look,
@@ -301,6 +307,9 @@ impl World {
         for server in 0..world.cluster.servers.len() {
             world.at(2 * SECOND, Event::Pings { server, boot: 0 });
         }
+        if let Some(at) = cleaner::first(world.plan.seed) {
+            world.at(at, Event::Scan);
+        }
         world.at(world.plan.length, Event::Over);
         world.reconsider();
         world
@@ -362,6 +371,8 @@ impl World {
             Event::Election { turn } => self.election(turn),
             Event::Begin { fault } => self.begin(fault),
             Event::End { fault } => self.end(fault),
+            Event::Scan => self.scan(),
+            Event::Sweep { sweep } => self.sweep(&sweep),
             Event::Look => self.look(),
             Event::Over => {
                 self.over = true;
