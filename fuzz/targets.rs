@@ -118,10 +118,8 @@ pub(crate) fn reply(data: &[u8]) {
         Ok(message) => entry(message),
         Err(error) => refused(error),
     }
-    if let Ok(text) = std::str::from_utf8(data)
-        && let Some(delivery) = stored::delivery(text)
-    {
-        assert!(text.starts_with("$JS.ACK."), "{delivery:?}");
+    if let Some(delivery) = stored::delivery(data, "aegis-1-0") {
+        assert!(data.starts_with(b"$JS.ACK."), "{delivery:?}");
     }
 }
 

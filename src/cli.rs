@@ -8,8 +8,10 @@
 
 mod arguments;
 pub mod call;
+#[cfg(test)]
+mod completions;
 pub mod context;
-pub mod effective;
+mod effective;
 pub mod env_file;
 mod host_file;
 pub mod options;
@@ -31,7 +33,7 @@ use self::arguments::{TopArgs, VerbArgs};
 use self::host_file::{ENV_FILE, HostFile};
 use self::options::{CheckOptions, Invocation, Verb};
 use self::settings::Connection;
-use self::sorting::{Sorted, add_missing, find_verb, sort};
+use self::sorting::{Sorted, add_missing, find_verb, is_global, sort};
 use self::values::{PROGRAM, Source, usage};
 use crate::error::{Failure, Kind};
 use crate::jetstream::bucket::Bucket;
@@ -77,17 +79,31 @@ fn parse_with(
     env_file: &Path,
 ) -> Result<Parsed, UsageError> {
     let lossy: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let verb_is_check = find_verb(&lossy) == Some("check");
-    let mut call = Call { env, host_name, env_file, check: None };
-    call.parse(args, lossy).map_err(|failure| UsageError {
-        check: call.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
-        failure,
+    let verb = find_verb(&lossy);
+    let verb_is_check = verb == Some("check");
+    let mut reading = Reading { env, host_name, env_file, check: None };
+    reading.parse(args, lossy).map_err(|failure| UsageError {
+        check: reading.check.filter(|_| failure.kind() == Kind::Config).map(Box::new),
+        failure: with_page(failure, verb),
         verb_is_check,
     })
 }
 
+/// Has a hint at the help name the page that has the option: the verb's own,
+/// unless the message is about an option of the program.
+fn with_page(failure: Failure, verb: Option<&str>) -> Failure {
+    let message = failure.chain();
+    let mut words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let Some(verb) = verb.filter(|_| !words.any(is_global)) else { return failure };
+    let all = usage("").hint().map(str::to_owned);
+    failure.map_hint(|hint| match Some(hint) == all.as_deref() {
+        true => format!("{PROGRAM} {verb} --help"),
+        false => hint.to_owned(),
+    })
+}
+
 /// What a call is read with.
-struct Call<'a> {
+struct Reading<'a> {
     env: &'a dyn Fn(&str) -> Option<OsString>,
     host_name: &'a dyn Fn() -> Option<String>,
     env_file: &'a Path,
@@ -95,7 +111,7 @@ struct Call<'a> {
     check: Option<(CheckOptions, Bucket)>,
 }
 
-impl Call<'_> {
+impl Reading<'_> {
     fn parse(&mut self, args: &[OsString], lossy: Vec<String>) -> Result<Parsed, Failure> {
         if let Some(broken) = args.iter().position(|arg| arg.to_str().is_none()) {
             return Err(usage(format!("{:?}: is not UTF-8", address::shown(&lossy[broken]))));

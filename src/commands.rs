@@ -1,5 +1,5 @@
-//! One file per verb: each turns validated options and a registry into an
-//! answer on the writer it is given, or a failure with its exit code.
+//! The verbs, one file each: from validated options to an answer on the writer
+//! that is given, or a failure with its exit code.
 
 pub mod check;
 pub mod cleanup;

@@ -1,5 +1,4 @@
-//! JetStream key-value: requests and replies as bytes, and what is to be
-//! thought of a server and of a bucket before an entry is trusted to them.
+//! JetStream key-value as bytes, and which servers and buckets are fit for it.
 //! *Pure*.
 
 pub mod bucket;

@@ -1,5 +1,5 @@
-//! aegis-agent keeps a service registry in a NATS JetStream key-value bucket up
-//! to date. The table of contents; arrows point from the verbs downwards, and
+//! The rooms of aegis-agent, which keeps a service registry in a NATS JetStream
+//! key-value bucket up to date. Arrows point from the verbs downwards;
 //! docs/internals.md has the map.
 
 /// Command line and environment into validated options.

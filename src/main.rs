@@ -19,7 +19,8 @@ const CHECK_UNKNOWN: u8 = 3;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    if let Some(code) = textwriter::write_if_asked(&args) {
+    let helps = textwriter::write_if_asked(&args);
+    if let Some(code) = helps.or_else(|| commands::run::drain::look_if_asked(&args)) {
         return code;
     }
     let env = |name: &str| std::env::var_os(name);

@@ -399,6 +399,14 @@ impl Registry {
         Ok(info)
     }
 
+    /// The bucket that was found, if what is registered can be read from it.
+    pub fn readable(&self, found: Option<StreamInfo>) -> Result<StreamInfo, RegistryError> {
+        let bucket = &self.bucket;
+        let info = found.ok_or_else(|| RegistryError::Unfit(Unfit::NoBucket(bucket.clone())))?;
+        fitness::judge_readable(bucket, &info).map_err(RegistryError::Unfit)?;
+        Ok(info)
+    }
+
     /// Notes whether the bucket has replicas, which may lag.
     pub fn note_replicas(&mut self, info: &StreamInfo) {
         self.asides.set_replicated(info.number("num_replicas") > 1);

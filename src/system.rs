@@ -6,6 +6,8 @@
 pub mod children;
 pub mod clock_changes;
 pub mod logging;
+pub mod looker;
+mod ourselves;
 pub mod outlet;
 pub mod signals;
 pub mod systemd;

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Installs the package into a live systemd and watches it work.
 
-    sudo python3 tests/live_systemd.py [--deb FILE] [--rpm FILE]
+    sudo python3 tests/live_systemd.py [--deb FILE] [--rpm FILE] [--debian NAME]
 
 Boots this machine's own root, under an overlay in memory, with systemd-nspawn:
 a real systemd, a real nats-server and a real service with its agent. Without
 --deb the package is made by packaging/build.py, of a debug build. With --rpm that
 package is installed, upgraded and erased there, too, by rpm with a database of
-its own.
+its own. live_rotation.py is a part of the story. --debian trixie takes Debian 13 instead of this machine's root, and the
+units with the drop-in for a newer systemd: debootstrap makes it under target/,
+in some minutes and once.
 
 Needs root, systemd-nspawn (Debian: systemd-container) and a systemd of this
 machine that can boot. Where one of them is missing it says SKIPPED and why, and
@@ -27,6 +29,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import live_rotation  # noqa: E402
 import nats_server  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +53,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--deb", type=Path, help="the package; built where not given")
     parser.add_argument("--rpm", type=Path, help="the .rpm; not tried where not given")
+    parser.add_argument("--debian", metavar="NAME", help="a release of Debian instead of this machine's")
     options = parser.parse_args()
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, interrupt)
@@ -57,8 +61,9 @@ def main():
     scratch = tempfile.TemporaryDirectory(prefix="aegis-live-package-")
     try:
         require()
+        base = Path("/") if options.debian is None else debian(options.debian)
         deb = options.deb or build(Path(scratch.name))
-        machine = Machine(deb)
+        machine = Machine(deb, base)
         machine.boot()
         story = Story(machine, deb)
         story.tell()
@@ -99,6 +104,31 @@ def require():
         raise Skip("this machine has no systemd to boot")
 
 
+def debian(name):
+    """The root of a release of Debian, with what the story uses; made once."""
+    tree = ROOT / "target" / f"debian-{name}"
+    if tree.exists():
+        return tree
+    if not shutil.which("debootstrap"):
+        raise Skip("debootstrap is missing (Debian: debootstrap)")
+    say(f"making {tree}")
+    new = tree.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    packages = "systemd,systemd-sysv,dbus,python3,ca-certificates,man-db,procps"
+    # Directories are left to root alone elsewhere; here others have to enter.
+    command = ["debootstrap", "--variant=minbase", f"--include={packages}", name, str(new), "http://deb.debian.org/debian"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, umask=0o022)
+    if done.returncode:
+        raise Skip(f"debootstrap makes no {name}: {done.stdout.decode(errors='replace')[-600:]}")
+    # Its dependencies are more than debootstrap resolves.
+    more = "apt-get install -y --no-install-recommends prometheus-node-exporter"
+    shutil.copy("/etc/resolv.conf", new / "etc/resolv.conf")
+    subprocess.run(["chroot", str(new), "sh", "-c", f"DEBIAN_FRONTEND=noninteractive {more}"], stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, umask=0o022)  # fmt: skip
+    new.rename(tree)
+    return tree
+
+
 def build(directory):
     say("building the package, of a debug build")
     call("cargo", "build", "--locked", "--quiet")
@@ -121,10 +151,12 @@ def call(*command):
 
 
 class Machine:
-    """A booted overlay of this machine's root."""
+    """A booted overlay of this machine's root, or of another."""
 
-    def __init__(self, deb):
+    def __init__(self, deb, base):
         self.deb = deb
+        self.base = base
+        self.is_other = base != Path("/")
         self.directory = Path(tempfile.mkdtemp(prefix="aegis-live-"))
         self.root = self.directory / "root"
         self.process = None
@@ -144,21 +176,24 @@ class Machine:
         self.mount("-t", "tmpfs", "-o", "size=1g", "tmpfs", str(self.directory))
         for name in ("upper", "work", "root"):
             (self.directory / name).mkdir()
-        layers = f"lowerdir=/,upperdir={self.directory}/upper,workdir={self.directory}/work"
+        layers = f"lowerdir={self.base},upperdir={self.directory}/upper,workdir={self.directory}/work"
         self.mount("-t", "overlay", "-o", layers, "overlay", str(self.root))
         self.furnish()
         self.make_cgroup()
         log = open(self.console, "wb")
         # nspawn keeps to the cgroup it finds itself in (--keep-unit).
         enter = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
+        # systemd 256 and later boot with the unified hierarchy only.
+        unified = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"} if self.is_other else {}
         nspawn = [
             "systemd-nspawn", f"--directory={self.root}", "--boot", "--register=no", "--keep-unit",
             "--private-network", "--link-journal=no", "--resolv-conf=off", f"--machine=aegis-live-{os.getpid()}",
             "--console=pipe", "systemd.unit=live.target",
         ]  # fmt: skip
         self.process = subprocess.Popen(
-            enter + nspawn, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+            enter + nspawn, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, **unified},
+        )  # fmt: skip
         deadline = time.monotonic() + 60
         while True:
             if self.process.poll() is not None:
@@ -321,6 +356,8 @@ class Story:
 
     def tell(self):
         self.install()
+        if self.machine.is_other:
+            self.newer_systemd()
         self.first_steps()
         self.hardening()
         self.stop_and_start()
@@ -333,8 +370,10 @@ class Story:
         self.frozen()
         self.outage()
         self.credentials()
+        live_rotation.tell(self)
         self.cleanup_timer()
         self.check_timer()
+        self.node_exporter()
         self.reinstall()
         self.remove_and_install()
         self.purge()
@@ -379,7 +418,7 @@ class Story:
 
     def install(self):
         name = f"./{self.deb.name}"
-        self.run("sh", "-c", f"cd /root && apt-get install -y {name}", within=90)
+        self.expect_plain(self.run("sh", "-c", f"cd /root && apt-get install -y {name}", within=90)[1])
         say(f"installed {self.deb.name}, {self.deb.stat().st_size / 1024:.0f} KiB")
         states = self.run("systemctl", "list-unit-files", "--no-legend", "aegis-agent*")[1]
         units = dict(line.split()[:2] for line in states.splitlines())
@@ -389,12 +428,23 @@ class Story:
         )
         running = self.run("systemctl", "list-units", "--no-legend", "--all", "aegis-agent*", check=False)[1]
         self.expect("nothing is started by itself", "active" not in running.replace("inactive", ""))
+        self.verify()
+
+    def verify(self):
         verified = self.run("systemd-analyze", "verify", AGENT, "aegis-agent.service", "aegis-agent-check.timer",
                             "aegis-agent-cleanup.timer")[1]  # fmt: skip
-        self.expect("systemd-analyze verify has nothing to say, man pages included", verified == "")
+        self.expect(f"systemd-analyze verify has nothing to say, man pages included: {verified!r}", verified == "")
         for unit in (AGENT, "aegis-agent.service", "aegis-agent-check.service", "aegis-agent-cleanup.service"):
             last = self.run("systemd-analyze", "security", "--no-pager", "--threshold=12", unit)[1].splitlines()[-1]
             say(last.strip("→ "))
+
+    def newer_systemd(self):
+        """All that follows is with the drop-in of the examples."""
+        for unit in ("aegis-agent@", "aegis-agent", "aegis-agent-check", "aegis-agent-cleanup"):
+            self.run("install", "-D", "-m", "644", "/usr/share/doc/aegis-agent/examples/newer-systemd.conf",
+                     f"/etc/systemd/system/{unit}.service.d/newer-systemd.conf")  # fmt: skip
+        self.run("systemctl", "daemon-reload")
+        self.verify()
 
     def first_steps(self):
         self.run("systemctl", "start", "nats.service")
@@ -415,6 +465,8 @@ class Story:
         self.expect(f"StatusText={status}", status.startswith("registered orders-api/"))
         text = self.run("runuser", "-u", "nobody", "--", "cat", "/run/aegis-agent/orders-api/metrics.prom")[1]
         self.expect("its metrics are readable for everybody and say so", "aegis_agent_registered{" in text)
+        log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
+        self.expect("systemd misses no variable of the unit", "unset environment variable" not in log)
 
     def hardening(self):
         status = self.run("cat", f"/proc/{self.pid()}/status")[1]
@@ -512,10 +564,24 @@ class Story:
         self.expect(f"what a restart cannot cure is not restarted: {seen}", seen == ["failed", "78", "0"])
         self.run("systemctl", "reset-failed", "aegis-agent.service")
 
+    def dpkg(self, *arguments):
+        self.expect_plain(self.run("dpkg", *arguments, within=90)[1])
+
+    def expect_plain(self, said):
+        if "Syntax:" in said or "aegis-agent: " in said:
+            raise Broken(f"the scripts of the package say something: {said}")
+
     def upgrade(self):
         agent = self.pid()
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        # As if the package that is there had another unit.
+        unit = "/usr/lib/systemd/system/aegis-agent@.service"
+        self.run("sed", "-i", "s/^Description=.*/Description=of before/", unit)
+        self.run("systemctl", "daemon-reload")
+        self.expect("the unit is another one", self.show(AGENT, "Description") == "of before")
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.wait("an upgrade restarts the agents that run", 5, lambda: self.pid() not in (0, agent))
+        self.expect("by the new unit", self.show(AGENT, "Description") == "Service registry agent for orders-api"
+                    and self.show(AGENT, "NeedDaemonReload") == "no")  # fmt: skip
         self.wait("which register again", 5, lambda: "orders-api" in self.registered())
         self.expect("and no other", self.show("aegis-agent.service", "ActiveState") == "inactive")
         kept = self.run("cat", "/etc/aegis-agent/agent.env")[1]
@@ -602,11 +668,51 @@ class Story:
         text = self.run("runuser", "-u", "nobody", "--", "cat", path)[1]
         self.expect("in Prometheus text, readable for everybody", "# TYPE" in text)
 
+    def node_exporter(self):
+        """The way of docs/systemd.md, with a real one."""
+        if self.run("sh", "-c", "command -v prometheus-node-exporter", check=False)[0]:
+            say("SKIPPED: no node_exporter here (Debian: prometheus-node-exporter)")
+            return
+        document = (ROOT / "docs/systemd.md").read_text()
+        commands = document.split("<!-- node_exporter -->\n```sh\n")[1].split("```")[0]
+        self.root_path("/var/lib/prometheus/node-exporter/others.prom").write_text("others_metric 1\n")
+        say(self.run("sh", "-ec", "prometheus-node-exporter --version 2>&1 | head -1")[1])
+        self.run("sh", "-ec", commands)
+        metrics = lambda: self.wait("node_exporter answers", 10, self.scrape)  # noqa: E731
+        of = 'aegis_agent_registered{bucket="service_registry"'
+        seen = metrics()
+        self.expect("it serves the agent's metrics", any(line.startswith(of) for line in seen))
+        self.expect("the check's", "aegis_check_status" in "".join(seen) or "aegis_instances" in "".join(seen))
+        self.expect("and what it read before", "others_metric 1" in seen)
+        self.expect("without an error", "node_textfile_scrape_error 0" in seen)
+        self.run("systemctl", "stop", AGENT)
+        seen = metrics()
+        self.expect("the agent stopped: its metrics are gone", not any(line.startswith(of) for line in seen))
+        self.expect("and that is no error", "node_textfile_scrape_error 0" in seen and "others_metric 1" in seen)
+        dangling = self.run("find", "/run/aegis-agent", "/var/lib/prometheus/node-exporter", "-xtype", "l")[1]
+        self.expect("nor does any link dangle", dangling == "")
+        self.run("systemctl", "start", AGENT)
+        self.wait("started, they are back", 10,
+                  lambda: any(line.startswith(of) and line.endswith(" 1") for line in self.scrape()))  # fmt: skip
+        # And that of the unit for what is no unit.
+        self.write_env("aegis-agent", "AEGIS_SERVICE=mainframe\n")
+        self.run("systemctl", "start", "aegis-agent.service")
+        self.wait("those of aegis-agent.service, too", 10,
+                  lambda: any(line.startswith(of) and "mainframe" in line for line in self.scrape()))  # fmt: skip
+        self.run("systemctl", "stop", "aegis-agent.service", "prometheus-node-exporter.service")
+        self.run("rm", "/etc/aegis-agent/aegis-agent.env")
+
+    def scrape(self):
+        """The lines that node_exporter answers with; nothing where it does not."""
+        code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9100/metrics', timeout=5).read().decode())"
+        done, text = self.run("python3", "-c", code, check=False)
+        return [] if done else text.splitlines()
+
     def reinstall(self):
         """Neither enables nor starts anything, and keeps what is enabled."""
         enabled = self.links()
         self.run("systemctl", "stop", "aegis-agent-check.timer", AGENT)
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect(f"the package once more: enabled is what was, {sorted(enabled)}", self.links() == enabled)
         states = {unit: self.show(unit, "ActiveState") for unit in ("aegis-agent-check.timer", AGENT)}
         self.expect("and what was stopped is not started", set(states.values()) == {"inactive"})
@@ -615,13 +721,13 @@ class Story:
     def remove_and_install(self):
         self.run("systemctl", "enable", "--now", "aegis-agent-cleanup.timer")
         enabled = self.links()
-        self.run("dpkg", "--remove", "aegis-agent", within=90)
+        self.dpkg("--remove", "aegis-agent")
         self.expect("removing the package stops the agents", self.run("pidof", "aegis-agent", check=False)[0] != 0)
         self.expect("and the timers", self.show("aegis-agent-cleanup.timer", "ActiveState") == "inactive")
         self.expect("the settings are left", self.run("test", "-e", "/etc/aegis-agent/agent.env", check=False)[0] == 0)
         log = self.run("journalctl", "--no-pager", "-u", AGENT, "-o", "cat")[1]
         self.expect("and the entry was taken out", "deregistered orders-api/" in "\n".join(log.splitlines()[-6:]))
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect("installed again: what was enabled is enabled, no more", self.links() == enabled)
         self.expect("the timer of before runs", self.show("aegis-agent-cleanup.timer", "ActiveState") == "active")
         self.expect("the one that was not enabled does not", self.show("aegis-agent-check.timer", "ActiveState") == "inactive")
@@ -629,14 +735,14 @@ class Story:
         self.wait("the agent of the service that runs registers", 5, lambda: "orders-api" in self.registered())
 
     def purge(self):
-        self.run("dpkg", "--purge", "aegis-agent", within=90)
+        self.dpkg("--purge", "aegis-agent")
         left = self.leavings()
         self.expect(f"a purge leaves no file: {left}", left == [])
         self.expect("nor anything enabled", self.links() == set())
-        self.run("dpkg", "-i", f"/root/{self.deb.name}", within=90)
+        self.dpkg("-i", f"/root/{self.deb.name}")
         self.expect("installed anew, nothing is enabled", self.links() == set())
         self.expect("and nothing runs", self.run("pidof", "aegis-agent", check=False)[0] != 0)
-        self.run("dpkg", "--purge", "aegis-agent", within=90)
+        self.dpkg("--purge", "aegis-agent")
 
     def with_rpm(self, package):
         """The same with rpm, and no database of packages but its own."""

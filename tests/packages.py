@@ -3,7 +3,8 @@
 
     python3 tests/packages.py [DIRECTORY]
 
-The checksums; the list of parts; the .tar.gz as the root of a container
+The checksums, and their signature by a key of the test's own; the list of parts;
+the .tar.gz as the root of a container
 (packaging/container/Containerfile, by hand: chroot and a PID name space); and the
 binary for aarch64 under qemu-user. What cannot be tried here says SKIPPED. The
 .deb and the .rpm on a live systemd are tests/live_systemd.py's subject.
@@ -93,6 +94,42 @@ def checksums(made):
     done = subprocess.run(["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=made)
     packages = {path.name for path in made.iterdir() if not path.name.startswith("SHA256SUMS")}
     expect(f"the checksums are those of all {len(names)} files", done.returncode == 0 and names == packages)
+
+
+def signed(made, directory):
+    """.ci/release once more, with a key that is made for this."""
+    target = f"{os.uname().machine}-unknown-linux-musl"
+    if not shutil.which("gpg") or not shutil.which("gpgv"):
+        print("SKIPPED: signatures: no gpg here (Debian: gnupg)")
+        return
+    home, dist = directory / "gnupg", directory / "signed"
+    home.mkdir(mode=0o700)
+    environment = {**os.environ, "GNUPGHOME": str(home), "AEGIS_DIST": str(dist), "AEGIS_SIGNING_KEY": "release@test.example"}
+
+    def gpg(*arguments):
+        return subprocess.run(["gpg", "--batch", "--quiet", *arguments], env=environment, stdout=subprocess.PIPE, check=True).stdout
+
+    try:
+        gpg("--passphrase", "", "--quick-generate-key", "Test <release@test.example>", "ed25519", "sign", "never")
+        public = directory / "release.gpg"
+        public.write_bytes(gpg("--export", "release@test.example"))
+        done = subprocess.run([ROOT / ".ci/release", target], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        expect(f".ci/release signs{done.stderr.decode()[-500:] if done.returncode else ''}", done.returncode == 0)
+    finally:
+        subprocess.run(["gpgconf", "--kill", "all"], env=environment)
+
+    def is_good(sums):
+        command = ["gpgv", "--keyring", str(public), str(dist / "SHA256SUMS.asc"), str(sums)]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+    sums = dist / "SHA256SUMS"
+    expect("the signature of the checksums is good", is_good(sums))
+    changed = directory / "changed"
+    changed.write_text(sums.read_text().replace("0", "1", 1))
+    expect("and is not for others", not is_good(changed))
+    # The key changes nothing of what is signed.
+    listed = (made / "SHA256SUMS").read_text().splitlines()
+    expect("what is signed is the same bytes", set(sums.read_text().splitlines()) <= set(listed))
 
 
 def parts(made):
@@ -235,6 +272,7 @@ def main():
         directory = Path(directory)
         try:
             checksums(made)
+            signed(made, directory)
             parts(made)
             container(made, directory)
             aarch64(made, directory)

@@ -1,655 +1,76 @@
-_aegis-agent() {
-    local i cur prev opts cmds
-    COMPREPLY=()
-    cur="${COMP_WORDS[COMP_CWORD]}"
-    if [[ $COMP_CWORD -ge 1 ]]; then
-        prev="${COMP_WORDS[COMP_CWORD-1]}"
-    else
-        prev=""
-    fi
-    cmd=""
-    opts=""
+# Made by src/cli/completions.rs from what --help says; do not edit.
 
-    for i in ${COMP_WORDS[@]}; do
-        case "${i}" in
-            aegis-agent | */aegis-agent)
-                cmd="aegis-agent"
-                ;;
-            run)
-                cmd="aegis-agent_run"
-                ;;
-            init)
-                cmd="aegis-agent_init"
-                ;;
-            check)
-                cmd="aegis-agent_check"
-                ;;
-            cleanup)
-                cmd="aegis-agent_cleanup"
-                ;;
-            list)
-                cmd="aegis-agent_list"
-                ;;
-            watch)
-                cmd="aegis-agent_watch"
-                ;;
+_aegis_agent() {
+    local cur=${COMP_WORDS[COMP_CWORD]} verb='' option='' joined='' word
+    local -a words=() global=(-h --help -s --nats-url --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file -v --verbose -V --version)
+    COMPREPLY=()
+    # bash takes words apart at = and :, and both stand in values, too.
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        case $word in
+            [=:]*) [[ $option ]] || joined=yes; continue ;;
+        esac
+        if [[ $option || $joined ]]; then
+            option='' joined=''
+            continue
+        fi
+        case $word in
+            --bucket | --context | --creds | --drain-file | --env-file | --exec | --format | --group | --health-exec | --health-failures | --health-tcp | --health-timeout | --history | --inbox-prefix | --instance | --interval | --js-domain | --marker-ttl | --max-age | --max-removals | --meta | --metrics-file | --nats-url | --nkey | --only | --output | --password-file | --replicas | --server | --service | --service-version | --settle | --stale-after | --status | --storage | --timeout | --tlsca | --tlscert | --tlskey | --token-file | --ttl | --user | -s) option=$word ;;
+            -*) ;;
+            *) verb=${verb:-$word} ;;
         esac
     done
-
-    case "${cmd}" in
-        aegis-agent)
-            opts="--help --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            cmds="run init check cleanup list watch"
-            case "${prev}" in
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_run)
-            opts="--help --service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --drain-file --check-config --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --service)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --instance)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --service-version)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --ttl)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --interval)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --group)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --meta)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --health-exec)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --health-tcp)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --health-timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --health-failures)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --metrics-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --drain-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_init)
-            opts="--help --replicas --marker-ttl --history --max-age --storage --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --replicas)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --marker-ttl)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --history)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --max-age)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --storage)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_check)
-            opts="--help --probe --service --format --json --output --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --service)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --format)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --output)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_cleanup)
-            opts="--help --dry-run --stale-after --only --service --max-removals --unreadable --spare-beating --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --stale-after)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --only)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --service)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --max-removals)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_list)
-            opts="--help --all --service --status --meta --wide --names --stale-after --json --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --service)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --status)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --meta)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --stale-after)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
-        aegis-agent_watch)
-            opts="--help --json --exec --settle --stale-after --nats-url -s --creds --nkey --user --password-file --token-file --tlsca --tlscert --tlskey --context --inbox-prefix --timeout --bucket --js-domain --env-file --verbose -v --version -V"
-            case "${prev}" in
-                --exec)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --settle)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --stale-after)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nats-url | -s)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --creds)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --nkey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --user)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --password-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --token-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlsca)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlscert)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --tlskey)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --context)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --inbox-prefix)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --timeout)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --bucket)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --js-domain)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                --env-file)
-                    COMPREPLY=()
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=( $(compgen -W "${opts} ${cmds}" -- "${cur}") )
-                    return 0
-                    ;;
-            esac
-            ;;
+    if [[ $option && $cur == = ]]; then
+        cur=''
+    elif [[ $joined || $cur == [=:]* ]]; then
+        return
+    fi
+    case "$verb $option" in
+        *" --creds") compopt -o default ;;
+        *" --nkey") compopt -o default ;;
+        *" --password-file") compopt -o default ;;
+        *" --token-file") compopt -o default ;;
+        *" --tlsca") compopt -o default ;;
+        *" --tlscert") compopt -o default ;;
+        *" --tlskey") compopt -o default ;;
+        *" --context") _aegis_agent_contexts ;;
+        *" --env-file") compopt -o default ;;
+        run" --health-exec") compopt -o default ;;
+        run" --metrics-file") compopt -o default ;;
+        run" --drain-file") compopt -o default ;;
+        init" --replicas") words=(1 2 3 4 5) ;;
+        init" --marker-ttl") words=(none) ;;
+        init" --history") words=(1) ;;
+        init" --max-age") words=(none) ;;
+        init" --storage") words=(file memory) ;;
+        check" --format") words=(text json nagios prometheus) ;;
+        check" --output") compopt -o default ;;
+        cleanup" --only") words=(heartbeat-too-old status-unhealthy status-shutdown no-ttl expired) ;;
+        list" --status") words=(ACTIVE STANDBY UNHEALTHY SHUTDOWN) ;;
+        watch" --exec") compopt -o default ;;
+        *" -"*) ;;
+        "help ") words=(run init check cleanup list watch) ;;
+        " ") [[ $cur == -* ]] && words=("${global[@]}") || words=(run init check cleanup list watch help version) ;;
+        *) case $verb in
+            run) words=(--service --instance --service-version --ttl --interval --standby --group --meta --health-exec --health-tcp --health-timeout --health-failures --metrics-file --drain-file --check-config "${global[@]}") ;;
+            init) words=(--replicas --marker-ttl --history --max-age --storage "${global[@]}") ;;
+            check) words=(--probe --service --format --json --output "${global[@]}") ;;
+            cleanup) words=(--dry-run --stale-after --only --service --max-removals --unreadable --spare-beating --json "${global[@]}") ;;
+            list) words=(--all --service --status --meta --wide --names --stale-after --json "${global[@]}") ;;
+            watch) words=(--json --exec --settle --stale-after "${global[@]}") ;;
+        esac ;;
     esac
+    for word in "${words[@]}"; do
+        [[ $word == "$cur"* ]] && COMPREPLY+=("$word")
+    done
 }
 
-complete -F _aegis-agent -o bashdefault -o default aegis-agent
+# Those of the nats CLI.
+_aegis_agent_contexts() {
+    local file name
+    for file in "${XDG_CONFIG_HOME:-$HOME/.config}"/nats/context/*.json; do
+        name=${file##*/} name=${name%.json}
+        [[ -e $file && $name == "$cur"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done
+}
+
+complete -F _aegis_agent aegis-agent

@@ -1,220 +1,100 @@
-function __fish_aegis-agent_using_command
-    set -l cmd (commandline -opc)
-    set -e cmd[1]
-    set -l target_cmd $argv
+# Made by src/cli/completions.rs from what --help says; do not edit.
 
-    set -l known_value_flags 'bucket' 'context' 'creds' 'drain-file' 'env-file' 'exec' 'format' 'group' 'health-exec' 'health-failures' 'health-tcp' 'health-timeout' 'history' 'inbox-prefix' 'instance' 'interval' 'js-domain' 'marker-ttl' 'max-age' 'max-removals' 'meta' 'metrics-file' 'nats-url' 'nkey' 'only' 'output' 'password-file' 'replicas' 's' 'service' 'service-version' 'settle' 'stale-after' 'status' 'storage' 'timeout' 'tlsca' 'tlscert' 'tlskey' 'token-file' 'ttl' 'user' 
-
-    set -l i 1
-    set -l cleaned_cmd
-    while test $i -le (count $cmd)
-        set -l arg $cmd[$i]
-        if string match -q -- "-*" $arg
-            set -l pure_flag (string replace -r '^--?' '' -- $arg)
-            if contains -- $pure_flag $known_value_flags
-                set -l next_i (math $i + 1)
-                if test $next_i -le (count $cmd)
-                    if not string match -q -- "-*" $cmd[$next_i]
-                        set i $next_i
-                    end
-                end
-            end
-        else
-            set -a cleaned_cmd $arg
-        end
-        set i (math $i + 1)
-    end
-
-    set -l count_cleaned (count $cleaned_cmd)
-    set -l count_target (count $target_cmd)
-    
-    if test $count_cleaned -ne $count_target
-        return 1
-    end
-    
-    for i in (seq $count_target)
-        if test $cleaned_cmd[$i] != $target_cmd[$i]
-            return 1
+# Whether the verb on the line so far is this one, or none where it is empty.
+function __aegis_agent_verb
+    set -l verb
+    set -l is_value no
+    for word in (commandline -opc)[2..-1]
+        if test $is_value = yes
+            set is_value no
+        else if contains -- $word --bucket --context --creds --drain-file --env-file --exec --format --group --health-exec --health-failures --health-tcp --health-timeout --history --inbox-prefix --instance --interval --js-domain --marker-ttl --max-age --max-removals --meta --metrics-file --nats-url --nkey --only --output --password-file --replicas --server --service --service-version --settle --stale-after --status --storage --timeout --tlsca --tlscert --tlskey --token-file --ttl --user -s
+            set is_value yes
+        else if not string match -q -- '-*' $word; and test -z "$verb"
+            set verb $word
         end
     end
-    
-    return 0
+    test "$verb" = "$argv[1]"
 end
 
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'run' -d 'Registers an instance, keeps its entry alive, and takes it out on SIGTERM.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'init' -d 'Creates the bucket, or switches per-message TTL on in one that exists.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'check' -d 'Says whether per-message TTL really works here, and if not, why.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'cleanup' -d 'Removes entries that nobody keeps alive, and never one that was refreshed meanwhile.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'list' -d 'Shows who is alive.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command' -f -a 'watch' -d 'Tells who comes and goes, as it happens.'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l service -r -d 'name of the service (AEGIS_SERVICE; required)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l instance -r -d 'name of the instance (AEGIS_INSTANCE; default the host name up to its first dot)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l service-version -r -d 'version of the service (AEGIS_SERVICE_VERSION; default 0.0.0)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l ttl -r -d 'life of an entry, whole seconds (AEGIS_TTL; default 30s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l interval -r -d 'longest time between heartbeats (AEGIS_INTERVAL; default a third of the TTL, at most 10s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l standby -d 'register as STANDBY instead of ACTIVE (AEGIS_STANDBY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l group -r -d 'sticky active group (AEGIS_GROUP)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l meta -r -d 'metadata beside host and pid; repeatable (AEGIS_META, words as in a shell)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-exec -r -d 'the service is well while this exits 0; no shell (AEGIS_HEALTH_EXEC)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-tcp -r -d 'the service is well while this accepts connections (AEGIS_HEALTH_TCP)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-timeout -r -d 'limit of a check (AEGIS_HEALTH_TIMEOUT; default 2s, at most the interval)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l health-failures -r -d 'failures in a row before UNHEALTHY (AEGIS_HEALTH_FAILURES; default 3)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l metrics-file -r -d 'keep this file of Prometheus text up to date (AEGIS_METRICS_FILE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l drain-file -r -d 'while this file exists: STANDBY, with its first line as the reason (AEGIS_DRAIN_FILE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l check-config -d 'show the settings, where each comes from, and what a start would refuse; do not start'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command run' -f -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l replicas -r -d 'copies, 1 to 5 (AEGIS_REPLICAS; of a new bucket: 3 in a cluster, else 1)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l marker-ttl -r -d 'life of the server\'s delete markers, or none (AEGIS_MARKER_TTL; of a new bucket: 60s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l history -r -d 'keep one revision of a key, and drop the older ones: 1 (AEGIS_HISTORY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l max-age -r -d 'let nothing end an entry but its own TTL: none (AEGIS_MAX_AGE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l storage -r -d 'file or memory, for a new bucket (AEGIS_STORAGE; default file)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command init' -f -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l probe -d 'store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l service -r -d 'at least MIN instances of this service are alive (default 1), else critical; fewer than WARN: warning; repeatable (AEGIS_SERVICE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l format -r -d 'text, json, nagios or prometheus (AEGIS_FORMAT; default text)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l json -d 'short for --format json (AEGIS_JSON)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l output -r -d 'write to this file, whole or not at all, with --format prometheus (AEGIS_OUTPUT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command check' -f -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l dry-run -d 'say what would be removed, remove nothing (AEGIS_DRY_RUN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l stale-after -r -d 'age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l only -r -d 'only entries that are removable for this reason; repeatable (AEGIS_ONLY, words)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l service -r -d 'only this service (AEGIS_SERVICE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l max-removals -r -d 'remove nothing and exit 75 if more would go (AEGIS_MAX_REMOVALS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l unreadable -d 'remove instance entries that cannot be read, too (AEGIS_UNREADABLE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l spare-beating -d 'leave every entry alone whose own TTL is still running (AEGIS_SPARE_BEATING)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l json -d 'answer in JSON (AEGIS_JSON)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command cleanup' -f -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l all -d 'stale ones, too, with all reasons (AEGIS_ALL)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l service -r -d 'only this service (AEGIS_SERVICE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l status -r -d 'only those of this status (AEGIS_STATUS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l meta -r -d 'only those with this in their metadata; repeatable (AEGIS_HAS_META)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l wide -d 'host, pid, group, revision and metadata, too (AEGIS_WIDE)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l names -d 'only names, one service/instance a line (AEGIS_NAMES)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l stale-after -r -d 'age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l json -d 'answer in JSON (AEGIS_JSON)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command list' -l version -s V -d 'print the version'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l help -d 'display usage information'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l json -d 'one event a line, in JSON (AEGIS_JSON)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l exec -r -d 'run this after changes; no shell (AEGIS_EXEC)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l settle -r -d 'changes within this time go together (AEGIS_SETTLE; default 200ms)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l stale-after -r -d 'age from which a heartbeat is too old (AEGIS_STALE_AFTER; default 35s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l nats-url -s s -r -d 'servers, tls:// for TLS (NATS_URL; default nats://127.0.0.1:4222)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l creds -r -d 'user JWT and seed (NATS_CREDS)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l nkey -r -d 'user nkey seed (NATS_NKEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l user -r -d 'user name (NATS_USER)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l password-file -r -d 'the user\'s password (NATS_PASSWORD holds the password itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l token-file -r -d 'a token (NATS_TOKEN holds the token itself)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l tlsca -r -d 'roots to trust (NATS_CA; default the system\'s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l tlscert -r -d 'our own certificate (NATS_CERT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l tlskey -r -d 'its key (NATS_KEY)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l context -r -d 'a context of the nats CLI (NATS_CONTEXT)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l inbox-prefix -r -d 'where replies arrive (AEGIS_INBOX_PREFIX; default _INBOX)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l timeout -r -d 'limit of each exchange with NATS (NATS_TIMEOUT; default 5s)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l bucket -r -d 'the bucket (AEGIS_BUCKET; default service_registry)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l js-domain -r -d 'where the bucket\'s JetStream is: its domain (AEGIS_JS_DOMAIN)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l env-file -r -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile= (default /etc/aegis-agent/agent.env where it can be read)'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l verbose -s v -d 'log more'
-complete -c aegis-agent -n '__fish_aegis-agent_using_command watch' -l version -s V -d 'print the version'
+# Those of the nats CLI.
+function __aegis_agent_contexts
+    set -l directory $HOME/.config
+    set -q XDG_CONFIG_HOME; and test -n "$XDG_CONFIG_HOME"; and set directory $XDG_CONFIG_HOME
+    for file in $directory/nats/context/*.json
+        string replace -r '.*/(.*)\.json$' '$1' -- $file
+    end
+end
+
+complete -c aegis-agent -f
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a run -d 'Registers an instance, keeps its entry alive, and takes it out on SIGTERM.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a init -d 'Creates the bucket, or switches per-message TTL on in one that exists.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a check -d 'Says whether per-message TTL really works here, and if not, why.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a cleanup -d 'Removes entries that nobody keeps alive, and never one that was refreshed meanwhile.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a list -d 'Shows who is alive.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a watch -d 'Tells who comes and goes, as it happens.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a help -d 'Shows what a verb takes.'
+complete -c aegis-agent -n '__aegis_agent_verb ""' -a version -d 'Prints the version with its commit.'
+complete -c aegis-agent -n '__aegis_agent_verb help' -a 'run init check cleanup list watch'
+complete -c aegis-agent -s h -l help -d 'display usage information'
+complete -c aegis-agent -s s -l nats-url -x -d 'servers, tls:// for TLS'
+complete -c aegis-agent -l creds -r -F -d 'user JWT and seed'
+complete -c aegis-agent -l nkey -r -F -d 'user nkey seed'
+complete -c aegis-agent -l user -x -d 'user name'
+complete -c aegis-agent -l password-file -r -F -d 'the user\'s password'
+complete -c aegis-agent -l token-file -r -F -d 'a token'
+complete -c aegis-agent -l tlsca -r -F -d 'roots to trust'
+complete -c aegis-agent -l tlscert -r -F -d 'our own certificate'
+complete -c aegis-agent -l tlskey -r -F -d 'its key'
+complete -c aegis-agent -l context -x -a '(__aegis_agent_contexts)' -d 'a context of the nats CLI'
+complete -c aegis-agent -l inbox-prefix -x -d 'where replies arrive'
+complete -c aegis-agent -l timeout -x -d 'limit of each exchange with NATS'
+complete -c aegis-agent -l bucket -x -d 'the bucket'
+complete -c aegis-agent -l js-domain -x -d 'where the bucket\'s JetStream is: its domain'
+complete -c aegis-agent -l env-file -r -F -d 'settings of this host, in the syntax of systemd\'s EnvironmentFile='
+complete -c aegis-agent -s v -l verbose -d 'log more'
+complete -c aegis-agent -s V -l version -d 'print the version'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l service -x -d 'name of the service'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l instance -x -d 'name of the instance'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l service-version -x -d 'version of the service'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l ttl -x -d 'life of an entry, whole seconds'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l interval -x -d 'longest time between heartbeats'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l standby -d 'register as STANDBY instead of ACTIVE'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l group -x -d 'sticky active group'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l meta -x -d 'metadata beside host and pid; repeatable'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l health-exec -r -F -d 'the service is well while this exits 0; no shell'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l health-tcp -x -d 'the service is well while this accepts connections'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l health-timeout -x -d 'limit of a check'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l health-failures -x -d 'failures in a row before UNHEALTHY'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l metrics-file -r -F -d 'keep this file of Prometheus text up to date'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l drain-file -r -F -d 'while this file exists: STANDBY, with its first line as the reason'
+complete -c aegis-agent -n '__aegis_agent_verb run' -l check-config -d 'show the settings, where each comes from, and what a start would refuse; do not start'
+complete -c aegis-agent -n '__aegis_agent_verb init' -l replicas -x -a '1 2 3 4 5' -d 'copies, 1 to 5'
+complete -c aegis-agent -n '__aegis_agent_verb init' -l marker-ttl -x -a 'none' -d 'life of the server\'s delete markers, or none'
+complete -c aegis-agent -n '__aegis_agent_verb init' -l history -x -a '1' -d 'keep one revision of a key, and drop the older ones: 1'
+complete -c aegis-agent -n '__aegis_agent_verb init' -l max-age -x -a 'none' -d 'let nothing end an entry but its own TTL: none'
+complete -c aegis-agent -n '__aegis_agent_verb init' -l storage -x -a 'file memory' -d 'file or memory, for a new bucket'
+complete -c aegis-agent -n '__aegis_agent_verb check' -l probe -d 'store an entry of its own with a TTL of 1 s and wait for it to go'
+complete -c aegis-agent -n '__aegis_agent_verb check' -l service -x -d 'at least MIN instances of this service are alive'
+complete -c aegis-agent -n '__aegis_agent_verb check' -l format -x -a 'text json nagios prometheus' -d 'text, json, nagios or prometheus'
+complete -c aegis-agent -n '__aegis_agent_verb check' -l json -d 'short for --format json'
+complete -c aegis-agent -n '__aegis_agent_verb check' -l output -r -F -d 'write to this file, whole or not at all, with --format prometheus'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l dry-run -d 'say what would be removed, remove nothing'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l stale-after -x -d 'age from which a heartbeat is too old'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l only -x -a 'heartbeat-too-old status-unhealthy status-shutdown no-ttl expired' -d 'only entries that are removable for this reason; repeatable'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l service -x -d 'only this service'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l max-removals -x -d 'remove nothing and exit 75 if more would go'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l unreadable -d 'remove instance entries that cannot be read, too'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l spare-beating -d 'leave every entry alone whose own TTL is still running'
+complete -c aegis-agent -n '__aegis_agent_verb cleanup' -l json -d 'answer in JSON'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l all -d 'stale ones, too, with all reasons'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l service -x -d 'only this service'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l status -x -a 'ACTIVE STANDBY UNHEALTHY SHUTDOWN' -d 'only those of this status'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l meta -x -d 'only those with this in their metadata; repeatable'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l wide -d 'host, pid, group, revision and metadata, too'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l names -d 'only names, one service/instance a line'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l stale-after -x -d 'age from which a heartbeat is too old'
+complete -c aegis-agent -n '__aegis_agent_verb list' -l json -d 'answer in JSON'
+complete -c aegis-agent -n '__aegis_agent_verb watch' -l json -d 'one event a line, in JSON'
+complete -c aegis-agent -n '__aegis_agent_verb watch' -l exec -r -F -d 'run this after changes; no shell'
+complete -c aegis-agent -n '__aegis_agent_verb watch' -l settle -x -d 'changes within this time go together'
+complete -c aegis-agent -n '__aegis_agent_verb watch' -l stale-after -x -d 'age from which a heartbeat is too old'

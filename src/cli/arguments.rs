@@ -258,8 +258,8 @@ pub(super) struct CleanupArgs {
     name = "list",
     help_triggers("-h", "--help"),
     note = "Names before or after the options show only these: SERVICE or SERVICE/INSTANCE.
-Where standard output is no terminal the last line of the table, which counts,
-goes to standard error.
+Where standard output is no terminal it has the table only, and all other lines
+go to standard error.
 The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct ListArgs {

@@ -1,13 +1,13 @@
-//! The connection of this call, as options for the commands in hints: without
-//! them a command that is pasted would go to another server or another bucket.
-//! *Pure*.
+//! The connection of this call, as options for the commands in hints. *Pure*.
 //!
-//! A hint that ends with a command has it after a colon, or is nothing else. No
-//! secret is ever an option: a password out of the environment has to be there
-//! when the command is pasted, too.
+//! Without them a command that is pasted would go to another server or another
+//! bucket. A hint that ends with a command has it after a colon, or is nothing
+//! else. No secret is ever an option: a password out of the environment has to
+//! be there when the command is pasted, too.
 
 use std::path::Path;
 
+use crate::error::Failure;
 use crate::jetstream::bucket::Bucket;
 use crate::nats::Settings;
 use crate::nats::login::{Login, Secret};
@@ -36,9 +36,9 @@ impl Call {
             shared.extend([name.to_owned(), quoted(&path.display().to_string())]);
         };
         match &settings.login {
-            Login::Creds(path) => file("--creds", path),
-            Login::Nkey(path) => file("--nkey", path),
-            Login::None | Login::User { .. } | Login::Token(_) => {}
+            Login::Creds(Secret::File(path)) => file("--creds", path),
+            Login::Nkey(Secret::File(path)) => file("--nkey", path),
+            _ => {}
         }
         if let Some(ca) = &settings.tls.ca {
             file("--tlsca", ca);
@@ -74,6 +74,13 @@ impl Call {
         Call { ours: ours.join(" "), nats: shared.join(" ") }
     }
 
+    /// `; hint: ...` with these options, for the end of a line of the log; empty
+    /// where there is no hint.
+    pub fn hint_of(&self, failure: &Failure) -> String {
+        let hint = failure.hint().map(|hint| format!("; hint: {}", self.complete(hint)));
+        hint.unwrap_or_default()
+    }
+
     /// The hint with these options in the command that it ends with or is.
     pub fn complete(&self, hint: &str) -> String {
         let at = command_at(hint);
@@ -83,7 +90,7 @@ impl Call {
                 && !options.is_empty()
                 // It says itself where it goes.
                 && !rest.contains(" --context ")
-                && rest != "--help"
+                && !rest.ends_with("--help")
             {
                 return format!("{before}{program}{options} {rest}");
             }
@@ -126,7 +133,7 @@ mod tests {
             |host: &str, tls| ServerAddress { tls, host: host.to_owned(), port: 4222, alias: None };
         Settings {
             servers: vec![server("a", false), server("b", true)],
-            login: Login::Creds("/etc/it's me.creds".into()),
+            login: Login::Creds(Secret::File("/etc/it's me.creds".into())),
             tls: Tls { ca: Some("/ca.pem".into()), client: None },
             inbox_prefix: "_INBOX".into(),
             timeout: Duration::from_secs(5),

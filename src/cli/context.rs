@@ -8,11 +8,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64_MIME_PERMISSIVE;
 use serde_json::{Map, Value};
 
 use crate::error::{Failure, Kind, plain};
 use crate::files;
 use crate::nats::address::shown_name;
+use crate::nats::login::Secret;
 
 /// A longer name is none that was selected.
 const SELECTED_LIMIT: u64 = 256;
@@ -20,10 +22,11 @@ const SELECTED_LIMIT: u64 = 256;
 const UNSUPPORTED: [&str; 6] =
     ["nsc", "user_jwt", "user_seed", "windows_cert_store", "socks_proxy", "jetstream_api_prefix"];
 /// Schemes by which the CLI fetches a secret from elsewhere (its credential
-/// resolvers, `natscontext/credentials.go`).
+/// resolvers, `natscontext/credentials.go`). `data:` holds it: see `inline`.
 const RESOLVERS: [&str; 5] = ["op", "nsc", "env", "data", "file"];
 
-/// The fields of a context that this program takes; paths with `~` expanded.
+/// The fields of a context that this program takes; paths with `~` expanded,
+/// `data:` decoded.
 #[derive(Default)]
 pub struct Context {
     /// Comma-separated server URLs.
@@ -34,10 +37,10 @@ pub struct Context {
     pub password: Option<String>,
     /// The token itself.
     pub token: Option<String>,
-    /// Path of a `.creds` file.
-    pub creds: Option<String>,
-    /// Path of an nkey seed.
-    pub nkey: Option<String>,
+    /// A `.creds` file, or what one holds.
+    pub creds: Option<Secret>,
+    /// A file with an nkey seed, or what one holds.
+    pub nkey: Option<Secret>,
     /// Path of our own certificate.
     pub cert: Option<String>,
     /// Path of its key.
@@ -133,14 +136,20 @@ pub fn read(
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(_) => Err(format!("{name} must be a string")),
     };
-    // A literal may hold a colon; only what the CLI would resolve is refused.
+    // A literal may hold a colon; only what the CLI would resolve is not one.
     let text = |name: &str| {
-        let found = plain(name)?;
-        match found.as_deref().and_then(|text| text.split_once(':')) {
+        let Some(found) = plain(name)? else {
+            return Ok(None);
+        };
+        match found.split_once(':') {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data") => {
+                let text = inline(name, rest)?;
+                Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+            }
             Some((scheme, _)) if RESOLVERS.contains(&scheme.to_lowercase().as_str()) => {
                 Err(unresolved(name, scheme))
             }
-            _ => Ok(found),
+            _ => Ok(Some(found)),
         }
     };
     let path = |name: &str| {
@@ -161,13 +170,21 @@ pub fn read(
             _ => Ok(Some(expand(&path, home, env))),
         }
     };
+    let file_or_inline = |name: &str| match plain(name)?.as_deref().and_then(|p| p.split_once(':'))
+    {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("data") => {
+            Ok(Some(Secret::Text(inline(name, rest)?)))
+        }
+        _ => Ok::<_, String>(path(name)?.map(|path| Secret::File(path.into()))),
+    };
     Ok(Context {
         url: plain("url")?,
-        user: text("user")?,
+        // The CLI resolves nothing in it.
+        user: plain("user")?,
         password: text("password")?,
         token: text("token")?,
-        creds: path("creds")?,
-        nkey: path("nkey")?,
+        creds: file_or_inline("creds")?,
+        nkey: file_or_inline("nkey")?,
         cert: path("cert")?,
         key: path("key")?,
         ca: path("ca")?,
@@ -179,6 +196,24 @@ pub fn read(
             Some(_) => return Err("tls_first must be true or false".into()),
         },
     })
+}
+
+/// What a `data:` URI holds (RFC 2397), given what comes after `data:`. As with
+/// the CLI, a media type counts for nothing and base64 is the only encoding
+/// (`natscontext/resolver_data.go`).
+fn inline(name: &str, rest: &str) -> Result<String, String> {
+    let bad = |why: &str| format!("{name} is a data: URI {why}");
+    let (header, payload) = rest.split_once(',').ok_or_else(|| bad("without a comma"))?;
+    if !header.split(';').any(|part| part.trim() == "base64") {
+        return Err(bad("that does not say ;base64"));
+    }
+    let bytes = BASE64_MIME_PERMISSIVE.decode(payload.as_bytes());
+    let bytes = bytes.map_err(|_| bad("whose base64 is damaged"))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad("that holds no text in UTF-8"))?;
+    if text.trim().is_empty() {
+        return Err(bad("that holds nothing"));
+    }
+    Ok(text)
 }
 
 fn unresolved(name: &str, scheme: &str) -> String {
@@ -245,9 +280,13 @@ mod tests {
         let context = read(text, Some(Path::new("/home/op")), &env).unwrap();
         assert_eq!(context.url.as_deref(), Some("nats://a"));
         assert_eq!(context.user, None);
-        assert_eq!(context.creds.as_deref(), Some("/home/op/c.creds"));
+        let file = |secret| match secret {
+            Some(Secret::File(path)) => path,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(file(context.creds), Path::new("/home/op/c.creds"));
         assert_eq!(context.ca.as_deref(), Some("/home/op/ca.pem"));
-        assert_eq!(context.nkey.as_deref(), Some("/n"));
+        assert_eq!(file(context.nkey), Path::new("/n"));
         assert_eq!(context.inbox_prefix.as_deref(), Some("_I"));
         assert_eq!(context.cert.as_deref(), Some("/etc/certs/a.pem"));
         assert_eq!(context.key.as_deref(), Some("//etc/certs/k"));
@@ -262,7 +301,13 @@ mod tests {
             (r#"{"user_seed":"SUsecret"}"#, "user_seed is not supported"),
             (r#"{"password":"op://vault/secret"}"#, "password refers to op:"),
             (r#"{"token":"env://SECRET"}"#, "token refers to env:"),
-            (r#"{"creds":"data:;base64,secret"}"#, "creds refers to data:"),
+            (r#"{"creds":"data:;base64,secret"}"#, "creds is a data: URI whose base64"),
+            (r#"{"nkey":"data:secret"}"#, "nkey is a data: URI without a comma"),
+            (r#"{"token":"data:text/plain,secret"}"#, "token is a data: URI that does not say"),
+            (r#"{"password":"data:;base64,//8="}"#, "password is a data: URI that holds no text"),
+            (r#"{"token":"data:;base64,Cg=="}"#, "token is a data: URI that holds nothing"),
+            (r#"{"cert":"data:;base64,c2VjcmV0"}"#, "cert refers to data:"),
+            (r#"{"ca":"data:;base64,c2VjcmV0"}"#, "ca refers to data:"),
             (r#"{"nkey":"vault://secret"}"#, "nkey refers to vault:"),
             (r#"{"jetstream_domain":7}"#, "jetstream_domain must be a string"),
             (r#"{"tls_first":"yes"}"#, "tls_first must be true or false"),
@@ -275,6 +320,23 @@ mod tests {
             assert!(error.contains(words), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn data_uris_are_decoded_where_the_cli_decodes_them() {
+        let text = r#"{"creds":"data:;base64,YQpiCg==","nkey":"data:text/x;base64,Yw==",
+            "token":"DATA:; base64,dG9r\r\nZW4K","password":"data:;base64,cGFzcw==",
+            "user":"data:;base64,YQ=="}"#;
+        let context = read(text, None, &|_| None).unwrap();
+        let inline = |secret| match secret {
+            Some(Secret::Text(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(inline(context.creds), "a\nb\n");
+        assert_eq!(inline(context.nkey), "c");
+        assert_eq!(context.token.as_deref(), Some("token"));
+        assert_eq!(context.password.as_deref(), Some("pass"));
+        assert_eq!(context.user.as_deref(), Some("data:;base64,YQ=="));
     }
 
     #[test]

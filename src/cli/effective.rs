@@ -3,25 +3,13 @@
 
 use std::path::Path;
 
-use super::options::RunOptions;
+use super::options::{Effective, RunOptions};
 use super::values::Source;
 use crate::health::verdict::HealthCheck;
 use crate::jetstream::bucket::Bucket;
 use crate::nats::Settings;
 use crate::nats::login::{Login, Secret};
 use crate::text::duration::as_setting;
-
-/// One setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Effective {
-    /// The option, without its dashes.
-    pub name: &'static str,
-    /// As it would be written.
-    pub value: String,
-    /// The option, the variable and its file, the field of the context, or
-    /// `default`.
-    pub origin: String,
-}
 
 /// What stands where nothing is set.
 const NOTHING: &str = "-";
@@ -102,7 +90,7 @@ fn login(login: &Login) -> String {
         Login::None => nothing(),
         Login::User { name, password } => format!("user {name}, password {}", secret(password)),
         Login::Token(token) => format!("token {}", secret(token)),
-        Login::Creds(path) => format!("credentials in {}", path.display()),
-        Login::Nkey(path) => format!("nkey in {}", path.display()),
+        Login::Creds(creds) => format!("credentials {}", secret(creds)),
+        Login::Nkey(nkey) => format!("nkey {}", secret(nkey)),
     }
 }

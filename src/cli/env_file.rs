@@ -1,11 +1,11 @@
-//! The syntax of systemd's `EnvironmentFile=`, so that a file which the units
-//! read means the same to every verb that reads it itself.
+//! The syntax of systemd's `EnvironmentFile=`. *Pure*.
 //!
+//! So a file that the units read means the same to a verb that reads it itself.
 //! Rules as in systemd.exec(5), `EnvironmentFile=`: `NAME=value` lines, `#` and
 //! `;` comments, single and double quotes over several lines, backslashes, and
 //! no expansion of anything. What systemd leaves out is left out here: lines
 //! without `=` and names that no variable can have, such as `export A`. Nothing
-//! runs, whatever the file says. *Pure*.
+//! runs, whatever the file says.
 
 use std::collections::BTreeMap;
 

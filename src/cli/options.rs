@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::effective::Effective;
 use crate::health::verdict::HealthOptions;
 use crate::instance::filter::Filter;
 use crate::instance::record::{InstanceId, ServiceName, Version};
@@ -78,6 +77,18 @@ pub struct RunOptions {
     pub warnings: Vec<String>,
     /// As in [`Invocation`].
     pub unconnected: Option<String>,
+}
+
+/// One setting as a start of `run` would have it: for `--check-config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// The option, without its dashes.
+    pub name: &'static str,
+    /// As it would be written.
+    pub value: String,
+    /// The option, the variable and its file, the field of the context, or
+    /// `default`.
+    pub origin: String,
 }
 
 /// Options of `init`.

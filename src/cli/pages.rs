@@ -7,42 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use argh::ArgsInfo;
-use argh_complete::{Generator, bash::Bash, fish::Fish, zsh::Zsh};
-use argh_shared::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
+use argh_shared::{CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
 use super::arguments::TopArgs;
+use super::completions;
 use super::help;
 use super::sorting::{GLOBAL, GLOBAL_SWITCHES, VERBS, options_of};
-use super::values::PROGRAM;
-
-/// The command line as argh knows it, with the options of connection and
-/// bucket after each verb as well: there, too, they are taken.
-fn everywhere() -> CommandInfoWithArgs<'static> {
-    let mut top = TopArgs::get_args_info();
-    let global = copies(top.flags);
-    for verb in &mut top.commands {
-        let mut flags = copies(verb.command.flags);
-        // Its own --help is there already.
-        flags.extend(copies(&global).into_iter().filter(|flag| flag.long != "--help"));
-        verb.command.flags = Vec::leak(flags);
-    }
-    top
-}
-
-fn copies<'a>(flags: &[FlagInfo<'a>]) -> Vec<FlagInfo<'a>> {
-    let copy = |flag: &FlagInfo<'a>| FlagInfo {
-        kind: match flag.kind {
-            FlagInfoKind::Switch => FlagInfoKind::Switch,
-            FlagInfoKind::Option { arg_name } => FlagInfoKind::Option { arg_name },
-        },
-        optionality: match flag.optionality {
-            Optionality::Repeating => Optionality::Repeating,
-            _ => Optionality::Optional,
-        },
-        ..*flag
-    };
-    flags.iter().map(copy).collect()
-}
 
 /// Text as roff takes it.
 fn roff(text: &str) -> String {
@@ -143,8 +113,8 @@ which beats the default.
 .B \-\-server
 is another word for
 .BR \-\-nats\-url .
-A duration is written 10s, 500ms, 1m or as a number of seconds. The answer goes to standard output, everything else
-to standard error.
+A duration is written 10s, 500ms, 1m or as a number of seconds. The answer goes
+to standard output, everything else to standard error.
 .SH VERBS
 {verbs}.SH OPTIONS
 {global}.TP
@@ -163,7 +133,7 @@ systemctl enable \-\-now aegis\-agent@orders\-api.service
 .B aegis\-agent.service
 speaks for a service that is no unit of this host.
 .B aegis\-agent\-cleanup.timer
-cleans every five minutes, and leaves every entry alone that beats,
+cleans every five minutes, and leaves every entry alone that beats.
 .B aegis\-agent\-check.timer
 writes /run/aegis\-agent\-check/aegis\-agent.prom every minute. Nothing is enabled
 by the package.
@@ -180,11 +150,12 @@ The checks of
 .B \-\-health\-exec
 and
 .B \-\-health\-tcp
-run before each heartbeat, both where both are given, and delay none. A command is split into words
-as a shell would, but no shell runs it. It is well if it exits 0 in time; late,
-it is killed with its process group. Its output is thrown away, and of the
-environment it sees PATH, HOME, USER, LOGNAME, SHELL, LANG, LC_ALL and TZ, and
-HEALTH_CHECK_OF with the number of the agent. What it leaves running is killed.
+run before each heartbeat and delay none. Where both are given, both have to
+pass. A command is split into words as a shell would, but no shell runs it. It
+passes if it exits 0 in time; if it is late it is killed with its process group.
+Its output is thrown away. Its environment is PATH, HOME, USER, LOGNAME, SHELL,
+LANG, LC_ALL and TZ, and HEALTH_CHECK_OF with the process number of the agent.
+What it leaves running is killed.
 Under systemd it runs in the sandbox of the agent.
 .SH METRICS
 The file of
@@ -193,8 +164,9 @@ is Prometheus text, replaced whole when the state changes, and otherwise once an
 interval. Labels: service, instance_id, bucket.
 {metrics}.PP
 .B check \-\-format prometheus
-writes what it found, for the textfile collector of node_exporter.
-.SH SIGNALS
+writes what it found, for the textfile collector of node_exporter; the label
+bucket is on each line. What a line means stands before it as HELP.
+{check_metrics}.SH SIGNALS
 .TP
 \fBSIGTERM\fR, \fBSIGINT\fR
 run: take the entry out and exit 0; watch: exit 0; cleanup: finish what is under
@@ -232,16 +204,19 @@ while it is there, that agent's instance is STANDBY; its first line is the reaso
 .I /run/aegis\-agent/SERVICE/metrics.prom
 its metrics
 .TP
+.I /run/aegis\-agent\-check/aegis\-agent.prom
+what check found
+.TP
 .I ~/.config/nats/context/NAME.json
 a context of the nats CLI
 .TP
 .I /usr/share/doc/aegis\-agent
 README, documents and examples
 .SH PERMISSIONS
-What each verb has to publish to; what stands in parentheses can be left out.
-Each subscribes to its inbox, _INBOX.> or that of
+What each verb has to publish to; what stands in parentheses can be left out
+(docs/permissions.md says what is missing then). Each subscribes to its inbox,
+_INBOX.> or that of
 .BR \-\-inbox\-prefix .
-The documents say what is missing without the optional ones.
 .nh
 {permissions}.hy
 .SH EXIT STATUS
@@ -272,9 +247,23 @@ aegis\-agent cleanup \-\-dry\-run
         verbs = VERBS.map(verb).concat(),
         global = options(top.flags),
         metrics = metrics(),
+        check_metrics = check_metrics(),
         permissions = permissions(),
     );
     page(8, "System Administration", &body)
+}
+
+/// The metrics of `check`: those of the golden file, which a test compares with
+/// what it says, and those that are there under some conditions.
+fn check_metrics() -> String {
+    let golden = include_str!("../../tests/golden/check.prom");
+    let types = golden.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names = types.filter_map(|line| line.split(' ').next());
+    let more = ["aegis_instances", "aegis_login_left_seconds"];
+    let mut names: Vec<&str> = names.chain(more).collect();
+    names.sort_unstable();
+    names.dedup();
+    format!("The names are\n{}.\n", names.join(",\n"))
 }
 
 /// A line for each verb but `run`, which stands first.
@@ -307,22 +296,14 @@ fn metrics() -> String {
 
 /// Each shipped file with what it has to hold.
 fn shipped() -> [(&'static str, String); 5] {
-    let all = everywhere();
+    let top = TopArgs::get_args_info();
     [
         ("man/aegis-agent.1", SECTION_1.to_owned()),
         ("man/aegis-agent.8", section_8()),
-        ("completions/aegis-agent.bash", Bash::generate(PROGRAM, &all)),
-        ("completions/_aegis-agent", Zsh::generate(PROGRAM, &all)),
-        ("completions/aegis-agent.fish", fish(&all)),
+        ("completions/aegis-agent.bash", completions::bash(&top)),
+        ("completions/_aegis-agent", completions::zsh(&top)),
+        ("completions/aegis-agent.fish", completions::fish(&top)),
     ]
-}
-
-/// `commandline -x` is younger than the fish of Debian 12 (3.6), which says
-/// "unknown option" at every key; `-o` does the same in all of them.
-fn fish(command: &CommandInfoWithArgs<'_>) -> String {
-    let text = Fish::generate(PROGRAM, command);
-    assert_eq!(text.matches("commandline -xpc").count(), 1);
-    text.replace("commandline -xpc", "commandline -opc")
 }
 
 fn packaging() -> PathBuf {
@@ -368,8 +349,7 @@ fn every_option_that_help_names_is_in_the_man_pages_and_the_completions() {
         for shell in &shells {
             // fish writes `-l option`.
             let long = format!("-l {}", &option[2..]);
-            let long_quoted = format!("-l '{}'", &option[2..]);
-            let known = [&option, &long, &long_quoted].into_iter().any(|text| shell.contains(text));
+            let known = shell.contains(&option) || shell.contains(&long);
             assert!(known, "{option} is missing in {}", &shell[..40]);
         }
     }

@@ -291,11 +291,10 @@ fn login_of_options(source: &Source<'_>, top: &TopArgs) -> Result<Option<Login>,
         };
         given.push(("--user", Login::User { name, password }));
     }
-    let file = |path: &String| PathBuf::from(path);
+    let file = |path: &String| Secret::File(path.into());
     given.extend(top.creds.as_ref().map(|path| ("--creds", Login::Creds(file(path)))));
     given.extend(top.nkey.as_ref().map(|path| ("--nkey", Login::Nkey(file(path)))));
-    let token = |path| ("--token-file", Login::Token(Secret::File(file(path))));
-    given.extend(top.token_file.as_ref().map(token));
+    given.extend(top.token_file.as_ref().map(|path| ("--token-file", Login::Token(file(path)))));
     only(source, given, Kind::Usage)
 }
 
@@ -318,8 +317,9 @@ fn login_of_variables(
             None => ("NATS_USER", Login::Token(Secret::Text(user.text))),
         });
     }
-    let creds = text("NATS_CREDS")?.map(|path| ("NATS_CREDS", Login::Creds(path.into())));
-    let nkey = text("NATS_NKEY")?.map(|path| ("NATS_NKEY", Login::Nkey(path.into())));
+    let file = |path: String| Secret::File(path.into());
+    let creds = text("NATS_CREDS")?.map(|path| ("NATS_CREDS", Login::Creds(file(path))));
+    let nkey = text("NATS_NKEY")?.map(|path| ("NATS_NKEY", Login::Nkey(file(path))));
     let token = text("NATS_TOKEN")?.map(|token| ("NATS_TOKEN", Login::Token(Secret::Text(token))));
     given.extend(creds.into_iter().chain(nkey).chain(token));
     only(source, given, Kind::Config)
@@ -332,10 +332,8 @@ fn login_of_context(layers: &Layers<'_>) -> Result<Option<Login>, Failure> {
         let password = Secret::Text(context.password.clone().unwrap_or_default());
         given.push(("user of the context", Login::User { name, password }));
     }
-    let file = |path: &String| PathBuf::from(path);
-    let creds =
-        context.creds.as_ref().map(|path| ("creds of the context", Login::Creds(file(path))));
-    let nkey = context.nkey.as_ref().map(|path| ("nkey of the context", Login::Nkey(file(path))));
+    let creds = context.creds.clone().map(|creds| ("creds of the context", Login::Creds(creds)));
+    let nkey = context.nkey.clone().map(|nkey| ("nkey of the context", Login::Nkey(nkey)));
     let token = context.token.clone().map(Secret::Text);
     let token = token.map(|token| ("token of the context", Login::Token(token)));
     given.extend(creds.into_iter().chain(nkey).chain(token));

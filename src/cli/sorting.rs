@@ -1,7 +1,8 @@
-//! Arguments in order before argh sees them, and what to say of one that no
-//! verb knows: with the option or verb that was perhaps meant. That costs 25
-//! lines: there are dozens of options, and a call by hand is often one in trouble.
-//! *Pure*.
+//! Puts the arguments in order before argh sees them. *Pure*.
+//!
+//! Of an option or a verb that nobody knows it says which one was perhaps meant.
+//! That costs 25 lines, and is worth them: there are dozens of options, and who
+//! calls by hand is often in trouble.
 
 use super::values::usage;
 use crate::error::Failure;
@@ -10,7 +11,7 @@ use crate::nats::address::shown;
 pub(super) const VERBS: [&str; 6] = ["run", "init", "check", "cleanup", "list", "watch"];
 
 /// Verbs that take names beside options.
-const TAKE_NAMES: [&str; 2] = ["list", "watch"];
+pub(super) const TAKE_NAMES: [&str; 2] = ["list", "watch"];
 
 /// Options of the connection and the bucket that take a value.
 pub(super) const GLOBAL: [&str; 16] = [
@@ -32,7 +33,7 @@ pub(super) const GLOBAL: [&str; 16] = [
     "--env-file",
 ];
 /// Another word for `--nats-url`: the one of the `nats` CLI.
-const SERVER: &str = "--server";
+pub(super) const SERVER: &str = "--server";
 
 /// Options with a value that may be given more than once, of any verb or of one.
 const REPEATABLE: [(Option<&str>, &str); 3] =
@@ -41,6 +42,11 @@ const REPEATABLE: [(Option<&str>, &str); 3] =
 const HELP: &str = "help";
 const VERSION: &str = "version";
 pub(super) const GLOBAL_SWITCHES: [&str; 2] = ["-v", "--verbose"];
+
+/// Whether this is an option of the program, and not of one verb.
+pub(super) fn is_global(name: &str) -> bool {
+    GLOBAL.contains(&name) || GLOBAL_SWITCHES.contains(&name) || name == SERVER
+}
 
 /// What each verb takes: options with a value, and switches.
 pub(super) fn options_of(verb: &str) -> (&'static [&'static str], &'static [&'static str]) {

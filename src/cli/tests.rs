@@ -210,6 +210,32 @@ fn each_wrong_option_is_named_with_its_value_and_its_rule() {
     }
 }
 
+/// "A usage error that points to a page without the option."
+#[test]
+fn a_usage_error_points_to_a_page_that_has_the_option() {
+    for (args, option) in [
+        ("run", "--service"),
+        ("run --servce x", "--service"),
+        ("run --standby=yes", "--standby"),
+        ("list --status", "--status"),
+        ("list --names --json", "--wide"),
+        ("check --json --format text", "--format"),
+        ("cleanup --max-removals 1 --max-removals 2", "--max-removals"),
+        ("list --bucket", "--bucket"),
+        ("list --buckt x", "--bucket"),
+        ("list --verbose=1", "--verbose"),
+        ("list --user x", "--password-file"),
+        ("list --password-file x", "--user"),
+        ("--creds", "--creds"),
+    ] {
+        let error = call(args, &[]).expect_err(args).failure;
+        let hint = error.hint().unwrap_or_else(|| panic!("{args}: no hint"));
+        let page = hint.strip_prefix("aegis-agent ").expect("ours");
+        let Ok(Parsed::Print(text)) = call(page, &[]) else { panic!("{args}: {page}") };
+        assert!(text.contains(&format!("{option} ")), "{args}: no {option} in {page}");
+    }
+}
+
 #[test]
 fn options_that_may_be_repeated_are_those_that_say_so() {
     let options = run_options("run --service abc --meta a=1 --meta b=2", &[]);
@@ -217,6 +243,22 @@ fn options_that_may_be_repeated_are_those_that_say_so() {
     match ok("cleanup --only no-ttl --only expired", &[]).verb {
         Verb::Cleanup(options) => assert_eq!(options.only.len(), 2),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_words_that_shells_complete_are_taken() {
+    use crate::instance::staleness::Reason;
+    for (verb, option, words) in completions::WORDS {
+        for word in words {
+            ok(&format!("{verb} {option} {word}"), &[]);
+        }
+        if option == "--only" {
+            assert_eq!(words, Reason::ALL.map(Reason::as_str));
+        } else if option != "--status" {
+            // A status may be a word of a newer writer.
+            failure(&format!("{verb} {option} other"), &[]);
+        }
     }
 }
 
@@ -230,7 +272,8 @@ fn a_url_in_the_place_of_a_name_is_shown_without_its_login() {
         assert_eq!(code, 78);
         assert!(message.contains("***@h") && !message.contains("secret"), "{message}");
     }
-    let login = crate::nats::login::Login::Creds("nats://u:secret@h".into());
+    let path = crate::nats::login::Secret::File("nats://u:secret@h".into());
+    let login = crate::nats::login::Login::Creds(path);
     match crate::nats::login::read_login(&login) {
         Err(failure) => assert!(!failure.chain().contains("secret"), "{}", failure.chain()),
         Ok(_) => panic!("there is no such file"),
@@ -490,7 +533,7 @@ fn the_login_comes_from_the_first_source_that_has_one_and_is_never_shown() {
     assert_eq!(login("list -s nats://secret@a", &[]), "Token(Text(..))");
     let env = [("NATS_TOKEN", "secret")];
     assert_eq!(login("list -s nats://u:secret@a", &env), "Token(Text(..))");
-    assert_eq!(login("list --creds /c", &env), "Creds(\"/c\")");
+    assert_eq!(login("list --creds /c", &env), "Creds(File(\"/c\"))");
     let env = [("NATS_USER", "u"), ("NATS_PASSWORD", "secret")];
     assert_eq!(login("list", &env), "User { name: \"u\", password: Text(..) }");
     assert_eq!(login("list --user v", &env), "User { name: \"v\", password: Text(..) }");

@@ -29,7 +29,6 @@ use crate::error::{Failure, Kind};
 use crate::instance::entry::Entry;
 use crate::instance::staleness::INTERVAL_MARGIN;
 use crate::jetstream::bucket::Bucket;
-use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::StreamInfo;
 use crate::nats::{Arrival, ConnectError, Connector, RequestError, Settings};
 use crate::registry::Registry;
@@ -63,10 +62,9 @@ pub fn run(
     let connector = Connector::new(settings).with_waiter(signals.clone());
     let style = Style { json: options.json, dry_run: options.dry_run };
     let report = Report::new(console, style, Instant::now());
-    let mut registry = Registry::connected(connector, bucket.clone())?;
-    let Some(info) = registry.info_anywhere()? else {
-        return Err(RegistryError::Unfit(Unfit::NoBucket(bucket)).into());
-    };
+    let mut registry = Registry::connected(connector, bucket)?;
+    let info = registry.info_anywhere()?;
+    let info = registry.readable(info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
     let remover = Remover::new(&info, registry.timeout());
     let mut cleanup = Cleanup {

@@ -1,8 +1,9 @@
 //! `init`: creates the bucket, or mends one in place.
 //!
-//! A bucket that exists is changed in the flag, and in what was asked for by an
-//! option, by sending its own configuration back: what this program does not know of survives. Whether
-//! the server then does what it said is tried, where there is doubt.
+//! In a bucket that exists it changes the flag, and what was asked for by an
+//! option. It sends the bucket's own configuration back, so settings that this
+//! program does not know survive. Where there is doubt whether the server then
+//! does what it said, that is tried.
 
 use std::io::Write;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use crate::cli::options::InitOptions;
 use crate::error::{Failure, Kind, written};
 use crate::instance::staleness::DEFAULT_TTL;
 use crate::jetstream::bucket::{Bucket, NewBucket, Storage};
-use crate::jetstream::fitness::{self, ServerVersion, Unfit};
+use crate::jetstream::fitness::{self, ServerVersion, Unfit, WITHOUT_BUGS};
 use crate::jetstream::replies::{self, ApiError, ReplyError, StreamInfo};
 use crate::jetstream::requests;
 use crate::jetstream::server_bugs::{BugKind, known_bugs};
@@ -382,19 +383,18 @@ fn refused(bucket: &Bucket, error: RegistryError) -> Failure {
         return error.into();
     };
     let hint = match (api.err_code, *doing) {
-        (ApiError::BAD_CONFIG, SWITCHING) => {
+        (ApiError::BAD_CONFIG, SWITCHING) => format!(
             "upgrade nats-server: 2.11.0 and 2.11.1 cannot switch it on in a bucket that exists, \
-             2.11.2 and later can, and 2.12.8 has no known TTL bugs"
-        }
-        (10074, _) => "aegis-agent init --replicas 1",
-        (10005, _) => {
+             2.11.2 and later can, and {WITHOUT_BUGS}"
+        ),
+        (ApiError::NO_CLUSTER, _) => "aegis-agent init --replicas 1".into(),
+        (ApiError::TOO_FEW_MEMBERS, _) => {
             "the cluster has fewer servers with room than that: aegis-agent init --replicas 1"
+                .into()
         }
-        (10065, _) => {
-            let find = format!("nats stream find --subject '{}'", bucket.all());
-            return Failure::new(Kind::Unavailable, error.to_string()).with_hint(find);
+        (ApiError::SUBJECTS_TAKEN, _) => {
+            format!("nats stream find --subject '{}'", bucket.all())
         }
-        (10002 | 10023 | 10028 | 10047, _) => "raise the limits of JetStream, or free some room",
         _ => return error.into(),
     };
     Failure::new(Kind::Unavailable, error.to_string()).with_hint(hint)

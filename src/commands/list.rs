@@ -6,9 +6,9 @@
 
 mod keys;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -20,7 +20,6 @@ use crate::instance::entry::{Entry, Unreadable};
 use crate::instance::record::Record;
 use crate::instance::staleness::{self, Reason, clock_skew, is_stale, judge};
 use crate::jetstream::bucket::Bucket;
-use crate::jetstream::fitness::Unfit;
 use crate::nats::{Connector, Settings};
 use crate::registry::Registry;
 use crate::registry::failure::RegistryError;
@@ -61,10 +60,7 @@ pub fn run(
     let connector = Connector::new(settings);
     let mut registry = Registry::connected(connector, bucket)?;
     let info = registry.info_anywhere()?;
-    let Some(info) = info else {
-        let unfit = Unfit::NoBucket(registry.bucket().clone());
-        return Err(RegistryError::Unfit(unfit).into());
-    };
+    let info = registry.readable(info)?;
     let mut scan = Scan::begin(&mut registry, &info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
 
@@ -129,18 +125,18 @@ impl Summary {
             Some(Fate::Unreadable) => self.unreadable.retain(|one| one.key != entry.key),
             Some(Fate::Other) | None => {}
         }
-        let (key, revision) = (entry.key.clone(), entry.revision);
-        let (fate, shown) = self.judge(entry, options, now);
-        self.keys.note(&key, revision, fate);
-        shown
+        let (fate, alive) = self.judge(&entry, options, now);
+        self.keys.note(&entry.key, entry.revision, fate);
+        let (record, reasons) = alive?;
+        Some(Shown { entry, record, reasons, now })
     }
 
     fn judge(
         &mut self,
-        entry: Entry,
+        entry: &Entry,
         options: &ListOptions,
         now: OffsetDateTime,
-    ) -> (Fate, Option<Shown>) {
+    ) -> (Fate, Option<(Record, Vec<Reason>)>) {
         let record = match entry.instance() {
             None => return (Fate::Other, None),
             Some(Ok(record)) => record,
@@ -163,7 +159,7 @@ impl Summary {
             let expired = hiding.contains(&&Reason::Expired);
             return (Fate::Hidden { old, expired }, None);
         }
-        (Fate::Shown, Some(Shown { entry, record, reasons, now }))
+        (Fate::Shown, Some((record, reasons)))
     }
 }
 
@@ -254,35 +250,34 @@ impl Shown {
         }
     }
 
-    fn as_row(&self, options: &ListOptions) -> Vec<String> {
+    fn as_row(&self, options: &ListOptions) -> Vec<Cow<'_, str>> {
         let record = &self.record;
         let age = staleness::age(record, self.now);
         let left = staleness::ttl_left(&self.entry.stored, self.now);
-        let mut row = vec![
-            record.service_name.clone(),
-            record.instance_id.clone(),
-            record.version.clone(),
-            record.status.as_str().to_owned(),
-            time_words(age),
-            left.map_or("never expires".into(), time_words),
-        ];
+        let mut row: Vec<Cow<'_, str>> = Vec::with_capacity(COLUMNS.len() + WIDE.len() + 2);
+        row.push(record.service_name.as_str().into());
+        row.push(record.instance_id.as_str().into());
+        row.push(record.version.as_str().into());
+        row.push(record.status.as_str().into());
+        row.push(time_words(age).into());
+        row.push(left.map_or("never expires".into(), |left| time_words(left).into()));
         if options.wide {
             let or_none = |text: Option<String>| text.filter(|text| !text.is_empty());
             let of = |key: &str| or_none(record.metadata.get(key).map(plain_text));
             let group = or_none(record.sticky_active_group.clone());
             // Every cell holds something, so that columns can be cut by words.
             let cells = [of("host"), of("pid"), group, Some(self.entry.revision.to_string())];
-            row.extend(cells.map(|cell| cell.unwrap_or_else(|| "-".into())));
-            row.push(metadata_words(record));
+            row.extend(cells.map(|cell| cell.map_or("-".into(), Cow::Owned)));
+            row.push(metadata_words(record).into());
         }
         let why = record.draining().map_or("", |why| if why.is_empty() { "yes" } else { why });
-        row.push(why.to_owned());
+        row.push(why.into());
         if options.all {
             let mut reasons: Vec<String> = self.reasons.iter().map(Reason::to_string).collect();
             if let Some(skew) = clock_skew(record, &self.entry.stored) {
                 reasons.push(format!("clock-skew {}", signed_words(skew)));
             }
-            row.push(reasons.join(" "));
+            row.push(reasons.join(" ").into());
         }
         row
     }
@@ -303,9 +298,8 @@ fn plain_text(value: &Value) -> String {
 }
 
 fn time_words(duration: time::Duration) -> String {
-    let sign = if duration.is_negative() { "-" } else { "" };
-    let size: Duration = duration.unsigned_abs();
-    format!("{sign}{}", words(size))
+    let size = words(duration.unsigned_abs());
+    if duration.is_negative() { format!("-{size}") } else { size }
 }
 
 impl Summary {

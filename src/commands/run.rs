@@ -1,16 +1,15 @@
 //! `run`: speaks for one instance until it is told to stop.
 //!
 //! One thread and one `poll`: it waits until `keeper` says to act, and does what
-//! it says.
-//! A session that does not acknowledge one heartbeat is given up; its
+//! it says. A session that does not acknowledge one heartbeat is given up; its
 //! successor registers anew. What a restart cannot cure ends the agent before
-//! this begins; nothing that NATS does ever ends it. SIGHUP replaces settings
+//! the loop begins; nothing that NATS does ever ends it. SIGHUP replaces settings
 //! and session: the new one is up before the old one goes.
 
 mod agent;
 pub mod attention;
 mod config;
-mod drain;
+pub mod drain;
 pub mod keeper;
 pub mod schedule;
 pub mod status;
@@ -87,7 +86,8 @@ pub fn keep(begin: Settled<'_>, host: &mut Host, outside: Rc<dyn Waiter>, anew: 
     host.set_timeout(settings.timeout);
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let registry = Registry::new(connect(settings), bucket);
-    let mut agent = Agent::new(options, registry, host_name, servers, outside.random());
+    let mut agent =
+        Agent::new(options, registry, host_name, servers, outside.random(), host.looker());
 
     let mut slept = Slept::new(&*outside);
     while !outside.stop_requested() {

@@ -54,10 +54,14 @@ const SUSPICIONS: u32 = 2;
 /// doubles each time.
 const FIRST_REREAD_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(600);
-/// After an outage of ours, an instance that is missing has this time to
-/// refresh its entry before it is called down. Agents promise to be back within
-/// two seconds.
+/// After an outage of ours, an instance that is missing has this time to refresh
+/// its entry before it is called down. An agent that lost the same server is back
+/// about as soon as we are; it promises 3 s (docs/outages.md).
 const RETURN_GRACE: Duration = Duration::from_millis(1_500);
+/// A key whose revision is replaced before it is delivered comes with the next
+/// one, which may lie beyond the end that was asked for. So many ends are waited
+/// for until as many keys have come as the bucket has.
+const ENDS: u32 = 8;
 /// Between two attempts to get the registry back.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -182,7 +186,8 @@ impl Watcher {
         };
         self.has_begun = true;
         self.picture.read_anew(follower.began());
-        let mut reading = Reading { began: Instant::now(), asked: Instant::now(), suspicions: 0 };
+        let (began, asked) = (Instant::now(), Instant::now());
+        let mut reading = Reading { began, asked, ends: 0, suspicions: 0 };
         loop {
             if self.teller.attention.is_over() {
                 follower.end(&mut self.registry);
@@ -220,7 +225,7 @@ impl Watcher {
                     picture.advance(at, &mut tell);
                     return Ok(self.suspect(at, keys, reading));
                 }
-                self.complete(at, reading);
+                self.complete(at, keys, reading);
             }
             Heard::Nothing => {}
         }
@@ -236,7 +241,7 @@ impl Watcher {
         let now = Instant::now();
         let mut ask_at = reading.asked + ASK_EVERY;
         if !self.picture.is_current() {
-            ask_at = reading.asked + ASK_PAUSE * 4;
+            ask_at = reading.asked + if reading.ends < 2 { ASK_PAUSE } else { ASK_PAUSE * 4 };
         } else if let Some(due) = self.picture.next_deadline() {
             let left = Duration::try_from(due - self.now()).unwrap_or_default();
             ask_at = ask_at.min((now + left).max(reading.asked + ASK_PAUSE));
@@ -261,10 +266,15 @@ impl Watcher {
         Ok(until)
     }
 
-    /// The state has been read, unless somebody is missing who may be back
-    /// within the grace.
-    fn complete(&mut self, at: OffsetDateTime, reading: &Reading) {
+    /// The state has been read, unless something of it is still to come, or
+    /// somebody is missing who may be back within the grace.
+    fn complete(&mut self, at: OffsetDateTime, keys: u64, reading: &mut Reading) {
+        reading.ends += 1;
         let missing = self.picture.missing(at);
+        let is_whole = self.picture.keys_read() >= keys && (missing == 0 || reading.ends > 1);
+        if !is_whole && reading.ends < ENDS {
+            return;
+        }
         if missing > 0 && self.picture.is_lost() && reading.began.elapsed() < RETURN_GRACE {
             return;
         }
@@ -329,8 +339,7 @@ impl Watcher {
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
-        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
-        let hint = hint.unwrap_or_default();
+        let hint = call.hint_of(&failure);
         match is_first {
             true => warn!("nothing is known of the registry: {cause}; trying again{hint}"),
             false => warn!("still without registry: {cause}{hint}"),
@@ -385,6 +394,8 @@ impl Watcher {
 struct Reading {
     began: Instant,
     asked: Instant,
+    /// So many times everything had come that there was.
+    ends: u32,
     suspicions: u32,
 }
 

@@ -9,12 +9,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -296,65 +298,126 @@ pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
     let mut fields = Fields::read(value)?;
     let key_names = || names_in_key(key);
     let service_name = fields
-        .name("serviceName")?
+        .name(Field::ServiceName)?
         .or_else(|| Some(key_names()?.0.to_owned()))
         .ok_or(Unreadable::Missing("serviceName"))?;
     let instance_id = fields
-        .name("instanceId")?
+        .name(Field::InstanceId)?
         .or_else(|| Some(key_names()?.1.to_owned()))
         .ok_or(Unreadable::Missing("instanceId"))?;
     Ok(Record {
         service_name,
         instance_id,
-        version: fields.text("version", "not text")?.ok_or(Unreadable::Missing("version"))?,
-        status: match fields.text("status", "not text")? {
+        version: fields
+            .text(Field::Version, "not text")?
+            .ok_or(Unreadable::Missing("version"))?
+            .into_owned(),
+        status: match fields.text(Field::Status, "not text")? {
             None => Status::Active,
-            Some(word) => Status::parse(&word)
-                .ok_or_else(|| field_error("status", &Value::String(word), "not a word"))?,
+            Some(word) => Status::parse(&word).ok_or_else(|| {
+                field_error(Field::Status, &Value::String(word.into()), "not a word")
+            })?,
         },
-        last_heartbeat: match fields.text("lastHeartbeat", "not a time")? {
+        last_heartbeat: match fields.text(Field::LastHeartbeat, "not a time")? {
             None => return Err(Unreadable::Missing("lastHeartbeat")),
-            Some(text) => parse_time(&text)
-                .ok_or_else(|| field_error("lastHeartbeat", &Value::String(text), "not a time"))?,
+            Some(text) => parse_time(&text).ok_or_else(|| {
+                field_error(Field::LastHeartbeat, &Value::String(text.into()), "not a time")
+            })?,
         },
-        sticky_active_group: fields.text("stickyActiveGroup", "not text")?,
-        metadata: match fields.take("metadata") {
-            Value::Null => Map::new(),
-            Value::Object(map) => map,
-            other => return Err(field_error("metadata", &other, "not an object")),
+        sticky_active_group: fields
+            .text(Field::StickyActiveGroup, "not text")?
+            .map(Cow::into_owned),
+        metadata: match fields.take(Field::Metadata) {
+            None => Map::new(),
+            Some(Given::Other(Value::Object(map))) => map,
+            Some(other) => {
+                return Err(field_error(Field::Metadata, &other.into_value(), "not an object"));
+            }
         },
     })
 }
 
-fn field_error(field: &'static str, value: &Value, wrong: &'static str) -> Unreadable {
+fn field_error(field: Field, value: &Value, wrong: &'static str) -> Unreadable {
     let excerpt = match value {
         Value::String(text) => format!("\"{}\"", clipped(text, 60)),
         Value::Array(_) => "[…]".to_owned(),
         Value::Object(_) => "{…}".to_owned(),
         other => other.to_string(),
     };
-    Unreadable::Field(field, excerpt, wrong)
+    Unreadable::Field(field.as_str(), excerpt, wrong)
 }
 
-/// The fields that a reader knows, in both spellings.
-const SPELLINGS: [[&str; 2]; 7] = [
-    ["serviceName", "service_name"],
-    ["instanceId", "instance_id"],
-    ["version", "version"],
-    ["status", "status"],
-    ["lastHeartbeat", "last_heartbeat"],
-    ["stickyActiveGroup", "sticky_active_group"],
-    ["metadata", "metadata"],
-];
+/// A field that a reader knows.
+#[derive(Clone, Copy)]
+enum Field {
+    ServiceName,
+    InstanceId,
+    Version,
+    Status,
+    LastHeartbeat,
+    StickyActiveGroup,
+    Metadata,
+}
 
-/// The values of `SPELLINGS`, `Null` where there is none. Not a derived
-/// struct: that refuses a field that is given twice or in both spellings. Not
-/// a `Value` either: unknown fields would be kept, whatever their size.
+impl Field {
+    /// The field of that name, and which of its two spellings it is: camelCase
+    /// is the first.
+    fn read(name: &str) -> Option<(Field, usize)> {
+        Some(match name {
+            "serviceName" => (Field::ServiceName, 0),
+            "service_name" => (Field::ServiceName, 1),
+            "instanceId" => (Field::InstanceId, 0),
+            "instance_id" => (Field::InstanceId, 1),
+            "version" => (Field::Version, 0),
+            "status" => (Field::Status, 0),
+            "lastHeartbeat" => (Field::LastHeartbeat, 0),
+            "last_heartbeat" => (Field::LastHeartbeat, 1),
+            "stickyActiveGroup" => (Field::StickyActiveGroup, 0),
+            "sticky_active_group" => (Field::StickyActiveGroup, 1),
+            "metadata" => (Field::Metadata, 0),
+            _ => return None,
+        })
+    }
+
+    /// The spelling that is written.
+    fn as_str(self) -> &'static str {
+        match self {
+            Field::ServiceName => "serviceName",
+            Field::InstanceId => "instanceId",
+            Field::Version => "version",
+            Field::Status => "status",
+            Field::LastHeartbeat => "lastHeartbeat",
+            Field::StickyActiveGroup => "stickyActiveGroup",
+            Field::Metadata => "metadata",
+        }
+    }
+}
+
+/// The values of the known fields in both spellings, nothing where there is
+/// none or null. Not a derived struct: that refuses a field that is given twice or in
+/// both spellings. Not a `Value` either: unknown fields would be kept, whatever
+/// their size.
 #[derive(Default)]
-struct Fields([[Value; 2]; 7]);
+struct Fields<'de>([[Option<Given<'de>>; 2]; 7]);
 
-impl Fields {
-    fn read(json: &[u8]) -> Result<Fields, Unreadable> {
+/// The value of a field that is not null. Text is what almost all are, and it
+/// stays where it stands in the message unless something in it is escaped.
+enum Given<'de> {
+    Text(Cow<'de, str>),
+    Other(Value),
+}
+
+impl Given<'_> {
+    fn into_value(self) -> Value {
+        match self {
+            Given::Text(text) => Value::String(text.into()),
+            Given::Other(value) => value,
+        }
+    }
+}
+
+impl<'de> Fields<'de> {
+    fn read(json: &'de [u8]) -> Result<Fields<'de>, Unreadable> {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let fields = deserializer
             .deserialize_map(FieldsVisitor)
@@ -367,46 +430,43 @@ impl Fields {
         })
     }
 
-    fn take(&mut self, field: &str) -> Value {
-        let slot = SPELLINGS.iter().position(|[camel, _]| *camel == field);
-        let Some([camel, snake]) = slot.and_then(|slot| self.0.get_mut(slot)) else {
-            return Value::Null;
-        };
-        if camel.is_null() { snake } else { camel }.take()
+    fn take(&mut self, field: Field) -> Option<Given<'de>> {
+        let [camel, snake] = &mut self.0[field as usize];
+        camel.take().or_else(|| snake.take())
     }
 
     fn text(
         &mut self,
-        field: &'static str,
+        field: Field,
         wrong: &'static str,
-    ) -> Result<Option<String>, Unreadable> {
+    ) -> Result<Option<Cow<'de, str>>, Unreadable> {
         match self.take(field) {
-            Value::Null => Ok(None),
-            Value::String(text) => Ok(Some(text)),
-            other => Err(field_error(field, &other, wrong)),
+            None => Ok(None),
+            Some(Given::Text(text)) => Ok(Some(text)),
+            Some(Given::Other(other)) => Err(field_error(field, &other, wrong)),
         }
     }
 
-    fn name(&mut self, field: &'static str) -> Result<Option<String>, Unreadable> {
+    fn name(&mut self, field: Field) -> Result<Option<String>, Unreadable> {
         let name = self.text(field, "not text")?;
-        Ok(name.filter(|name| !name.is_empty()))
+        Ok(name.filter(|name| !name.is_empty()).map(Cow::into_owned))
     }
 }
 
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
+    type Value = Fields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
         while let Some(Slot(slot)) = map.next_key()? {
             match slot {
-                Some((field, spelling)) => fields.0[field][spelling] = map.next_value()?,
+                Some((field, spelling)) => fields.0[field as usize][spelling] = map.next_value()?,
                 None => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -416,8 +476,54 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// Where in `SPELLINGS` the name of a field stands.
-struct Slot(Option<(usize, usize)>);
+impl<'de> Deserialize<'de> for Given<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given<'de>, D::Error> {
+        struct GivenVisitor;
+        impl<'de> Visitor<'de> for GivenVisitor {
+            type Value = Given<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Given<'de>, E> {
+                Ok(Given::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Given<'de>, E> {
+                Ok(Given::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Given<'de>, E> {
+                Ok(Given::Other(value.into()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Given<'de>, E> {
+                Ok(Given::Other(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Given<'de>, E> {
+                Ok(Given::Other(value.into()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Given<'de>, E> {
+                Ok(Given::Other(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Given<'de>, A::Error> {
+                Value::deserialize(SeqAccessDeserializer::new(seq)).map(Given::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Given<'de>, A::Error> {
+                Value::deserialize(MapAccessDeserializer::new(map)).map(Given::Other)
+            }
+        }
+        deserializer.deserialize_any(GivenVisitor)
+    }
+}
+
+/// Which field the name of a field is of, and in which spelling.
+struct Slot(Option<(Field, usize)>);
 
 impl<'de> Deserialize<'de> for Slot {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Slot, D::Error> {
@@ -430,10 +536,7 @@ impl<'de> Deserialize<'de> for Slot {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<Slot, E> {
-                Ok(Slot(SPELLINGS.iter().enumerate().find_map(|(field, spellings)| {
-                    let spelling = spellings.iter().position(|known| *known == name)?;
-                    Some((field, spelling))
-                })))
+                Ok(Slot(Field::read(name)))
             }
         }
         deserializer.deserialize_str(SlotVisitor)

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::replies::ApiError;
+
 /// A bucket, by its name: `A-Z a-z 0-9 - _`, at least one of them; and the
 /// JetStream domain in which it is, if that is not the one of the server that
 /// is asked.
@@ -143,8 +145,8 @@ impl NewBucket {
     /// and where there is nothing left to try.
     pub fn after_refusal(&self, err_code: u32) -> Option<NewBucket> {
         let replicas = match err_code {
-            10005 => self.replicas.saturating_sub(1),
-            10074 => 1,
+            ApiError::TOO_FEW_MEMBERS => self.replicas.saturating_sub(1),
+            ApiError::NO_CLUSTER => 1,
             _ => return None,
         };
         ((1..self.replicas).contains(&replicas)).then_some(NewBucket { replicas, ..*self })

@@ -50,6 +50,9 @@ impl fmt::Display for ServerVersion {
     }
 }
 
+/// A version to upgrade to, in words; `server_bugs` knows none of it.
+pub const WITHOUT_BUGS: &str = "2.15.1 has no known TTL bugs";
+
 /// Why nothing may be written here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
@@ -71,7 +74,7 @@ impl Unfit {
     pub fn hint(&self) -> String {
         match self {
             Unfit::TooOld { .. } => {
-                "upgrade nats-server to 2.11.2 or later; 2.12.8 has no known TTL bugs".into()
+                format!("upgrade nats-server to 2.11.2 or later; {WITHOUT_BUGS}")
             }
             // Where the flag is off this switches it on, and touches nothing
             // else.
@@ -159,6 +162,14 @@ pub fn judge_kind(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
         ));
     }
     Ok(())
+}
+
+/// Whether what is registered can be read from what is stored under the bucket's
+/// name: a mirror or a sealed bucket takes no writes, and is read like any other.
+pub fn judge_readable(bucket: &Bucket, info: &StreamInfo) -> Result<(), Unfit> {
+    let sources = info.config.get("sources").and_then(|sources| sources.as_array());
+    let is_copy = info.is_mirror || sources.is_some_and(|sources| !sources.is_empty());
+    if is_copy || info.flag("sealed") { Ok(()) } else { judge_kind(bucket, info) }
 }
 
 /// Whether messages of the bucket may carry a TTL of their own.

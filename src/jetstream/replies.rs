@@ -48,31 +48,72 @@ impl ApiError {
     pub const NO_LEADER: u32 = 10008;
     /// JetStream is off.
     pub const NO_JETSTREAM: u32 = 10076;
+    /// The server does not take this TTL.
+    pub const BAD_TTL: u32 = 10165;
+    /// The stream has no per-message TTL.
+    pub const NO_TTL: u32 = 10166;
+    /// The bucket is full.
+    pub const BUCKET_FULL: u32 = 10077;
+    /// The account may store no more.
+    pub const ACCOUNT_FULL: u32 = 10002;
+    /// The server has no room on its disk.
+    pub const NO_STORAGE: u32 = 10047;
+    /// The server has no room in its memory.
+    pub const NO_MEMORY: u32 = 10028;
+    /// The server has not enough of something else.
+    pub const NO_RESOURCES: u32 = 10023;
+    /// The message is larger than the stream takes.
+    pub const TOO_LARGE: u32 = 10054;
+    /// More than one replica needs a cluster.
+    pub const NO_CLUSTER: u32 = 10074;
+    /// The cluster has not so many members with room.
+    pub const TOO_FEW_MEMBERS: u32 = 10005;
+    /// The stream is sealed.
+    pub const SEALED: u32 = 10109;
+    /// The stream does not permit to purge.
+    pub const NO_PURGE: u32 = 10110;
+    /// The stream does not permit to delete.
+    pub const NO_DELETE: u32 = 10057;
+    /// Another stream has the subjects.
+    pub const SUBJECTS_TAKEN: u32 = 10065;
+
+    /// Whether the disk under the server's store has no room.
+    pub fn is_disk_full(&self) -> bool {
+        self.err_code == ApiError::BUCKET_FULL && self.description.contains("no space left")
+    }
 
     /// What an operator should read, where the server's words leave it open.
     fn words(&self) -> Option<&'static str> {
         Some(match self.err_code {
-            10059 => "the bucket does not exist",
-            10076 => "JetStream is not enabled on the server",
-            10039 => "JetStream is not enabled for this account",
-            10165 => "the server does not take this TTL",
-            10166 => "the bucket has no per-message TTL (allow_msg_ttl is off)",
-            10071 | 10164 => "the entry was changed meanwhile",
-            10163 => "the cluster is busy with another change of the entry: try again",
-            10077 => "the bucket is full",
-            10002 => "the account's storage is used up",
-            10047 => "the server is out of storage",
-            10028 => "the server is out of memory",
-            10023 => "the server is out of resources",
-            10054 => "the record is larger than the bucket permits",
-            10074 => "more than one replica needs a cluster",
-            10109 => "the bucket is sealed",
-            10110 => "purging is not permitted on the bucket (deny_purge)",
-            10057 => "deleting is not permitted on the bucket (deny_delete)",
-            10111 => "roll-ups are not permitted on the bucket (allow_rollup_hdrs is off)",
-            10058 => "the name is in use by a stream with another configuration",
-            10065 => "the bucket's subjects are in use by another stream",
-            10008 => "the cluster has no leader (no quorum)",
+            ApiError::NO_STREAM => "the bucket does not exist",
+            ApiError::NO_JETSTREAM => "JetStream is not enabled on the server",
+            ApiError::NO_JETSTREAM_ACCOUNT => "JetStream is not enabled for this account",
+            ApiError::BAD_TTL => "the server does not take this TTL",
+            ApiError::NO_TTL => "the bucket has no per-message TTL (allow_msg_ttl is off)",
+            ApiError::WRONG_LAST | ApiError::WRONG_LAST_CLUSTERED => {
+                "the entry was changed meanwhile"
+            }
+            ApiError::WRITE_UNDER_WAY => {
+                "the cluster is busy with another change of the entry: try again"
+            }
+            // Whatever storing failed with: a limit of the bucket, mostly.
+            ApiError::BUCKET_FULL if self.is_disk_full() => "the server's disk is full",
+            ApiError::BUCKET_FULL => "the bucket is full",
+            ApiError::ACCOUNT_FULL => "the account's storage is used up",
+            ApiError::NO_STORAGE => "the server is out of storage",
+            ApiError::NO_MEMORY => "the server is out of memory",
+            ApiError::NO_RESOURCES => "the server is out of resources",
+            ApiError::TOO_LARGE => "the record is larger than the bucket permits",
+            ApiError::NO_CLUSTER => "more than one replica needs a cluster",
+            ApiError::SEALED => "the bucket is sealed",
+            ApiError::NO_PURGE => "purging is not permitted on the bucket (deny_purge)",
+            ApiError::NO_DELETE => "deleting is not permitted on the bucket (deny_delete)",
+            ApiError::ROLLUP => {
+                "roll-ups are not permitted on the bucket (allow_rollup_hdrs is off)"
+            }
+            ApiError::NAME_TAKEN => "the name is in use by a stream with another configuration",
+            ApiError::SUBJECTS_TAKEN => "the bucket's subjects are in use by another stream",
+            ApiError::NO_LEADER => "the cluster has no leader (no quorum)",
             _ => return None,
         })
     }

@@ -1,5 +1,5 @@
-//! JetStream key-value as bytes. *Pure*: requests go out, and what comes in is
-//! read by `replies`, which knows the error codes, and by `stored`.
+//! Requests to JetStream and its key-value store, as bytes. *Pure*: what comes
+//! back is read by `replies`, which knows the error codes, and by `stored`.
 //!
 //! Subjects, headers and JSON are those of the JetStream API (NATS ADR-1,
 //! ADR-8 and ADR-43); what servers really do with them is in docs/nats.md.

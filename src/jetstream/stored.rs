@@ -5,6 +5,7 @@
 //! a reason, never a panic.
 
 use data_encoding::BASE64;
+use memchr::{memchr, memchr_iter};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -26,25 +27,47 @@ pub struct Delivery {
 }
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<n>.<sequence>.<n>.<nanoseconds>.<pending>`,
-/// or the longer form with domain and account in front (ADR-15).
-pub fn delivery(reply: &str) -> Option<Delivery> {
-    let rest = reply.strip_prefix("$JS.ACK.")?;
-    // By hand and without a list: there is one for each entry of a bucket.
-    let skip = match rest.bytes().filter(|byte| *byte == b'.').count() {
-        6 => 3,
-        8.. => 5,
+/// or the longer form with domain and account in front (ADR-15). `None` for what
+/// is none, and for what another consumer delivers: one that was given up goes
+/// on for a while.
+pub fn delivery(reply: &[u8], consumer: &str) -> Option<Delivery> {
+    let mut rest = reply.strip_prefix(b"$JS.ACK.")?;
+    // Without a list: there is one for each entry of a bucket.
+    let before = match memchr_iter(b'.', rest).count() {
+        6 => 1,
+        8.. => 3,
         _ => return None,
     };
-    let mut tokens = rest.split('.').skip(skip);
+    for _ in 0..before {
+        rest = &rest[memchr(b'.', rest)? + 1..];
+    }
+    rest = rest.strip_prefix(consumer.as_bytes())?.strip_prefix(b".")?;
+    rest = &rest[memchr(b'.', rest)? + 1..];
+    let mut number = || {
+        let (digits, after) = rest.split_at(memchr(b'.', rest).unwrap_or(rest.len()));
+        rest = after.get(1..).unwrap_or_default();
+        decimal(digits)
+    };
     Some(Delivery {
-        sequence: tokens.next()?.parse().ok()?,
-        place: tokens.next()?.parse().ok()?,
-        stored: from_nanos(tokens.next()?.parse().ok()?)?,
-        pending: tokens.next()?.parse().ok()?,
+        sequence: number()?,
+        place: number()?,
+        stored: from_nanos(number()?)?,
+        pending: number()?,
     })
 }
 
-fn from_nanos(nanos: i64) -> Option<OffsetDateTime> {
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for byte in digits {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+    }
+    (!digits.is_empty()).then_some(number)
+}
+
+fn from_nanos(nanos: u64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).ok()
 }
 

@@ -3,11 +3,17 @@
 //!
 //! A login in a URL is taken out here, so that no other place can show it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 /// Members of a cluster that are remembered, at most.
 const MEMBERS_LIMIT: usize = 64;
+
+/// The members of a cluster that its servers announced: a session notes them, and
+/// the next attempts try them.
+pub(super) type Members = Rc<RefCell<Vec<ServerAddress>>>;
 
 /// One server, without its login.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::address::ServerAddress;
 use super::failure::Cause;
-use super::handshake::{Handshake, ServerInfo, Step, Wish, cut_off};
+use super::handshake::{Handshake, ServerInfo, Step, Wish, cut_off, refused_in_clear};
 use super::login::Tls;
 use super::lookup::Lookup;
 use super::race::{AttemptId, Stage};
@@ -233,6 +233,7 @@ impl Talk {
             }
             Step::Secure => {
                 self.stage = Stage::Securing;
+                let first = self.parser.rest().to_vec();
                 self.parser.clear();
                 let setup = match context.setup.take() {
                     Some(setup) => setup,
@@ -243,7 +244,7 @@ impl Talk {
                 context.setup = Some(setup);
                 let name = tls::server_name(names[0])?;
                 self.stream
-                    .secure(config?, name)
+                    .secure(config?, name, &first)
                     .map_err(|error| tls::cause(&error, names[0], context.files))?;
             }
         }
@@ -253,6 +254,10 @@ impl Talk {
     /// Why the connection broke.
     fn cause(&self, broken: Broken, server: &ServerAddress, files: &Tls) -> Cause {
         let host = server.names()[0];
+        // One that takes no more connections says so before TLS.
+        if let Some(cause) = refused_in_clear(self.stream.first_words()) {
+            return cause;
+        }
         match broken {
             Broken::Tls(error) => tls::cause(&error, host, files),
             Broken::Closed if !self.parser.rest().is_empty() => cut_off(self.parser.rest()),

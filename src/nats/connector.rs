@@ -6,14 +6,13 @@
 //! reachable the next SYN leaves within 1.2 s, and nothing waits for a server
 //! that hangs.
 
-use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::address::ServerAddress;
+use super::address::{Members, ServerAddress};
 use super::attempt::{Attempt, Context, Progress};
 use super::failure::{Cause, ConnectError};
 use super::handshake::Wish;
@@ -60,9 +59,6 @@ impl Settings {
 
 /// So often a race begins anew because the process was stopped in it.
 const RESUMES_LIMIT: u32 = 3;
-
-/// The members of a cluster that its servers announced.
-pub(super) type Members = Rc<RefCell<Vec<ServerAddress>>>;
 
 /// Opens sessions, one server after the other.
 pub struct Connector {

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use super::address::ServerAddress;
+use super::login::{FRESH_IN_CONTEXT, FRESH_IN_FILE, IN_CONTEXT};
 use crate::error::{Failure, Kind};
 
 /// What the message of a failure to connect begins with.
@@ -69,16 +70,21 @@ impl Cause {
             Cause::Tls(_) | Cause::NotTls => {
                 Some("check --tlsca, --tlscert and --tlskey against the server's certificate")
             }
-            Cause::Login(why) if why.to_lowercase().contains("expired") => Some(
-                "put fresh credentials into that file: it is read again, and no restart is needed",
-            ),
+            Cause::Login(why) if why.to_lowercase().contains("expired") => {
+                Some(match why.contains(IN_CONTEXT) {
+                    true => FRESH_IN_CONTEXT,
+                    false => FRESH_IN_FILE,
+                })
+            }
             Cause::Login(_) => Some(
                 "check --creds, --nkey, --user with --password-file, or --token-file, whichever this server wants",
             ),
-            // "maximum connections exceeded", or those of the account.
-            Cause::Other(why) if why.contains("maximum") && why.contains("connections") => {
+            Cause::Other(why) if is_connection_limit(why) => {
                 Some("raise max_connections of nats-server, or of the account")
             }
+            Cause::Other(why) if is_late(why) => Some(
+                "the way to the server is slower than its limit for a login: raise timeout in the authorization block of nats-server",
+            ),
             Cause::LameDuck | Cause::Closed | Cause::Other(_) => None,
         }
     }
@@ -97,14 +103,25 @@ impl Cause {
     }
 }
 
+/// Whether a server's words tell of a limit of connections: "maximum connections
+/// exceeded", or "maximum account active connections exceeded".
+pub(super) fn is_connection_limit(words: &str) -> bool {
+    words.contains("maximum") && words.contains("connections")
+}
+
 /// The cause in an `-ERR` that comes instead of a session; `who` logged in.
 pub(super) fn refused_login(words: &str, who: &str) -> Cause {
     let lower = words.to_lowercase();
     let refused = ["authorization violation", "authentication", "revoked", "jwt"];
-    match refused.iter().any(|word| lower.contains(word)) {
+    match !is_late(words) && refused.iter().any(|word| lower.contains(word)) {
         true => Cause::Login(format!("{words}: {who}")),
         false => Cause::Other(format!("the server says: {words}")),
     }
+}
+
+/// The login came too late: nothing is said of who it was.
+fn is_late(words: &str) -> bool {
+    words.to_lowercase().contains("authentication timeout")
 }
 
 /// Why no session came about: each server that was tried, with its cause.
@@ -289,6 +306,7 @@ mod tests {
                 "login refused: User Authentication Expired: user \"a\"",
             ),
             ("maximum connections exceeded", "the server says: maximum connections exceeded"),
+            ("Authentication Timeout", "the server says: Authentication Timeout"),
             (
                 "maximum account active connections exceeded",
                 "the server says: maximum account active connections exceeded",

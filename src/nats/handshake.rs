@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::failure::{Cause, refused_login};
+use super::failure::{Cause, is_connection_limit, refused_login};
 use super::login::{ReadLogin, SignError};
-use super::wire::{self, Operation};
+use super::wire::{self, Operation, Parser};
 
 /// What a server says of itself (its `INFO` line).
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -200,6 +200,21 @@ pub fn cut_off(line: &[u8]) -> Cause {
     Cause::NotNats(format!("it says {:?} and closes", wire::excerpt(line)))
 }
 
+/// What a server says in clear where TLS is due, if it takes no more
+/// connections: that limit counts before TLS. Whoever is on the way may say so,
+/// too: it is shown, and nothing else follows from it. Other words may be the
+/// answer to our handshake of a server that speaks no TLS.
+pub fn refused_in_clear(said: &[u8]) -> Option<Cause> {
+    let mut parser = Parser::default();
+    parser.buffer().extend_from_slice(said);
+    match parser.parse() {
+        Ok(Some(Operation::Error(words))) if is_connection_limit(&words) => {
+            Some(Cause::Other(format!("the server says: {words}")))
+        }
+        _ => None,
+    }
+}
+
 fn word(operation: &Operation) -> &'static str {
     match operation {
         Operation::Info(_) => "INFO",
@@ -298,7 +313,6 @@ fn login_fields<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::wire::Parser;
 
     const NOBODY: ReadLogin = ReadLogin::None;
 
@@ -378,6 +392,22 @@ mod tests {
         let bytes = "INFO {\"tls_required\":true}\r\nPONG\r\n";
         let steps = talk(&wish(), bytes.as_bytes(), bytes.len()).unwrap();
         assert!(matches!(steps.as_slice(), [Step::Secure, Step::Send(_)]), "{steps:?}");
+    }
+
+    #[test]
+    fn a_limit_of_connections_is_told_in_clear_and_nothing_else() {
+        for (said, why) in [
+            ("-ERR 'maximum connections exceeded'\r\n", Some("maximum connections exceeded")),
+            ("-ERR 'Authorization Violation'\r\n", None),
+            ("-ERR 'Unknown Protocol Operation'\r\n", None),
+            ("-ERR 'maximum conn", None),
+            ("\x16\x03\x03\0\x7a", None),
+            ("PONG\r\n", None),
+            ("", None),
+        ] {
+            let why = why.map(|why| Cause::Other(format!("the server says: {why}")));
+            assert_eq!(refused_in_clear(said.as_bytes()), why, "{said:?}");
+        }
     }
 
     #[test]

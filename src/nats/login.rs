@@ -22,6 +22,15 @@ pub const KEYS_SUPPORTED: &str = "RSA, EC P-256, EC P-384 and Ed25519 are";
 /// How a key or certificate of the curve P-521 names it (OID 1.3.132.0.35).
 const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
 
+/// Where credentials and nkeys are that are in no file: `data:` of a context.
+pub const IN_CONTEXT: &str = "in the context";
+/// What to do where credentials have ended.
+pub(super) const FRESH_IN_FILE: &str =
+    "put fresh credentials into that file: it is read again, and no restart is needed";
+/// The same where they are in the context.
+pub const FRESH_IN_CONTEXT: &str =
+    "put fresh credentials into the context; a running agent reads it at a reload (SIGHUP)";
+
 /// Who we are, towards NATS. Files are read anew for each session, so that
 /// rotated credentials are picked up.
 #[derive(Clone, Debug)]
@@ -37,16 +46,16 @@ pub enum Login {
     },
     /// A token.
     Token(Secret),
-    /// A `.creds` file: a user JWT with its seed.
-    Creds(PathBuf),
-    /// A file with an nkey seed (`SU...`).
-    Nkey(PathBuf),
+    /// What a `.creds` file holds: a user JWT with its seed.
+    Creds(Secret),
+    /// What an nkey file holds: a line with a seed (`SU...`).
+    Nkey(Secret),
 }
 
 /// A secret, or where to find it.
 #[derive(Clone)]
 pub enum Secret {
-    /// Its text, from the environment or a URL.
+    /// Its text, from the environment, a URL or a context.
     Text(String),
     /// A file that holds it, a final line break not counted.
     File(PathBuf),
@@ -128,8 +137,10 @@ impl fmt::Display for Login {
             Login::User { name, .. } => write!(f, "user {name:?} with a password"),
             Login::Token(Secret::File(path)) => write!(f, "the token in {}", path.display()),
             Login::Token(_) => f.write_str("a token"),
-            Login::Creds(path) => write!(f, "credentials file {}", path.display()),
-            Login::Nkey(path) => write!(f, "nkey file {}", path.display()),
+            Login::Creds(Secret::File(path)) => write!(f, "credentials file {}", path.display()),
+            Login::Creds(_) => write!(f, "the credentials {IN_CONTEXT}"),
+            Login::Nkey(Secret::File(path)) => write!(f, "nkey file {}", path.display()),
+            Login::Nkey(_) => write!(f, "the nkey {IN_CONTEXT}"),
         }
     }
 }
@@ -142,22 +153,33 @@ pub fn read_login(login: &Login) -> Result<ReadLogin, Failure> {
             ReadLogin::User(name.clone(), read_secret(password, "password file")?)
         }
         Login::Token(token) => ReadLogin::Token(read_secret(token, "token file")?),
-        Login::Creds(path) => {
-            let text = read_text(path, "credentials file")?;
-            read_creds(&text).map_err(|why| bad_file(path, "credentials file", why))?
-        }
-        Login::Nkey(path) => {
-            let text = read_text(path, "nkey file")?;
-            let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
-            let Some(seed) = seed else {
-                return Err(bad_file(path, "nkey file", "no line in it is a user seed (SU...)"));
-            };
-            UserKey::from_seed(seed).map_err(|why| {
-                bad_file(path, "nkey file", &format!("its seed is damaged: {why}"))
-            })?;
-            ReadLogin::Nkey(seed.to_owned())
-        }
+        Login::Creds(secret) => read_with(secret, "credentials", &read_creds)?,
+        Login::Nkey(secret) => read_with(secret, "nkey", &read_nkey)?,
     })
+}
+
+/// Reads credentials or an nkey out of a file or out of the context.
+fn read_with(
+    secret: &Secret,
+    what: &str,
+    read: &dyn Fn(&str) -> Result<ReadLogin, &'static str>,
+) -> Result<ReadLogin, Failure> {
+    match secret {
+        Secret::Text(text) => read(text)
+            .map_err(|why| Failure::new(Kind::Config, format!("the {what} {IN_CONTEXT}: {why}"))),
+        Secret::File(path) => {
+            let what = format!("{what} file");
+            read(&read_text(path, &what)?).map_err(|why| bad_file(path, &what, why))
+        }
+    }
+}
+
+/// Reads the text of an nkey file. The error never shows any of it.
+fn read_nkey(text: &str) -> Result<ReadLogin, &'static str> {
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    let seed = seed.ok_or("no line in it is a user seed (SU...)")?;
+    UserKey::from_seed(seed).map_err(|_| "its seed is damaged")?;
+    Ok(ReadLogin::Nkey(seed.to_owned()))
 }
 
 /// Reads the text of a `.creds` file. The error never shows any of it.

@@ -1,5 +1,6 @@
-//! Name look-ups. They are the only helper threads of the program, since
-//! look-ups of the C library have no time limit. An address never needs one.
+//! Looks up names, beside everything else. The threads for this are the only ones
+//! that the program starts, since look-ups of the C library have no time limit.
+//! An address never needs one.
 
 use std::cell::RefCell;
 use std::io;

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::address::ServerAddress;
+use super::address::{Members, ServerAddress};
 use super::attempt::Served;
 use super::certificate::not_after;
-use super::connector::Members;
 use super::failure::{Refusal, RequestError};
 use super::handshake::ServerInfo;
 use super::stream::{Broken, Stream};
@@ -155,6 +154,11 @@ impl Session {
     /// A token that no other session has.
     pub fn unique(&self) -> &str {
         self.inbox.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// How many requests it has taken: tells what is made on it apart.
+    pub fn requests(&self) -> u64 {
+        self.last_token
     }
 
     /// Whether a stop was asked for.

@@ -17,11 +17,15 @@ use super::tcp;
 /// A connection whose packets nobody acknowledged for so long is lost. TCP's own
 /// patience is a quarter of an hour.
 const LOST_AFTER: Duration = Duration::from_millis(2_500);
-/// Room that there is at least for one read.
+/// Room that there is at least for one read, and what that grows to where the
+/// peer has more to say than fits.
 const LEAST_ROOM: usize = 4 << 10;
+const BUSY_ROOM: usize = 64 << 10;
 /// Room that there is at most, so that one reader does not keep all others
 /// waiting.
 const MOST_ROOM: usize = 256 << 10;
+/// So much is kept of what a peer says where TLS is due: a refusal in clear.
+const FIRST_LIMIT: usize = 256;
 
 /// Why nothing more can be read or written.
 #[derive(Debug)]
@@ -44,12 +48,16 @@ impl From<Errno> for Broken {
 pub(super) struct Stream {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    /// What the peer said first, where TLS was due.
+    first: Vec<u8>,
+    /// Room for the next read.
+    room: usize,
 }
 
 impl Stream {
     /// What comes about on a socket that begins to connect.
     pub(super) fn new(socket: TcpStream) -> Stream {
-        Stream { socket, tls: None }
+        Stream { socket, tls: None, first: Vec::new(), room: LEAST_ROOM }
     }
 
     /// Whether the connection has come about.
@@ -72,14 +80,22 @@ impl Stream {
         sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).ok();
     }
 
-    /// Begins a TLS handshake.
+    /// Begins a TLS handshake; `first` has come in clear already, where TLS was
+    /// due.
     pub(super) fn secure(
         &mut self,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        first: &[u8],
     ) -> Result<(), rustls::Error> {
         self.tls = Some(Box::new(ClientConnection::new(config, name)?));
+        self.first = first[..first.len().min(FIRST_LIMIT)].to_vec();
         Ok(())
+    }
+
+    /// What the peer said first where TLS was due, as far as it is kept.
+    pub(super) fn first_words(&self) -> &[u8] {
+        &self.first
     }
 
     /// Whether a TLS handshake is under way.
@@ -108,12 +124,17 @@ impl Stream {
         if self.tls.is_some() {
             return self.read_tls(into);
         }
-        if into.capacity() - into.len() < LEAST_ROOM {
-            into.reserve(into.len().clamp(LEAST_ROOM, MOST_ROOM));
+        if into.capacity() - into.len() < self.room {
+            into.reserve(into.len().clamp(self.room, MOST_ROOM));
         }
         match rustix::io::read(&self.socket, spare_capacity(into)) {
             Ok(0) => Err(Broken::Closed),
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                if into.len() == into.capacity() {
+                    self.room = (self.room * 2).min(BUSY_ROOM);
+                }
+                Ok(true)
+            }
             Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -125,7 +146,10 @@ impl Stream {
         // Some rounds, and not until there is nothing left: a peer that sends
         // without end must not keep everybody else waiting.
         for _ in 0..16 {
-            match tls.read_tls(&mut &self.socket) {
+            let handshaking = tls.is_handshaking();
+            let mut socket =
+                Kept { socket: &self.socket, first: handshaking.then_some(&mut self.first) };
+            match tls.read_tls(&mut socket) {
                 Ok(0) => return if any { Ok(true) } else { Err(Broken::Closed) },
                 Ok(_) => {}
                 Err(error) if is_nothing_yet(&error) => break,
@@ -139,6 +163,9 @@ impl Stream {
                     return Err(Broken::Tls(error));
                 }
             };
+            if handshaking && !tls.is_handshaking() {
+                self.first = Vec::new();
+            }
             let count = state.plaintext_bytes_to_read();
             if count > 0 {
                 let start = into.len();
@@ -186,6 +213,24 @@ impl Stream {
                 Err(error) => return Err(Broken::Io(error)),
             }
         }
+    }
+}
+
+/// A socket; the first bytes that are read from it are kept, where that is
+/// asked for.
+struct Kept<'a> {
+    socket: &'a TcpStream,
+    first: Option<&'a mut Vec<u8>>,
+}
+
+impl Read for Kept<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        if let Some(first) = &mut self.first {
+            let room = FIRST_LIMIT.saturating_sub(first.len());
+            first.extend_from_slice(&buffer[..count.min(room)]);
+        }
+        Ok(count)
     }
 }
 

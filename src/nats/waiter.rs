@@ -1,5 +1,4 @@
-//! The outside, as the client sees it: the one wait of the program, the clocks
-//! and the network.
+//! The outside, as the client sees it: the wait, the clocks and the network.
 //!
 //! Whoever owns the loop lends its `poll`: beside our sockets it waits for
 //! signals, children and whatever else there is, and attends to them meanwhile.

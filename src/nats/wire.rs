@@ -296,8 +296,8 @@ impl Incoming {
     }
 
     /// The reply subject; a consumer's deliveries carry `$JS.ACK...` here.
-    pub fn reply(&self) -> Option<&str> {
-        std::str::from_utf8(&self.bytes[self.reply.clone()?]).ok()
+    pub fn reply(&self) -> Option<&[u8]> {
+        Some(&self.bytes[self.reply.clone()?])
     }
 
     /// The payload.
@@ -531,7 +531,7 @@ mod tests {
             (&b"a.b"[..], None, &b"he\r\nl"[..])
         );
         let Operation::Message(empty) = &operations[4] else { panic!("{operations:?}") };
-        assert_eq!((empty.reply(), empty.data()), (Some("_INBOX.x.7"), &b""[..]));
+        assert_eq!((empty.reply(), empty.data()), (Some(&b"_INBOX.x.7"[..]), &b""[..]));
         let Operation::Message(headers) = &operations[5] else { panic!("{operations:?}") };
         assert_eq!(headers.headers().all("A").collect::<Vec<_>>(), [b"b", b"c"]);
         assert_eq!((headers.headers().last("A"), headers.data()), (Some("c"), &b"\0\xff"[..]));
@@ -646,7 +646,7 @@ mod tests {
             let wire = [verb, &rest[..space], b" 1", &rest[space..]].concat();
             let message = message(&wire, 1 + random.below(wire.len()));
             assert_eq!(message.subject(), request.subject.as_bytes());
-            assert_eq!(message.reply(), Some("_INBOX.a.1"));
+            assert_eq!(message.reply(), Some(&b"_INBOX.a.1"[..]));
             assert_eq!(message.data(), request.payload);
             let sent: Vec<_> =
                 request.headers.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect();

@@ -1,6 +1,6 @@
-//! Questions to the registry: those that may be asked twice. Several leave at
-//! once, what is not answered is asked again, and of a cluster one member after
-//! the other.
+//! Questions to the registry that may be asked twice: several leave at once, and
+//! what is not answered is asked again, of one member of a cluster after the
+//! other.
 
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,7 @@ impl Registry {
         let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
         let mut patience = MEMBER_PATIENCE.max(greeting * 4);
         let mut members = self.connector.choices();
+        let mut anybody_silent = false;
         loop {
             let is_last = self.connector.choices() < 2;
             let until = if is_last { deadline } else { deadline.min(self.now() + patience) };
@@ -86,12 +87,19 @@ impl Registry {
             if is_last || stopped || left.is_zero() {
                 return answers;
             }
-            members -= 1;
-            // Who says no is asked once.
-            if (doubt == Doubt::Refuses && members == 0) || self.move_on(left).is_err() {
+            anybody_silent |= doubt == Doubt::Silent;
+            members = members.saturating_sub(1);
+            if members == 0 {
+                // Where everybody says no there is nobody left to ask. Whoever is
+                // silent may be choosing a leader.
+                if !anybody_silent {
+                    return answers;
+                }
+                (members, anybody_silent) = (self.connector.choices(), false);
+            }
+            if self.move_on(left).is_err() {
                 return answers;
             }
-            members = members.max(1);
             patience *= 2;
         }
     }

@@ -66,7 +66,9 @@ impl TooLarge {
             RegistryError::Request(_, RequestError::TooLarge { size, limit }) => {
                 (*size, format!("{limit} bytes (max_payload)"))
             }
-            RegistryError::Reply(_, ReplyError::Api(api)) if api.err_code == 10054 => {
+            RegistryError::Reply(_, ReplyError::Api(api))
+                if api.err_code == ApiError::TOO_LARGE =>
+            {
                 (record.len(), "less (max_msg_size, 10054)".to_owned())
             }
             _ => return None,
@@ -210,6 +212,16 @@ impl From<RegistryError> for Failure {
                     ApiError::NO_JETSTREAM | ApiError::NO_JETSTREAM_ACCOUNT => failure.with_hint(
                         "enable JetStream in the server's configuration, for this account too",
                     ),
+                    _ if api.is_disk_full() => {
+                        failure.with_hint("free some room on the disk of the server's store")
+                    }
+                    ApiError::BUCKET_FULL => failure.with_hint("aegis-agent check"),
+                    ApiError::ACCOUNT_FULL
+                    | ApiError::NO_STORAGE
+                    | ApiError::NO_MEMORY
+                    | ApiError::NO_RESOURCES => {
+                        failure.with_hint("raise the limits of JetStream, or free some room")
+                    }
                     _ => failure,
                 }
             }

@@ -1,14 +1,15 @@
 //! Follows a bucket: the newest revision of each key, and after that everything
-//! as it is stored, through one ephemeral consumer and pulls that wait.
+//! as it is stored.
 //!
-//! What it hands out besides entries is *up to when* it has seen everything. It
-//! asks the stream where it ends (`STREAM.INFO`); once that revision has come,
-//! nothing that was stored before the answer is still on its way. The first
-//! such answer is therefore also the end of the state as it was.
+//! It does so through one ephemeral consumer and pulls that wait. Besides entries
+//! it hands out *up to when* it has seen everything. It asks the stream where it
+//! ends (`STREAM.INFO`); once that revision has come, nothing that was stored
+//! before the answer is still on its way. The first such answer is therefore also
+//! the end of the state as it was.
 //!
 //! A session that is silent for `SILENCE` is in doubt: a consumer that has
-//! nothing to deliver says so twice a second. A delivery that is missing in
-//! their row, and a consumer that is gone, are errors: begin anew.
+//! nothing to deliver says so twice a second. A gap in the numbers of the
+//! deliveries, and a consumer that is gone, are errors: begin anew.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -22,7 +23,6 @@ use super::asking::Ask;
 use super::failure::RegistryError;
 use super::{LOOKING, Registry};
 use crate::instance::entry::Entry;
-use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
 use crate::nats::{Arrival, Incoming, RequestError, Token, answered};
@@ -114,9 +114,8 @@ impl Follower {
         }));
         let look = Ask::Same(requests::stream_info(registry.bucket()));
         let [info, made] = registry.ask_anywhere(&[(LOOKING, look), (FOLLOWING, make)]);
-        let Some(info) = registry.take_info(LOOKING, info)? else {
-            return Err(RegistryError::Unfit(Unfit::NoBucket(registry.bucket().clone())));
-        };
+        let info = registry.take_info(LOOKING, info)?;
+        let info = registry.readable(info)?;
         let made = made?;
         let consumer = format!("{prefix}-{}", made.turn);
         let made = replies::read_consumer_info(made.message.data())
@@ -241,7 +240,8 @@ impl Follower {
         message: Incoming,
         now: Instant,
     ) -> Result<Heard, RegistryError> {
-        let Some(delivery) = message.reply().and_then(stored::delivery) else {
+        let delivery = message.reply().and_then(|reply| stored::delivery(reply, &self.consumer));
+        let Some(delivery) = delivery else {
             return Ok(Heard::Nothing);
         };
         let contradiction = |why: &str| {

@@ -1,5 +1,5 @@
-//! One instance as `list --json` shows it, and as the command of `watch --exec`
-//! reads it: the two are the same format. *Pure*.
+//! The JSON of `list --json`, which the command of `watch --exec` reads, too.
+//! *Pure*.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! Makes the bucket where there is none, with as many replicas as there is room for.
+//! Makes the bucket where there is none, with as many replicas as the cluster has
+//! room for.
 
 use super::Registry;
 use super::failure::{CREATING, RegistryError};

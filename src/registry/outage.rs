@@ -1,16 +1,27 @@
-//! The registry is out of reach, or refuses: each cause is said once. *Pure*.
+//! Which causes of an outage were said, so that each is said once. *Pure*.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// So many causes of one outage are logged. A server that never says the same
 /// twice has more: they go to the debug log.
 const CAUSES_SAID: usize = 8;
 
+/// An outage that was over within this time is a short one.
+const SHORT: Duration = Duration::from_secs(1);
+/// So many short ones with the same cause are said.
+const REPEATS_SAID: u32 = 3;
+/// After so long they are news again.
+const FORGOTTEN: Duration = Duration::from_secs(3_600);
+
 /// An outage, and what was said of it.
 pub struct Outage {
     /// When it began.
     pub since: Instant,
+    /// What it began with.
+    pub cause: String,
+    /// Nothing was said yet: it is like many before it.
+    pub is_quiet: bool,
     /// The causes that were said, without their numbers.
     said: HashSet<String>,
 }
@@ -18,13 +29,101 @@ pub struct Outage {
 impl Outage {
     /// Begins now; nothing was said yet.
     pub fn new(now: Instant) -> Outage {
-        Outage { since: now, said: HashSet::new() }
+        let said = HashSet::new();
+        Outage { since: now, cause: String::new(), is_quiet: false, said }
+    }
+
+    /// The same, with this cause, after others.
+    pub fn after(others: &Repeats, cause: &str, now: Instant) -> Outage {
+        Outage { cause: named(cause), is_quiet: others.are_known(cause, now), ..Outage::new(now) }
+    }
+
+    /// It goes on: whether it was quiet and is so no more.
+    pub fn is_to_be_told(&mut self, now: Instant) -> bool {
+        let is_long = now.saturating_duration_since(self.since) >= SHORT;
+        is_long && std::mem::take(&mut self.is_quiet)
     }
 
     /// Whether to say this cause.
     pub fn is_news(&mut self, cause: &str) -> bool {
-        // Sequences and the like change each time.
-        let known = cause.chars().filter(|c| !c.is_ascii_digit()).collect();
-        self.said.len() < CAUSES_SAID && self.said.insert(known)
+        self.said.len() < CAUSES_SAID && self.said.insert(named(cause))
+    }
+}
+
+/// Short outages that come again and again: something on the way that closes
+/// what is idle makes one between any two heartbeats.
+#[derive(Default)]
+pub struct Repeats {
+    cause: String,
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Repeats {
+    /// Whether one that begins with this cause is like those that were said.
+    fn are_known(&self, cause: &str, now: Instant) -> bool {
+        let is_fresh = self.last.is_some_and(|last| now < last + FORGOTTEN);
+        is_fresh && self.count >= REPEATS_SAID && self.cause == named(cause)
+    }
+
+    /// An outage is over. Whether it was the last of its kind to be said.
+    pub fn over(&mut self, outage: &Outage, now: Instant) -> bool {
+        let is_short = now.saturating_duration_since(outage.since) < SHORT;
+        let is_like = self.cause == outage.cause && self.last.is_some_and(|l| now < l + FORGOTTEN);
+        self.count = match (is_short, is_like) {
+            (true, true) => self.count.saturating_add(1),
+            (true, false) => 1,
+            (false, _) => 0,
+        };
+        (self.cause, self.last) = (outage.cause.clone(), Some(now));
+        self.count == REPEATS_SAID
+    }
+
+    /// How many of them were said.
+    pub fn said(&self) -> u32 {
+        self.count.min(REPEATS_SAID)
+    }
+}
+
+/// A cause without its numbers: sequences and the like change each time.
+fn named(cause: &str) -> String {
+    cause.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_outages_of_one_kind_are_said_three_times() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let short = Duration::from_millis(20);
+        let mut repeats = Repeats::default();
+        for round in 0..10 {
+            let now = at(10 * round);
+            let mut outage = Outage::after(&repeats, &format!("lost {round}"), now);
+            assert_eq!(outage.is_quiet, round >= 3, "{round}");
+            assert!(!outage.is_to_be_told(now + short));
+            assert_eq!(repeats.over(&outage, now + short), round == 2);
+        }
+        // One that lasts is told after a while, and so is the next one.
+        let mut long = Outage::after(&repeats, "lost 7", at(100));
+        assert!(long.is_quiet && long.is_to_be_told(at(101)) && !long.is_to_be_told(at(102)));
+        repeats.over(&long, at(130));
+        assert!(!Outage::after(&repeats, "lost 7", at(140)).is_quiet);
+    }
+
+    #[test]
+    fn another_cause_and_one_after_an_hour_are_news() {
+        let start = Instant::now();
+        let mut repeats = Repeats::default();
+        for _ in 0..3 {
+            repeats.over(&Outage::after(&repeats, "lost", start), start);
+        }
+        assert!(Outage::after(&repeats, "lost", start).is_quiet);
+        assert!(!Outage::after(&repeats, "refused", start).is_quiet);
+        assert!(!Outage::after(&repeats, "lost", start + FORGOTTEN).is_quiet);
     }
 }

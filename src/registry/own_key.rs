@@ -1,10 +1,10 @@
-//! An agent's own key: puts, with questions beside them in the same write, and
-//! the marker at the end.
+//! An agent's own key: puts with questions beside them, and the marker at the
+//! end.
 //!
-//! Nobody waits for the answer to a question beside a put: it is read with the
-//! acknowledgement (99.7 % of them come with it, tried on 2.12.8) or during the
-//! wait after it, and what it tells is kept for whoever asks. So it neither
-//! stands before a heartbeat nor makes one fail.
+//! A question beside a put leaves in the same write, and nobody waits for its
+//! answer. It is read with the acknowledgement (99.7 % of them come with it,
+//! tried on 2.12.8) or during the wait after it, and what it tells is kept for
+//! whoever asks. So it neither delays a heartbeat nor makes one fail.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};

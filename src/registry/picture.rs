@@ -3,7 +3,7 @@
 //! known.
 //!
 //! Time is *knowledge*, not a clock that runs on: `advance` says up to when all
-//! that was stored is known. A watcher that is cut off, or behind, therefore
+//! that was stored is known. A watcher that is cut off, or late, therefore
 //! calls nobody down; when it is back it says `read_anew`, feeds the state, and
 //! `complete` tells the differences.
 //!
@@ -159,7 +159,9 @@ pub struct Picture {
     filter: Filter,
     stale_after: Micros,
     reading: u32,
-    /// What was stored before then is judged as of then.
+    /// While the state is read: what was stored before then is judged as of then.
+    /// Afterwards a revision is judged as of its own time, which is an earlier one
+    /// where the server's clock was set back.
     read_at: Micros,
     /// Everything that was stored is known, and no state is being read.
     is_current: bool,
@@ -420,6 +422,7 @@ impl Picture {
             false
         });
         self.is_current = true;
+        self.read_at = Micros::MIN;
         self.fall_until(at, out);
         if std::mem::take(&mut self.lost) || !std::mem::replace(&mut self.was_synced, true) {
             out(Change::Synced);
@@ -455,6 +458,11 @@ impl Picture {
     pub fn keys(&self, at: OffsetDateTime) -> u64 {
         let at = micros_of(at);
         self.seen.values().filter(|seen| seen.end() > at).count() as u64
+    }
+
+    /// How many keys have come since the state is read, of all kinds.
+    pub fn keys_read(&self) -> u64 {
+        self.seen.values().filter(|seen| seen.reading == self.reading).count() as u64
     }
 
     /// How many are alive.

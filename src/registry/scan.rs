@@ -1,6 +1,8 @@
 //! A scan: the newest revision of every key of a bucket, through one ephemeral
-//! consumer, with a bounded number of messages under way. What an entry is
-//! worth is for the verbs to say; the bookkeeping is in `jetstream::pulls`.
+//! consumer.
+//!
+//! A bounded number of messages is under way. What an entry is worth is for the
+//! verbs to say; the bookkeeping is in `jetstream::pulls`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -16,7 +18,7 @@ use crate::instance::entry::Entry;
 use crate::jetstream::pulls::{Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
-use crate::nats::{Arrival, RequestError};
+use crate::nats::{Arrival, RequestError, Session};
 
 /// A session lost this often in a row during a scan, without an entry in
 /// between, is an outage.
@@ -123,13 +125,13 @@ impl Scan {
         info: &StreamInfo,
         first: u64,
     ) -> Result<Scan, RegistryError> {
-        let session = consumer_name(registry)?;
+        let session = session_of(registry)?.unique().to_owned();
         let (name, ask) = reading_from(registry, first, REMOVING_KEPT)?;
         let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
         let answer = answer?;
         let pending = made(registry, &answer)?;
         // A leader that is cut off and does not know it yet tells an old end.
-        let moved = consumer_name(registry)? != session;
+        let moved = session_of(registry)?.unique() != session;
         let told = if moved { registry.info_anywhere()? } else { None };
         let last = told.map_or(0, |info| info.state.last_seq).max(info.state.last_seq);
         let pulls = Pulls::over(first..=last, pending);
@@ -306,7 +308,8 @@ impl Scan {
                 }
             };
         }
-        let Some(delivery) = message.reply().and_then(stored::delivery) else {
+        let delivery = message.reply().and_then(|reply| stored::delivery(reply, &self.consumer));
+        let Some(delivery) = delivery else {
             return Ok(None);
         };
         let is_new = self.pulls.delivered(&delivery).map_err(contradicted)?;
@@ -428,12 +431,16 @@ fn made(registry: &mut Registry, answer: &Answer) -> Result<u64, RegistryError> 
     Ok(made.pending)
 }
 
+/// No other consumer of this session has that name: what one delivers that was
+/// given up is told from what its successor does.
 fn consumer_name(registry: &Registry) -> Result<String, RegistryError> {
-    match registry.session() {
-        Some(session) => Ok(format!("aegis-{}", session.unique())),
-        None => {
-            let error = RequestError::Lost("not connected".into());
-            Err(RegistryError::Request(SCANNING, error))
-        }
-    }
+    let session = session_of(registry)?;
+    Ok(format!("aegis-{}-{}", session.unique(), session.requests()))
+}
+
+fn session_of(registry: &Registry) -> Result<&Session, RegistryError> {
+    registry.session().ok_or_else(|| {
+        let error = RequestError::Lost("not connected".into());
+        RegistryError::Request(SCANNING, error)
+    })
 }

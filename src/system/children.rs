@@ -1,10 +1,10 @@
-//! Processes that come to us, and what they may see of us.
+//! Processes that health checks leave behind: they come to us, and are ended.
 //!
-//! A health check can leave processes behind that no signal to its group
-//! reaches (`setsid`, daemons). As their subreaper (prctl(2)) we get each of
-//! them as a child once its parent is gone: then it is ended, and reaped. As
-//! process 1 of a container we get whatever is orphaned there, and reap that;
-//! but we end only what a check has left behind.
+//! No signal to the group of a check reaches those that called `setsid`. As their
+//! subreaper (prctl(2)) we get each of them as a child once its parent is gone:
+//! then it is ended, and reaped. As process 1 of a container we get whatever is
+//! orphaned there, and reap that; but we end only what a check has left behind.
+//! What checks may see of us is decided here, too.
 
 use std::fs;
 use std::io;

@@ -1,11 +1,11 @@
-//! Notices that the host slept, or that its wall clock was set, in the moment in
-//! which it happens.
+//! Notices at once that the host slept, or that its wall clock was set.
 //!
-//! A wait counts by a clock that stands still while the host sleeps, so without
-//! this a wait that had ten seconds to go has them still to go after a night. A
+//! A wait counts by a clock that stands still while the host sleeps. Without this
+//! a wait that had ten seconds to go still has them to go after a night. A
 //! timer for a time that never comes is cancelled by the kernel whenever the
 //! wall clock jumps against that clock (`TFD_TIMER_CANCEL_ON_SET`,
-//! timerfd_create(2)), and a sleep is such a jump. It costs nothing between.
+//! timerfd_create(2)), and a sleep is such a jump. Between two jumps it costs
+//! nothing.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,5 +1,4 @@
-//! Signals, and the wait that they end: the only place where the program
-//! sleeps.
+//! Signals, and the wait that they end.
 //!
 //! SIGTERM and SIGINT set a flag that stays; SIGHUP and SIGCONT are counted
 //! until taken; the end of a child ends the wait as well.

@@ -1,9 +1,10 @@
-//! A small file, written whole or not at all, for node_exporter's textfile
-//! collector and whoever else reads it while it is replaced.
+//! A small file, written whole or not at all.
 //!
-//! A link stays a link: what it points to is replaced. What is no regular file
-//! (a device, a FIFO) is never replaced: it is written to. As root a rename over
-//! `/dev/null` or `/dev/stdout` would take the device from every other program.
+//! It is for node_exporter's textfile collector, and for whoever else reads it
+//! while it is replaced. A link stays a link: what it points to is replaced. What
+//! is no regular file (a device, a FIFO) is never replaced: it is written to. As
+//! root a rename over `/dev/null` or `/dev/stdout` would take the device from
+//! every other program.
 
 use std::fs::{self, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};

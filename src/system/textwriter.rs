@@ -1,31 +1,22 @@
 //! Writes a small file again and again, and never waits for its file system.
 //!
-//! A file system that hangs (a network share, a frozen disk) holds up whoever
-//! touches it, in the kernel, for as long as it likes, and nothing ends that.
-//! So each text is written by a process of its own: this program once more,
-//! with the text as its standard input. There is never more than one of them.
-//!
-//! Not a thread: the process could not end while one hangs. Not a process that
-//! stays: it would cost more memory, all the time, than starting one costs once
-//! an interval.
+//! Each text is written by a process of its own (`ourselves`), with the text as its
+//! standard input. There is never more than one of them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Pid;
 
 use crate::error::plain;
-use crate::system::textfile;
+use crate::system::{ourselves, textfile};
 
 /// The first argument of the process that writes. Not for people.
 const WORD: &str = "write-text-file-from-standard-input";
-/// The running program, also after its file was replaced.
-const OURSELVES: &str = "/proc/self/exe";
 /// No text of ours is longer.
 const LONGEST: u64 = 1 << 20;
 
@@ -107,17 +98,9 @@ fn start(path: &Path, text: &str) -> io::Result<Child> {
     let mut input = File::from(memfd_create("text", MemfdFlags::CLOEXEC)?);
     input.write_all(text.as_bytes())?;
     input.rewind()?;
-    Command::new(OURSELVES)
-        .arg0("aegis-agent")
-        .arg(WORD)
-        .arg(std::process::id().to_string())
-        .arg(path)
-        .env_clear()
-        .process_group(0)
-        .stdin(input)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
+    let number = std::process::id().to_string();
+    let words = [OsStr::new(WORD), OsStr::new(&number), path.as_os_str()];
+    ourselves::command(&words).stdin(input).spawn()
 }
 
 /// The part of the process that writes; `None` where the call is another one.

@@ -7,6 +7,8 @@
 use std::io::{self, Write};
 use std::ops::Range;
 
+use memchr::memchr;
+
 use super::printable::clip;
 
 /// Longer cells are cut, with `…` at the end. The longest key of ours has 185
@@ -85,8 +87,9 @@ impl Table {
 
     /// Sorts the rows by their cells, the first column first.
     pub fn sort(&mut self) {
-        let cells = &self.cells;
-        self.rows[1..].sort_by(|a, b| cells[a.clone()].cmp(&cells[b.clone()]));
+        // Bytes sort as characters do.
+        let cells = self.cells.as_bytes();
+        self.rows[1..].sort_unstable_by(|a, b| cells[a.clone()].cmp(&cells[b.clone()]));
     }
 
     /// Writes it, line by line.
@@ -94,7 +97,7 @@ impl Table {
         let mut line = String::new();
         for row in self.rows.iter().filter(|row| !row.is_empty()) {
             line.clear();
-            for (column, cell) in self.cells[row.clone()].split_terminator(END).enumerate() {
+            for (column, cell) in cells(&self.cells[row.clone()]).enumerate() {
                 if self.optional == Some(column) && !self.is_optional_used {
                     continue;
                 }
@@ -104,13 +107,32 @@ impl Table {
                 let is_right = self.right_aligned.get(column).copied().unwrap_or(false);
                 let padding = self.widths[column].saturating_sub(cell.chars().count());
                 let (before, after) = if is_right { (padding, 0) } else { (0, padding) };
-                line.extend(std::iter::repeat_n(' ', before));
+                pad(&mut line, before);
                 line.push_str(cell);
-                line.extend(std::iter::repeat_n(' ', after));
+                pad(&mut line, after);
             }
-            writeln!(out, "{}", line.trim_end())?;
+            line.truncate(line.trim_end().len());
+            line.push('\n');
+            out.write_all(line.as_bytes())?;
         }
         Ok(())
+    }
+}
+
+/// The cells of a row.
+fn cells(row: &str) -> impl Iterator<Item = &str> {
+    let mut rest = row;
+    std::iter::from_fn(move || {
+        let (cell, after) = rest.split_at(memchr(END as u8, rest.as_bytes())?);
+        rest = &after[END.len_utf8()..];
+        Some(cell)
+    })
+}
+
+fn pad(line: &mut String, width: usize) {
+    const SPACES: &str = "                                ";
+    for part in (0..width).step_by(SPACES.len()) {
+        line.push_str(&SPACES[..SPACES.len().min(width - part)]);
     }
 }
 

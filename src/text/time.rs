@@ -69,10 +69,15 @@ fn take_byte(rest: &mut &[u8], one_of: &[u8]) -> Option<u8> {
 }
 
 fn take_number(rest: &mut &[u8], digits: usize) -> Option<u32> {
+    let (taken, after) = rest.split_at_checked(digits)?;
     let mut number = 0;
-    for _ in 0..digits {
-        number = number * 10 + u32::from(take_byte(rest, b"0123456789")? - b'0');
+    for byte in taken {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        number = number * 10 + u32::from(byte - b'0');
     }
+    *rest = after;
     Some(number)
 }
 

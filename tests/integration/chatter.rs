@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::agent::{Invocation, Output};
 use crate::harness::fault::say;
-use crate::harness::hostile::{Asked, Hostile, Pace, Stage, ack, info, msg};
+use crate::harness::hostile::{Asked, Hostile, Pace, Stage, info, msg};
 use crate::harness::scene::{KEY, REGISTERED, record, run, together, verb};
 use crate::harness::{eventually, millis, secs};
 
@@ -120,9 +120,9 @@ fn tools_do_their_work_beside_a_server_that_talks_without_end() {
 /// that wait off no more than any other.
 #[test]
 fn cleanup_ends_when_no_purge_is_answered_and_the_server_talks_without_end() {
-    let stale = |out: &mut dyn Write| {
+    let stale = |asked: &Asked, out: &mut dyn Write| {
         let subject = format!("$KV.service_registry.{KEY}");
-        msg(out, &subject, &ack(1, 0), record("host-1", 600).as_bytes())
+        msg(out, &subject, &asked.ack(1, 0), record("host-1", 600).as_bytes())
     };
     let is_pull = |asked: &Asked| asked.is("$JS.API.CONSUMER.MSG.NEXT.");
     let is_purge = |asked: &Asked| asked.is("$JS.API.STREAM.PURGE.");
@@ -133,7 +133,7 @@ fn cleanup_ends_when_no_purge_is_answered_and_the_server_talks_without_end() {
     };
     let beside = KINDS.iter().map(|(_, words)| {
         Hostile::talkative(words, move |asked, out| match is_pull(asked) {
-            true => stale(out),
+            true => stale(asked, out),
             false => is_purge(asked).then_some(()),
         })
     });
@@ -146,7 +146,7 @@ fn cleanup_ends_when_no_purge_is_answered_and_the_server_talks_without_end() {
     for (name, words) in &KINDS[..TEMPTING] {
         let server = Hostile::start(move |asked, out| {
             if is_pull(asked) {
-                return stale(out);
+                return stale(asked, out);
             }
             is_purge(asked).then_some(())?;
             let words = words("_INBOX.x", "1").repeat(1_000);

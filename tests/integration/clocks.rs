@@ -1,133 +1,23 @@
 //! Clocks that jump under the agent: a suspend of the host, steps of the wall
-//! clock. A library of a few lines, compiled here and loaded before the C
-//! library, shifts what the agent reads.
+//! clock.
 
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 
 use crate::harness::agent::{Agent, aegis};
+use crate::harness::clock::WallClock;
 use crate::harness::fault::{duration, say};
+use crate::harness::host_clocks::HostClocks;
 use crate::harness::registry::Entry;
-use crate::harness::scene::{KEY, any_bucket};
-use crate::harness::{eventually, millis, scratch, secs};
+use crate::harness::scene::{KEY, any_bucket, bucket, key};
+use crate::harness::server::Setup;
+use crate::harness::watcher::Watcher;
+use crate::harness::{eventually, millis, secs, time_passes};
 
-const SHIM: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/timerfd.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-/* The file holds how many milliseconds the wall clock and the boot clock are
-   ahead of the truth: "<wall> <boot>". */
-int clock_gettime(clockid_t clock, struct timespec *at)
-{
-    int result = syscall(SYS_clock_gettime, clock, at);
-    const char *path = getenv("SHIFT");
-    char text[64] = {0};
-    char *rest;
-    long long wall, boot, shift, nanos;
-    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    if (result != 0 || file < 0)
-        return result;
-    if (read(file, text, sizeof text - 1) < 0)
-        text[0] = 0;
-    close(file);
-    wall = strtoll(text, &rest, 10);
-    boot = strtoll(rest, NULL, 10);
-    shift = clock == CLOCK_REALTIME ? wall : clock == CLOCK_BOOTTIME ? boot : 0;
-    nanos = at->tv_nsec + shift % 1000 * 1000000LL;
-    at->tv_sec += shift / 1000 + nanos / 1000000000LL;
-    nanos %= 1000000000LL;
-    if (nanos < 0) {
-        nanos += 1000000000LL;
-        at->tv_sec -= 1;
-    }
-    at->tv_nsec = nanos;
-    return 0;
-}
-
-/* The timer that the kernel cancels when the host wakes up: here a pipe. */
-int timerfd_create(clockid_t clock, int flags)
-{
-    const char *path = getenv("WAKES");
-    (void)clock;
-    (void)flags;
-    return path ? open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC) : -1;
-}
-
-int timerfd_settime(int timer, int flags, const struct itimerspec *to, struct itimerspec *from)
-{
-    (void)timer;
-    (void)flags;
-    (void)to;
-    (void)from;
-    return 0;
-}
-"#;
-
-/// The clocks of one agent.
-struct Clocks {
-    library: PathBuf,
-    shift: PathBuf,
-    wakes: PathBuf,
-}
-
-impl Clocks {
-    fn new() -> Clocks {
-        let directory = scratch("clocks");
-        let source = directory.join("shift.c");
-        let library = directory.join("shift.so");
-        std::fs::write(&source, SHIM).expect("writes the source");
-        let compiler = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([&library, &source])
-            .output()
-            .expect("cc runs: the tests need a C compiler");
-        assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
-        let wakes = directory.join("wakes");
-        let made = Command::new("mkfifo").arg(&wakes).status().expect("mkfifo runs");
-        assert!(made.success(), "{made}");
-        let clocks = Clocks { library, shift: directory.join("shift"), wakes };
-        clocks.shift(0, 0);
-        clocks
-    }
-
-    /// By how many milliseconds the clocks are ahead from now on.
-    fn shift(&self, wall: i64, boot: i64) {
-        let fresh = self.shift.with_extension("new");
-        std::fs::write(&fresh, format!("{wall} {boot}")).expect("writes the shift");
-        std::fs::rename(fresh, &self.shift).expect("puts it in place");
-    }
-
-    /// The host wakes up: what the kernel tells whoever has asked.
-    fn wake(&self) {
-        let mut pipe = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.wakes)
-            .expect("opens the pipe, whoever else has");
-        pipe.write_all(&[1; 8]).expect("writes into the pipe");
-    }
-
-    fn agent(&self, url: &str, ttl: &str, interval: &str) -> Agent {
-        let words =
-            ["run", "--service=orders-api", "--instance=host-1", "--ttl", ttl, "--interval"];
-        let mut agent = aegis(&words)
-            .arg(interval)
-            .arg("-s")
-            .arg(url)
-            .env("LD_PRELOAD", &self.library.display().to_string())
-            .env("SHIFT", &self.shift.display().to_string())
-            .env("WAKES", &self.wakes.display().to_string())
-            .spawn();
-        agent.wait_for_line("registered orders-api/host-1", secs(5));
-        agent
-    }
+fn agent(clocks: &HostClocks, url: &str, ttl: &str, interval: &str) -> Agent {
+    let words = ["run", "--service=orders-api", "--instance=host-1", "--ttl", ttl, "--interval"];
+    let mut agent = clocks.of(aegis(&words).arg(interval).arg("-s").arg(url)).spawn();
+    agent.wait_for_line("registered orders-api/host-1", secs(5));
+    agent
 }
 
 fn off(entry: &Entry) -> f64 {
@@ -140,8 +30,8 @@ fn off(entry: &Entry) -> f64 {
 fn steps_of_the_wall_clock_show_nowhere() {
     let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
-    let clocks = Clocks::new();
-    let agent = clocks.agent(&server.url(), "3s", "300ms");
+    let clocks = HostClocks::new();
+    let agent = agent(&clocks, &server.url(), "3s", "300ms");
     watch.wait_for(3, secs(5));
     for (wall, what) in [
         (3_600_000, "an hour ahead"),
@@ -166,9 +56,9 @@ fn steps_of_the_wall_clock_show_nowhere() {
 fn a_clock_that_is_a_little_off_is_left_alone() {
     let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
-    let clocks = Clocks::new();
+    let clocks = HostClocks::new();
     clocks.shift(-600, 0);
-    let _agent = clocks.agent(&server.url(), "3s", "300ms");
+    let _agent = agent(&clocks, &server.url(), "3s", "300ms");
     for entry in watch.wait_for(3, secs(5)) {
         assert!((0.5..0.8).contains(&off(&entry)), "{:.3} s: {entry:?}", off(&entry));
     }
@@ -178,9 +68,9 @@ fn a_clock_that_is_a_little_off_is_left_alone() {
 fn a_clock_that_is_off_from_the_start_is_said_and_not_used() {
     let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
-    let clocks = Clocks::new();
+    let clocks = HostClocks::new();
     clocks.shift(-7_200_000, 0);
-    let mut agent = clocks.agent(&server.url(), "3s", "300ms");
+    let mut agent = agent(&clocks, &server.url(), "3s", "300ms");
     agent.wait_for_line("clock is -2h00m off", secs(2));
     // The service is not known to be on time before the bucket was looked at.
     for entry in watch.wait_for(4, secs(5)) {
@@ -188,13 +78,80 @@ fn a_clock_that_is_off_from_the_start_is_said_and_not_used() {
     }
 }
 
+/// The clock of a real server is set, with all that it stores and lets expire.
+/// Whoever beats is never called down by a step back; a step forward by more than
+/// a TTL takes every entry, and each is back with its next heartbeat. A death is
+/// told in time by the new clock.
+#[test]
+fn a_server_whose_clock_is_set_hides_nobody_for_longer_than_an_interval() {
+    let Some(clock) = WallClock::new() else { return };
+    let wrapper = clock.wrapper().to_vec();
+    let (server, mut registry) = bucket(Setup { wrapper, ..Setup::default() });
+    let start = |instance: &str, ttl: &str| {
+        let (name, ttl) = (format!("--instance={instance}"), format!("--ttl={ttl}"));
+        aegis(&["run", "--service=orders-api", &name, &ttl, "--interval=500ms", "-s"])
+            .arg(&server.url())
+            .spawn()
+    };
+    let _stays = start("stays", "6s");
+    let mut watcher = Watcher::start(&server.url(), &[]);
+    watcher.wait_for("up stays", secs(5));
+    watcher.wait_for("synced", secs(5));
+    let count = |watcher: &Watcher, wanted: &str| {
+        watcher.words().iter().filter(|word| *word == wanted).count()
+    };
+    let mut last = 0;
+    for (round, ahead) in [-60_000, -3_600_000, -3_598_000, 0, 3_600_000, 0].into_iter().enumerate()
+    {
+        let before = count(&watcher, "up stays");
+        // By more than its TTL.
+        let forward = ahead - last > 6_000;
+        last = ahead;
+        clock.set(ahead);
+        let instance = format!("dies{round}");
+        let mut dies = start(&instance, "2s");
+        dies.wait_for_line("registered orders-api/", secs(5));
+        watcher.wait_for(&format!("up {instance}"), secs(4));
+        time_passes(millis(1_200));
+        dies.signal("KILL");
+        dies.wait_exit(secs(2));
+        let killed = Instant::now();
+        let down = format!("down {instance} expired");
+        let told = |watcher: &Watcher| count(watcher, &down);
+        eventually(millis(3_400), &down, || match told(&watcher) {
+            0 => Err(watcher.words().join(", ")),
+            _ => Ok(()),
+        });
+        let took = killed.elapsed();
+        // The server removes it when its own timer says so.
+        eventually(secs(7), "list shows who is alive", || {
+            let list = aegis(&["list", "--names", "-s", &server.url()]).run().exits(0);
+            match list.stdout.as_str() {
+                "orders-api/stays\n" => Ok(()),
+                other => Err(format!("{ahead} ms: {other}")),
+            }
+        });
+        let ups = count(&watcher, "up stays") - before;
+        assert!(ups <= usize::from(forward), "{ahead} ms: {:?}", watcher.words());
+        assert_eq!(count(&watcher, "up stays") - 1, count(&watcher, "down stays expired"));
+        let seen = registry.last(&key("stays")).expect("it beats");
+        assert!(off(&seen).abs() < 1.0, "{ahead} ms: stamped {:.3} s off", off(&seen));
+        say(&format!(
+            "fault: server's clock set to {ahead} ms ahead; told up again {ups} times, a death told \
+             {:.2} s after it (TTL 2 s)",
+            took.as_secs_f64()
+        ));
+    }
+    watcher.stop();
+}
+
 /// "The schedule survives a suspend (`CLOCK_BOOTTIME` gap: beat at once)"
 #[test]
 fn after_a_suspend_it_beats_at_once_on_a_fresh_session() {
     let (server, mut registry) = any_bucket();
     let watch = registry.watch(KEY);
-    let clocks = Clocks::new();
-    let mut agent = clocks.agent(&server.url(), "20s", "4s");
+    let clocks = HostClocks::new();
+    let mut agent = agent(&clocks, &server.url(), "20s", "4s");
     watch.wait_for(2, secs(9));
     // Suspended for an hour: the boot clock and the wall clock went on.
     let count = watch.seen().len();

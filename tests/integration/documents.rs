@@ -9,6 +9,7 @@
 //! `AEGIS_WRITE_DOCUMENTS=1 cargo test --test integration documents::` writes
 //! the blocks that have changed.
 
+mod map;
 mod scenes;
 
 use std::collections::BTreeSet;
@@ -139,8 +140,8 @@ fn without_moments(word: &str) -> String {
         at += 1;
     }
     // 2026-11-25TT: the day before the time.
-    if let Some(place) = out.find("TT").filter(|&place| place >= 10) {
-        out.replace_range(place - 10..place, "D");
+    while let Some(place) = out.find("TT").filter(|&place| place >= 10) {
+        out.replace_range(place - 10..place + 2, "D");
     }
     out
 }
@@ -384,18 +385,4 @@ fn the_limits_that_are_shown_are_those_that_are_held() {
     let shown: Vec<&str> = rows.map(|row| row.trim_end_matches(" |")).collect();
     let shown: Vec<&str> = shown.iter().filter_map(|row| row.rsplit("| ").next()).collect();
     assert_eq!(shown, held);
-}
-
-#[test]
-fn every_room_is_on_the_map() {
-    let map = read("docs/internals.md");
-    let rooms = read("src/lib.rs");
-    let rooms: Vec<&str> = rooms.lines().filter_map(|line| line.strip_prefix("pub mod ")).collect();
-    assert!(rooms.len() > 9, "{rooms:?}");
-    for room in rooms.iter().map(|room| room.trim_end_matches(';')) {
-        let row = map.lines().any(|line| {
-            line.starts_with(&format!("| `{room}` ")) || line.starts_with(&format!("| `{room}/` "))
-        });
-        assert!(row, "{room} is not on the map in docs/internals.md");
-    }
 }

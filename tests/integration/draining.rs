@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::harness::agent::{Agent, aegis};
+use crate::harness::hanging::HangingFiles;
 use crate::harness::registry::{Entry, Registry, Watch};
 use crate::harness::server::Server;
-use crate::harness::{eventually, scratch, secs};
+use crate::harness::{eventually, millis, scratch, secs};
 
 const KEY: &str = "service-instances__orders-api__host-1";
 /// Far longer than a test: what is seen was published at once.
@@ -168,4 +169,50 @@ fn the_watcher_tells_the_reason() {
     says("changed orders-api/host-1  0.0.0 STANDBY  draining: kernel upgrade\n");
     agent.signal("TERM");
     says("down  orders-api/host-1  deregistered");
+}
+
+/// The file system of the drain file hangs, as a network share does: no heartbeat
+/// is late, nothing changes, and a stop comes through.
+#[test]
+fn a_file_system_that_hangs_under_the_file_stops_no_beat() {
+    let Some(mut files) = HangingFiles::mounted() else { return };
+    let scene = Scene { file: files.file(), ..Scene::new() };
+    let mut agent = scene.agent(&["--interval=500ms", "--ttl=3s"]);
+    scene.publishes("ACTIVE", None, secs(1));
+    let unknown = "its file system does not answer";
+    for (file, status, reason) in
+        [("write kernel upgrade", "STANDBY", Some("kernel upgrade")), ("remove", "ACTIVE", None)]
+    {
+        files.tell(file);
+        scene.publishes(status, reason, secs(3));
+        // What is told while it hangs is heard when it goes on.
+        let said = agent.lines_with(unknown).len();
+        files.tell("hang");
+        agent.wait_for_line(unknown, secs(3));
+        let before = scene.watch.seen().len();
+        let seen = scene.watch.wait_for(before + 8, secs(6));
+        for entry in &seen[before..] {
+            assert_eq!(entry.json()["status"], status, "nothing changes meanwhile");
+        }
+        assert_eq!(agent.lines_with(unknown).len(), said + 1, "{}", agent.stderr());
+        assert!(agent.usage().threads == 1);
+        files.tell("go");
+    }
+    files.tell("write disk");
+    scene.publishes("STANDBY", Some("disk"), secs(3));
+    for pair in scene.watch.seen().windows(2) {
+        let apart = pair[1].stored - pair[0].stored;
+        assert!(apart < millis(1_500), "{apart} between two heartbeats");
+    }
+    // A stop while it hangs; and a reload.
+    files.tell("hang");
+    let said = agent.lines_with(unknown).len();
+    agent.signal("HUP");
+    agent.wait_for_lines(unknown, said + 1, secs(3));
+    let told = Instant::now();
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    assert!(told.elapsed() < secs(2), "{:?}", told.elapsed());
+    let last = scene.watch.seen().pop().expect("it was written");
+    assert!(last.is_marker(), "deregistered: {last:?}");
 }

@@ -4,6 +4,9 @@
 use serde_json::json;
 
 use crate::harness::agent::{Agent, aegis};
+use crate::harness::cluster::Cluster;
+use crate::harness::proxy::{Fate, Proxy};
+use crate::harness::registry::Registry;
 use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::server::Server;
 use crate::harness::{eventually, nothing_happens_for, secs};
@@ -11,9 +14,12 @@ use crate::harness::{eventually, nothing_happens_for, secs};
 const TOO: &str = "writes this entry too";
 
 fn agent(server: &Server, ttl: &str, interval: &str) -> Agent {
+    agent_at(&server.url(), ttl, interval)
+}
+
+fn agent_at(url: &str, ttl: &str, interval: &str) -> Agent {
     let words = ["run", "--service=orders-api", "--instance=host-1", "--ttl", ttl, "--interval"];
-    let agent = aegis(&words).arg(interval).arg("-s").arg(&server.url()).spawn();
-    registered(agent)
+    registered(aegis(&words).arg(interval).arg("-s").arg(url).spawn())
 }
 
 fn registered(mut agent: Agent) -> Agent {
@@ -135,4 +141,22 @@ fn a_duplicate_that_stops_leaves_the_entry_to_the_other() {
     assert!(watch.seen().iter().all(|entry| !entry.is_marker()), "{:?}", watch.seen());
     second.signal("TERM");
     assert_eq!(second.wait_exit(secs(5)), 0);
+}
+
+/// "Reads for a decision come from the leader": a direct get is answered by any
+/// replica, and that one may lag.
+#[test]
+fn in_a_cluster_the_leader_is_asked_who_the_duplicate_is() {
+    let cluster = Cluster::start(&["2.12.8"]);
+    Registry::at(&cluster.servers[0].url()).create(&json!({ "num_replicas": 3 }));
+    cluster.leader("service_registry", 0);
+    let proxy = Proxy::to(cluster.servers[0].port());
+    proxy.rewrite_messages(|frame| match frame.contains("Nats-Sequence") {
+        true => Fate::IsLost,
+        false => Fate::Passes,
+    });
+    let mut first = agent_at(&proxy.url(), "6s", "1s");
+    let second = agent_at(&cluster.servers[1].url(), "6s", "1s");
+    let line = first.wait_for_line(TOO, secs(6)).text;
+    assert!(line.contains(&format!("pid {})", second.pid())), "{line}");
 }

@@ -60,7 +60,7 @@ fn the_proxy_holds_and_lets_go() {
     let server = Server::any();
     let proxy = Proxy::to(server.port());
     let mut client = Client::connect(&proxy.url());
-    client.subscribe("x", 7);
+    client.subscribe("x", 7).expect("subscribes");
     proxy.set(Flow::Hold);
     client.publish(b"x", "", &header(&[("A", "b")]), b"payload");
     assert!(client.next(millis(200)).expect("still connected").is_none());

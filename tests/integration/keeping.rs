@@ -2,6 +2,7 @@
 //! set, an API that does not answer, a bucket that comes out of a backup, a
 //! reload, a stop and a sleep of the host, a bucket that has to be made.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use crate::harness::backup::Backup;
 use crate::harness::clock::ServerClock;
 use crate::harness::cluster::Cluster;
 use crate::harness::fault::{duration, say};
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Fate, Proxy};
 use crate::harness::registry::{Registry, Watch};
 use crate::harness::scene::{KEY, REGISTERED, bucket};
 use crate::harness::server::{Server, Setup};
@@ -90,26 +91,12 @@ fn a_server_whose_clock_is_set_hides_no_agent_for_longer_than_two_heartbeats() {
 
 // An API that does not answer.
 
-/// Takes the answers to questions out of what a server says: acknowledgements
-/// pass.
-fn without_answers(bytes: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut rest = bytes;
-    while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
-        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
-        let words: Vec<&str> = line.split(' ').collect();
-        let is_message = matches!(words[0], "MSG" | "HMSG");
-        let payload = if is_message { words[words.len() - 1].parse().unwrap_or(0) + 2 } else { 0 };
-        let (frame, after) = rest.split_at((end + 2 + payload).min(rest.len()));
-        let text = String::from_utf8_lossy(frame);
-        let is_answer = text.contains("jetstream.api.v1") || text.contains("Nats-Sequence");
-        if !is_message || !is_answer {
-            kept.extend_from_slice(frame);
-        }
-        rest = after;
+/// The answers to questions are lost: acknowledgements pass.
+fn without_answers(frame: &str) -> Fate {
+    match frame.contains("jetstream.api.v1") || frame.contains("Nats-Sequence") {
+        true => Fate::IsLost,
+        false => Fate::Passes,
     }
-    kept.extend_from_slice(rest);
-    kept
 }
 
 /// "When JetStream's API is overloaded but puts work, entries live on", over a
@@ -119,12 +106,41 @@ fn an_api_that_does_not_answer_ends_no_entry() {
     let (server, mut registry) = bucket(Setup::default());
     let proxy = Proxy::to(server.port());
     let agent = registered(&run(&proxy.url(), "3s", "500ms").env("NATS_TIMEOUT", "30s"));
-    proxy.rewrite(without_answers);
+    proxy.rewrite_messages(without_answers);
     lives(&mut registry, secs(2));
     proxy.cut();
     lives(&mut registry, secs(6));
     assert_eq!(agent.lines_with("restored orders-api/host-1").len(), 1, "{}", agent.stderr());
     assert!(agent.lines_with("no answer").is_empty(), "{}", agent.stderr());
+}
+
+/// "10163 is tried again at once": the leader has not applied the last write of
+/// the key yet.
+#[test]
+fn a_leader_that_is_not_ready_is_tried_again_at_once() {
+    let (server, mut registry) = bucket(Setup::default());
+    let watch = registry.watch(KEY);
+    let proxy = Proxy::to(server.port());
+    let agent = registered(&run(&proxy.url(), "6s", "2s"));
+    watch.wait_for(2, secs(5));
+    // That this put was stored all the same makes it no easier.
+    let left = AtomicUsize::new(1);
+    proxy.rewrite_messages(move |frame| {
+        let take = |left: usize| left.checked_sub(1);
+        let is_first = || left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
+        if frame.contains("\"seq\":") && is_first() {
+            let why = "expected last sequence per subject temporarily unavailable";
+            let error = json!({ "code": 503, "err_code": 10163, "description": why });
+            return Fate::Becomes(json!({ "error": error }).to_string());
+        }
+        Fate::Passes
+    });
+    let count = watch.seen().len();
+    let seen = watch.wait_for(count + 2, secs(5));
+    let apart = duration(seen[count + 1].stored - seen[count].stored);
+    assert!(apart < millis(500), "{apart:?}, with an interval of 2 s");
+    watch.wait_for(count + 4, secs(6));
+    assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
 }
 
 // A backup.
@@ -321,17 +337,20 @@ fn a_new_bucket_has_delete_markers() {
 /// "After a deleted bucket it is made again as it was last seen."
 #[test]
 fn a_bucket_that_was_deleted_is_made_again_as_it_was() {
-    let (server, mut registry) = bucket(Setup::default());
-    registry.update(&json!({
-        "description": "ours", "max_bytes": 10_000_000, "subject_delete_marker_ttl": 2 * MINUTE,
-        "metadata": { "owner": "us" },
-    }));
-    let mut agent = registered(&run(&server.url(), "6s", "500ms"));
-    let before = config(&mut registry);
-    registry.delete();
-    agent.wait_for_line("created bucket service_registry again, as it was", secs(5));
-    agent.wait_for_line("restored orders-api/host-1", secs(3));
-    assert_eq!(config(&mut registry), before);
+    for storage in ["file", "memory"] {
+        let server = Server::any();
+        let mut registry = Registry::at(&server.url());
+        registry.create(&json!({
+            "description": "ours", "max_bytes": 10_000_000, "storage": storage,
+            "subject_delete_marker_ttl": 2 * MINUTE, "metadata": { "owner": "us" },
+        }));
+        let mut agent = registered(&run(&server.url(), "6s", "500ms"));
+        let before = config(&mut registry);
+        registry.delete();
+        agent.wait_for_line("created bucket service_registry again, as it was", secs(5));
+        agent.wait_for_line("restored orders-api/host-1", secs(3));
+        assert_eq!(config(&mut registry), before);
+    }
 }
 
 #[test]
@@ -341,9 +360,16 @@ fn a_new_bucket_in_a_cluster_has_three_replicas() {
     let line = agent.wait_for_line("created bucket service_registry: 3 replicas", secs(30)).text;
     assert!(line.contains("delete markers for 1m"), "{line}");
     agent.wait_for_line(REGISTERED, secs(10));
-    let made = config(&mut Registry::at(&cluster.servers[0].url()));
+    let mut registry = Registry::at(&cluster.servers[0].url());
+    let made = config(&mut registry);
     assert_eq!(made["num_replicas"], 3, "{made}");
     assert_eq!(made["subject_delete_marker_ttl"], MINUTE, "{made}");
+
+    // After it was deleted, too: it was made with one replica then.
+    registry.delete();
+    agent.wait_for_line("created bucket service_registry again, as it was", secs(10));
+    agent.wait_for_line("restored orders-api/host-1", secs(10));
+    assert_eq!(config(&mut registry)["num_replicas"], 3);
 }
 
 #[test]

@@ -392,6 +392,109 @@ fn a_context_gives_token_nkey_and_creds() {
     gets_in(&|verb| with_context(&config, "n", verb));
 }
 
+/// As the nats CLI has it (nats-io/jsm.go, `EncodeDataURI`).
+fn data_uri(text: &str) -> String {
+    format!("data:;base64,{}", data_encoding::BASE64.encode(text.as_bytes()))
+}
+
+#[test]
+fn a_context_holds_credentials_nkey_password_and_token_themselves() {
+    let operator = Operator::new();
+    let server = operator.server();
+    let creds = data_uri(&operator.creds(1, None));
+    let config = contexts(&[("c", json!({ "url": server.url(), "creds": creds }))]);
+    gets_in(&|verb| with_context(&config, "c", verb));
+
+    let pair = key(KeyPairType::User, 7);
+    let server = self::server(&format!("users: [{{ nkey: {} }}]", pair.public_key()));
+    let nkey = data_uri(&format!("# an nkey\n{}\n", seed(&pair)));
+    let config = contexts(&[("n", json!({ "url": server.url(), "nkey": nkey }))]);
+    gets_in(&|verb| with_context(&config, "n", verb));
+
+    let server = password_server();
+    let password = data_uri(&format!("{PASSWORD}\n"));
+    let context = json!({ "url": server.url(), "user": USER, "password": password });
+    let config = contexts(&[("p", context)]);
+    gets_in(&|verb| with_context(&config, "p", verb));
+
+    let server = token_server();
+    let config = contexts(&[("t", json!({ "url": server.url(), "token": data_uri(TOKEN) }))]);
+    gets_in(&|verb| with_context(&config, "t", verb));
+}
+
+/// Neither decoded nor as it stands in the context.
+#[test]
+fn credentials_in_a_context_are_shown_nowhere() {
+    let operator = Operator::new();
+    let server = operator.server();
+    let (own, other) = (seed(&key(KeyPairType::User, 1)), seed(&key(KeyPairType::User, 50)));
+    let good = operator.creds(1, None);
+    let texts = [
+        ("good", good.clone()),
+        ("expired", operator.creds(1, Some(1_600_000_000))),
+        ("swapped", good.replace(&own, &other)),
+        ("no-seed", good[..good.find("-----BEGIN USER").expect("it has a seed")].to_owned()),
+    ];
+    let mut files: Vec<(&str, Value)> = Vec::new();
+    for (name, text) in &texts {
+        files.push((name, json!({ "url": server.url(), "creds": data_uri(text) })));
+    }
+    files.push(("nkey", json!({ "url": server.url(), "nkey": data_uri("S3CR3T") })));
+    let cut = data_uri(&good).replace("LS0t", "L*0t");
+    files.push(("damaged", json!({ "url": server.url(), "creds": cut })));
+    let config = contexts(&files);
+    for (name, verb, code, words) in [
+        ("expired", "list", 77, &["the credentials in the context", "into the context"][..]),
+        ("swapped", "list", 78, &["the credentials in the context: its seed does not belong"]),
+        ("no-seed", "list", 78, &["the credentials in the context: it holds no user seed"]),
+        ("nkey", "list", 78, &["the nkey in the context: no line in it is a user seed"]),
+        ("damaged", "list", 78, &["creds is a data: URI whose base64 is damaged"]),
+    ] {
+        let output = with_context(&config, name, verb).arg("-v").run();
+        for part in data_uri(&good).as_bytes().chunks(24).skip(1) {
+            let part = std::str::from_utf8(part).expect("base64");
+            assert!(!format!("{output:?}").contains(part), "{part} in {output:#?}");
+        }
+        assert!(!format!("{output:?}").contains(good.lines().nth(1).expect("its JWT")));
+        refused(output, code, words);
+    }
+    let check = with_context(&config, "expired", "check").run();
+    assert!(check.stdout.contains("the user JWT in the context ended at"), "{check:#?}");
+    assert!(check.stdout.contains("put fresh credentials into the context"), "{check:#?}");
+    let shown = with_context(&config, "good", "run")
+        .arg("--service=orders-api")
+        .arg("--check-config")
+        .run()
+        .exits(0);
+    let login = shown.stdout.lines().find(|line| line.starts_with("login ")).expect("a row");
+    let cells: Vec<&str> = login.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect();
+    assert_eq!(cells, ["login", "credentials (hidden)", "creds of the context"]);
+}
+
+#[test]
+fn fresh_credentials_in_a_context_are_taken_at_a_reload() {
+    let operator = Operator::new();
+    let server = operator.server();
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let context = |creds: &str| json!({ "url": server.url(), "creds": data_uri(creds) });
+    let config = contexts(&[("c", context(&operator.creds(1, Some(now + 4))))]);
+    let mut agent = with_context(&config, "c", "run")
+        .arg("--service=orders-api")
+        .arg("--instance=host-1")
+        .spawn();
+    agent.wait_for_line(REGISTERED, secs(5));
+    let fresh = context(&operator.creds(2, None)).to_string();
+    std::fs::write(config.join("nats/context/c.json"), fresh).expect("writes the context");
+    agent.signal("HUP");
+    agent.wait_for_line("reloaded the settings of orders-api/host-1", secs(3));
+    // The session of the old ones would end now.
+    nothing_happens_for(secs(6));
+    assert!(agent.lines_with("lost").is_empty(), "{}", agent.stderr());
+    assert_no_secret(&agent.stderr());
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+}
+
 #[test]
 fn an_option_beats_the_context() {
     let (server, path) = (password_server(), file("password", PASSWORD));
@@ -471,13 +574,18 @@ impl Operator {
 
     /// A server that trusts it, with the accounts in memory.
     pub(crate) fn server(&self) -> Server {
+        self.server_that_takes(-1)
+    }
+
+    /// The same, with so many connections of the account at one time.
+    pub(crate) fn server_that_takes(&self, connections: i64) -> Server {
         let own = self.operator.public_key();
         let operator =
             jwt("tests", &own, &self.operator, None, json!({ "type": "operator", "version": 2 }));
-        let account = |name: &str, pair: &KeyPair, storage: i64| {
+        let account = |name: &str, pair: &KeyPair, storage: i64, connections: i64| {
             let limits = json!({
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
-                "wildcards": true, "conn": -1, "leaf": -1, "mem_storage": storage,
+                "wildcards": true, "conn": connections, "leaf": -1, "mem_storage": storage,
                 "disk_storage": storage, "streams": storage, "consumer": storage,
             });
             let claims = json!({ "limits": limits, "type": "account", "version": 2 });
@@ -487,8 +595,8 @@ impl Operator {
         let extra = format!(
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\
              resolver_preload: {{ {system}: {}, {main}: {} }}\n",
-            account("SYS", &self.system, 0),
-            account("MAIN", &self.account, -1)
+            account("SYS", &self.system, 0, -1),
+            account("MAIN", &self.account, -1, connections)
         );
         Server::with(Setup { extra, ..Setup::default() })
     }
@@ -544,9 +652,18 @@ fn a_fifo_that_nobody_writes_to_hangs_nothing() {
     assert!(made.success());
     let path = path.display().to_string();
     let words = [path.as_str(), "nothing came out of this pipe within 1 s"];
-    for option in ["--creds", "--nkey", "--token-file", "--tlsca"] {
-        let list = aegis(&["list", "-s", "127.0.0.1:1", option, &path]).within(secs(4)).run();
-        refused(list, 78, &words);
+    let options: [&[&str]; 7] = [
+        &["--creds"],
+        &["--nkey"],
+        &["--token-file"],
+        &["--user=a", "--password-file"],
+        &["--tlsca"],
+        &["--tlskey=/dev/null", "--tlscert"],
+        &["--env-file"],
+    ];
+    for option in options {
+        let call = [&["list", "-s", "127.0.0.1:1"], option, &[&path]].concat();
+        refused(aegis(&call).within(secs(4)).run(), 78, &words);
     }
     refused(run("127.0.0.1:1").arg("--creds").arg(&path).within(secs(4)).run(), 78, &words);
     let config = contexts(&[]);

@@ -693,7 +693,8 @@ fn heartbeats_cost_no_memory() {
 fn twenty_cut_connections_leave_no_thread_and_no_descriptor_behind() {
     let (server, _registry) = bucket_on("", &json!({}));
     let proxy = Proxy::to(server.port());
-    let mut agent = agent(&proxy.url()).spawn();
+    // Of outages that are over at once only the first are told without it.
+    let mut agent = agent(&proxy.url()).arg("--verbose").spawn();
     registered(&mut agent);
     let before = agent.usage();
     for round in 1..=20 {

@@ -24,7 +24,12 @@ const EVERY: Duration = secs(5);
 const BACK: Duration = secs(3);
 
 fn agent(world: &World, interval: &str) -> Agent {
+    agent_with(world, interval, &[])
+}
+
+fn agent_with(world: &World, interval: &str, options: &[&str]) -> Agent {
     let words = ["run", "--service=soak", "--instance=host-1", "--ttl=1s", "--interval", interval];
+    let words = [&words[..], options].concat();
     let mut agent = aegis(&words).arg("-s").arg(&world.proxy.url()).spawn();
     agent.wait_for_line("registered soak/host-1", secs(5));
     agent
@@ -267,7 +272,7 @@ fn promises_are_kept_under_outages_at_random() {
 #[ignore = "takes two minutes"]
 fn a_thousand_outages_leave_nothing_behind() {
     let mut world = World::of(Server::any());
-    let mut agent = agent(&world, "20ms");
+    let mut agent = agent_with(&world, "20ms", &["--verbose"]);
     let (mut first, mut warm) = (None, 0);
     let mut peak = (0, 0);
     for outage in 0..1_000 {

@@ -409,21 +409,3 @@ fn packages_of_the_same_inputs_are_the_same_bytes() {
     assert!(first[0].1.starts_with(b"!<arch>\ndebian-binary"));
     std::fs::remove_dir_all(directory).expect("removes its own directory");
 }
-
-#[test]
-fn bash_completes_verbs_and_options_on_both_sides_of_them() {
-    let complete = |words: &str| {
-        let script = repository().join("packaging/completions/aegis-agent.bash");
-        let text = format!(
-            "source '{}'; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _aegis-agent; echo ${{COMPREPLY[@]}}",
-            script.display()
-        );
-        let output = Command::new("bash").args(["--norc", "-c", &text]).output();
-        said(&output.expect("bash runs")).trim().to_owned()
-    };
-    assert_eq!(complete("aegis-agent cl"), "cleanup");
-    assert_eq!(complete("aegis-agent --buc"), "--bucket");
-    assert_eq!(complete("aegis-agent list --buc"), "--bucket");
-    assert_eq!(complete("aegis-agent run --health-e"), "--health-exec");
-}

@@ -4,115 +4,26 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use time::{OffsetDateTime, SignedDuration};
 
-use crate::harness::agent::{Agent, Invocation, aegis};
+use crate::harness::agent::{Agent, aegis};
 use crate::harness::proxy::{Flow, Proxy};
 use crate::harness::registry::{Registry, header};
 use crate::harness::scene::bucket_with;
 use crate::harness::server::{Server, Setup};
+use crate::harness::watcher::{Watcher, words};
 use crate::harness::{
     eventually, millis, nothing_happens_for, scratch, secs, send_signal, time as rfc3339,
     time_passes,
 };
 
 const VERSIONS: [&str; 3] = ["2.11.11", "2.12.8", "2.15.1"];
-
-/// `watch --json`, running: its events and its log as they come.
-struct Watcher {
-    child: Child,
-    events: Arc<Mutex<Vec<(Instant, Value)>>>,
-    log: Arc<Mutex<String>>,
-}
-
-impl Watcher {
-    fn start(url: &str, options: &[&str]) -> Watcher {
-        Watcher::spawn(&aegis(&[&["watch", "--json", "-s", url], options].concat()))
-    }
-
-    fn spawn(invocation: &Invocation) -> Watcher {
-        let mut child = invocation.command().spawn().expect("the binary starts");
-        let events: Arc<Mutex<Vec<_>>> = Arc::default();
-        let log: Arc<Mutex<String>> = Arc::default();
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (into, text) = (events.clone(), log.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout.expect("piped")).lines().map_while(Result::ok) {
-                let event = serde_json::from_str(&line).expect("each line is JSON");
-                into.lock().expect("not poisoned").push((Instant::now(), event));
-            }
-        });
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr.expect("piped")).lines().map_while(Result::ok) {
-                let mut text = text.lock().expect("not poisoned");
-                text.push_str(&line);
-                text.push('\n');
-            }
-        });
-        Watcher { child, events, log }
-    }
-
-    fn events(&self) -> Vec<Value> {
-        let events = self.events.lock().expect("not poisoned");
-        events.iter().map(|(_, event)| event.clone()).collect()
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().expect("not poisoned").clone()
-    }
-
-    /// All events in words: `up a`, `down a expired`, `lost`.
-    fn words(&self) -> Vec<String> {
-        self.events().iter().map(words).collect()
-    }
-
-    /// Waits for the `count`th event with these words, and gives it back.
-    fn wait_for_nth(&self, wanted: &str, count: usize, within: Duration) -> Value {
-        eventually(within, &format!("{wanted:?} for the {count}th time"), || {
-            let found = self.events().into_iter().filter(|event| words(event) == wanted);
-            found.into_iter().nth(count - 1).ok_or_else(|| self.words().join(", ") + &self.log())
-        })
-    }
-
-    fn wait_for(&self, wanted: &str, within: Duration) -> Value {
-        self.wait_for_nth(wanted, 1, within)
-    }
-
-    /// SIGTERM: it ends at once, and well.
-    fn stop(&mut self) {
-        send_signal(self.child.id(), "TERM");
-        let status = eventually(secs(2), "watch ends", || {
-            self.child.try_wait().expect("waits").ok_or_else(|| "it runs".to_owned())
-        });
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            for event in self.events() {
-                eprintln!("--- {} {}", event["time"], words(&event));
-            }
-            eprintln!("--- its log:\n{}", self.log());
-        }
-    }
-}
-
-fn words(event: &Value) -> String {
-    let text = |name: &str| event[name].as_str().map(|text| format!(" {text}"));
-    let reason = text("reason").unwrap_or_default();
-    let status = text("status").filter(|_| event["event"] == "changed").unwrap_or_default();
-    let instance = text("instanceId").unwrap_or_default();
-    format!("{}{instance}{status}{reason}", event["event"].as_str().expect("a word"))
-}
 
 fn time_of(event: &Value) -> OffsetDateTime {
     rfc3339::parse(event["time"].as_str().expect("a time"))
@@ -367,6 +278,55 @@ fn a_bucket_that_is_deleted_and_made_anew_is_followed() {
     beat(&mut registry, "b", "60s");
     watcher.wait_for_nth("synced", 2, secs(6));
     assert_eq!(watcher.words(), ["up a", "synced", "lost", "up b", "down a removed", "synced"],);
+    watcher.stop();
+}
+
+/// A key whose revision is replaced between the consumer's look and its delivery
+/// comes with the next one. Nobody is missing for that: neither where the state is
+/// read anew because of a purge, nor at the start.
+#[test]
+fn a_state_that_is_read_among_many_heartbeats_is_whole() {
+    const COUNT: usize = 300;
+    let (server, mut registry) = bucket_with(&json!({ "storage": "memory" }));
+    let headers = header(&[("Nats-TTL", "60s")]);
+    let each = move |i: usize| {
+        let instance = format!("i{i}");
+        (key(&instance), headers.clone(), record(&instance, "ACTIVE"))
+    };
+    registry.fill(COUNT, &each);
+    let end = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (end, url) = (end.clone(), server.url());
+        std::thread::spawn(move || {
+            let mut registry = Registry::at(&url);
+            while !end.load(Ordering::SeqCst) {
+                registry.fill(COUNT, &each);
+            }
+        })
+    };
+    let mut watcher = Watcher::start(&server.url(), &[]);
+    watcher.wait_for("synced", secs(5));
+    for round in 1..=12 {
+        if round % 4 == 1 {
+            let name = format!("gone{round}");
+            beat(&mut registry, &name, "60s");
+            watcher.wait_for(&format!("up {name}"), secs(3));
+            registry.purge(&key(&name));
+            watcher.wait_for(&format!("down {name} removed"), secs(8));
+        }
+        // At the start.
+        let mut other = Watcher::start(&server.url(), &[]);
+        other.wait_for("synced", secs(5));
+        let told = other.words();
+        let synced = told.iter().position(|word| word == "synced");
+        assert_eq!(synced, Some(COUNT), "round {round}: all are told before it");
+        other.stop();
+    }
+    end.store(true, Ordering::SeqCst);
+    writer.join().expect("the writer ends");
+    let told = watcher.words();
+    let down = told.iter().filter(|word| word.starts_with("down") && !word.contains("gone"));
+    assert_eq!(down.collect::<Vec<_>>(), Vec::<&String>::new());
     watcher.stop();
 }
 

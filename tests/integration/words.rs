@@ -7,31 +7,10 @@ use serde_json::json;
 
 use crate::harness::agent::{Output, aegis};
 use crate::harness::hostile::greeting;
-use crate::harness::registry::{Client, Registry};
+use crate::harness::registry::Registry;
+use crate::harness::scene::{KEY, record};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{eventually, secs};
-
-fn list(server: &Server) -> Output {
-    aegis(&["list", "-s", &server.url()]).run()
-}
-
-/// The server says so and closes before it has read a word of ours.
-#[test]
-fn a_server_that_takes_no_more_connections_is_called_that() {
-    let server = Server::with(Setup {
-        version: "2.12.8",
-        extra: "max_connections: 1\n".to_owned(),
-        ..Setup::default()
-    });
-    // The look whether it is up may still count.
-    let _holder =
-        eventually(secs(5), "the one connection", || Client::login(&server.url(), &json!({})));
-    for _ in 0..10 {
-        let output = list(&server).exits(69);
-        assert!(output.stderr.contains("maximum connections exceeded"), "{output:?}");
-        assert!(output.stderr.contains("hint: raise max_connections"), "{output:?}");
-    }
-}
 
 /// It dies, for want of memory for instance, while it greets us.
 #[test]
@@ -124,20 +103,55 @@ fn nats_user_alone_is_a_token_and_nats_password_alone_is_refused() {
     assert!(output.stderr.contains("NATS_PASSWORD needs NATS_USER"), "{output:?}");
 }
 
-/// Everything that is registered there is stored somewhere else.
+/// Everything that is registered there is stored somewhere else, or nowhere: an
+/// empty list would be a lie.
 #[test]
 fn a_stream_that_stores_under_other_subjects_is_no_bucket() {
+    for (changes, why) in [
+        (
+            json!({ "subject_transform": { "src": "$KV.service_registry.>", "dest": "moved.>" } }),
+            "(subject_transform)",
+        ),
+        (json!({ "subjects": ["other.>"] }), "is no key-value bucket"),
+        (json!({ "subjects": ["$KV.service_registry.orders"] }), "is no key-value bucket"),
+    ] {
+        let server = Server::start("2.12.8");
+        Registry::at(&server.url()).create(&changes);
+        let call = |words: &[&str]| aegis(words).arg("-s").arg(&server.url());
+        let output = call(&["check", "--json"]).run().exits(2);
+        assert!(output.stdout.contains(why), "{output:?}");
+        for verb in ["list", "cleanup", "init"] {
+            let output = call(&[verb]).run().exits(69);
+            assert!(output.stderr.contains(why) && output.stdout.is_empty(), "{output:?}");
+        }
+        let mut watch = call(&["watch"]).spawn();
+        watch.wait_for_line(why, secs(5));
+        let mut agent = call(&["run", "--service=web", "--instance=a"]).spawn();
+        agent.wait_for_line(why, secs(5));
+        assert!(!agent.stderr().contains("registered web/a"), "{}", agent.stderr());
+    }
+}
+
+/// A copy by sources has no subjects of its own.
+#[test]
+fn a_bucket_that_takes_no_writes_is_read_all_the_same() {
     let server = Server::start("2.12.8");
     let mut registry = Registry::at(&server.url());
-    registry.create(&json!({
-        "subject_transform": { "src": "$KV.service_registry.>", "dest": "moved.>" },
+    registry.create(&json!({}));
+    registry.put(KEY, &[("Nats-TTL", "1h")], &record("host-1", 0));
+    let moved = json!({ "src": "$KV.service_registry.>", "dest": "$KV.copy.>" });
+    Registry::named(&server.url(), "copy").create(&json!({
+        "subjects": null,
+        "sources": [ { "name": "KV_service_registry", "subject_transforms": [ moved ] } ],
     }));
-    let output = aegis(&["check", "--json", "-s", &server.url()]).run().exits(2);
-    assert!(output.stdout.contains("subject_transform"), "{output:?}");
-    let mut agent =
-        aegis(&["run", "--service=web", "--instance=a", "-s"]).arg(&server.url()).spawn();
-    agent.wait_for_line("subject_transform", secs(5));
-    assert!(!agent.stderr().contains("registered web/a"), "{}", agent.stderr());
+    registry.update(&json!({ "sealed": true }));
+    for bucket in ["service_registry", "copy"] {
+        let list = aegis(&["list", "--names", "--bucket", bucket, "-s"]).arg(&server.url());
+        eventually(secs(5), "it is read", || {
+            let output = list.run().exits(0);
+            if output.stdout == "orders-api/host-1\n" { Ok(()) } else { Err(output.stdout) }
+        });
+    }
 }
 
 /// "JSON sorted like the text, with control and direction characters escaped"

@@ -8,7 +8,8 @@ use std::mem;
 
 use crate::judge::Writer;
 use crate::model::bucket::{Change, Wall};
-use crate::model::{Answer, Jetstream, Publish, Session, api};
+use crate::model::session::Publish;
+use crate::model::{Answer, Jetstream, Session, api};
 use crate::network::ConnId;
 use crate::plan::Plan;
 use crate::rng::Rng;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::judge::SETTLED;
-use crate::model::Publish;
+use crate::model::session::Publish;
 use crate::network::{Conn, Direction};
 use crate::world::{Event, Micros, SECOND, World};
 

@@ -210,7 +210,7 @@ fn a_context_that_the_hosts_file_names_comes_after_its_other_settings() {
     let settings = host.ok("list", &[]).settings;
     assert_eq!(settings.servers[0].host, "of-file");
     assert_eq!(settings.inbox_prefix, "_C");
-    assert_eq!(format!("{:?}", settings.login), "Creds(\"/of-context\")");
+    assert_eq!(format!("{:?}", settings.login), "Creds(File(\"/of-context\"))");
     assert_eq!(host.ok("list --context prod", &[]).settings.servers[0].host, "of-context");
 }
 
@@ -230,12 +230,15 @@ fn a_login_in_a_url_goes_with_its_url_and_beats_only_what_the_host_says() {
     let host = Host::new("NATS_URL=nats://host:secret@h\nNATS_CREDS=/host\n", "{}");
     let login =
         |args: &str, env: &[(&str, &str)]| format!("{:?}", host.ok(args, env).settings.login);
-    assert_eq!(login("list", &[]), "Creds(\"/host\")", "a login of its own beats its URL's");
+    assert_eq!(login("list", &[]), "Creds(File(\"/host\"))", "a login of its own beats its URL's");
     let given = "User { name: \"given\", password: Text(..) }";
     assert_eq!(login("list -s nats://given:secret@a", &[]), given);
     assert_eq!(login("list", &[("NATS_URL", "nats://given:secret@a")]), given);
-    assert_eq!(login("list -s nats://a", &[]), "Creds(\"/host\")");
-    assert_eq!(login("list -s nats://given:x@a", &[("NATS_CREDS", "/env")]), "Creds(\"/env\")");
+    assert_eq!(login("list -s nats://a", &[]), "Creds(File(\"/host\"))");
+    assert_eq!(
+        login("list -s nats://given:x@a", &[("NATS_CREDS", "/env")]),
+        "Creds(File(\"/env\"))"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! A census of the bucket for `check`: how many instances there are, which
-//! would live for ever and who writes them, which should be gone by now.
+//! would live for ever and who writes those, and which should be gone by now.
 //!
 //! Counts only, so that memory does not grow with the bucket. *Pure*.
 

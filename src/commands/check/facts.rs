@@ -21,7 +21,7 @@ use crate::jetstream::replies::{self, AccountInfo, ApiError, ReplyError, StreamI
 use crate::jetstream::requests;
 use crate::nats::address::shown_name;
 use crate::nats::certificate::not_after;
-use crate::nats::login::{Login, read_login};
+use crate::nats::login::{IN_CONTEXT, Login, Secret, read_login};
 use crate::nats::{ConnectError, RequestError, Settings};
 use crate::registry::asking::Ask;
 use crate::registry::expiry_test::{ProbeError, Probed, probe};
@@ -111,8 +111,10 @@ pub struct Ending {
 /// Who has to put something new in the place of what ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// Whoever runs this program.
+    /// Whoever runs this program, in a file.
     Ours,
+    /// The same, in the context of the nats CLI.
+    OursInContext,
     /// Whoever runs the server.
     Servers,
 }
@@ -121,9 +123,15 @@ pub enum Whose {
 /// to say.
 pub(super) fn logins(settings: &Settings) -> Vec<Ending> {
     let mut logins = Vec::new();
-    if let (Login::Creds(path), Ok(read)) = (&settings.login, read_login(&settings.login)) {
-        let what = format!("the user JWT in {}", shown_name(&path.display().to_string()));
-        logins.push(Ending { what, whose: Whose::Ours, at: read.expires() });
+    if let (Login::Creds(creds), Ok(read)) = (&settings.login, read_login(&settings.login)) {
+        let (what, whose) = match creds {
+            Secret::File(path) => {
+                let path = shown_name(&path.display().to_string());
+                (format!("the user JWT in {path}"), Whose::Ours)
+            }
+            Secret::Text(_) => (format!("the user JWT {IN_CONTEXT}"), Whose::OursInContext),
+        };
+        logins.push(Ending { what, whose, at: read.expires() });
     }
     if let Some((path, _)) = &settings.tls.client
         && let Ok(der) = CertificateDer::from_pem_file(path)

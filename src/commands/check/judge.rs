@@ -1,8 +1,8 @@
-//! The verdicts of `check`: facts in, checks out. *Pure*.
+//! The verdicts of `check`: facts in, rows out. *Pure*.
 //!
 //! What `run` would refuse is said in the words of `fitness`, with the same
 //! hint. A check that cannot be made because an earlier one failed is
-//! `unknown` and says so. How the facts are come by is for `facts`,
+//! `unknown` and says so. How the facts are come by is for `facts` to know,
 //! and how they are printed for `report`.
 
 mod bucket;

@@ -1,4 +1,4 @@
-//! The answer of `check` in four formats. *Pure*: checks in, text out.
+//! The answer of `check` in four formats. *Pure*: rows in, text out.
 //!
 //! Text is for people, JSON is that of docs/registry.md, Nagios is one line with
 //! performance data, Prometheus is the text exposition format that the

@@ -197,11 +197,11 @@ pub fn after_look(left: u64) -> Next {
 /// A refusal that meets every entry alike: no use in going on.
 pub fn refusal(error: &ApiError) -> Option<Failure> {
     let hint = match error.err_code {
-        10110 => {
+        ApiError::NO_PURGE => {
             "removal needs a bucket without deny_purge, and a server never switches that off \
              again: copy the entries that live into a new bucket, such as aegis-agent init makes"
         }
-        10109 => "a sealed bucket is never written to again: give another --bucket",
+        ApiError::SEALED => "a sealed bucket is never written to again: give another --bucket",
         _ => return None,
     };
     Some(Failure::new(Kind::Refused, format!("nothing can be removed: {error}")).with_hint(hint))

@@ -1,9 +1,10 @@
-//! Which keys have been seen, and what became of each, in eight bytes a key: a
-//! key that is refreshed while the bucket is read comes again. *Pure*.
+//! Which keys have been seen, and what became of each, in eight bytes a key.
+//! *Pure*.
 //!
-//! Most keys come once, as they were when the reading began. Only what was
-//! stored after that can be a key for the second time. So the first ones lie in
-//! a plain list, which is sorted when the first of the later ones comes.
+//! A key that is refreshed while the bucket is read comes again. Most come once,
+//! as they were when the reading began. Only what was stored after that can be a
+//! key for the second time. So the first ones lie in a plain list, which is
+//! sorted when the first of the later ones comes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -3,19 +3,19 @@
 //! here it is done: a heartbeat, a registration, a move to another server.
 
 mod bucket;
+mod draining;
 mod ending;
 mod outage;
 mod own_entry;
 mod reload;
 
-use std::path::Path;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::drain;
+use super::drain::DrainFile;
 use super::keeper::{CLOCK_TRUST, Found, Keeper, News, SessionState, Step};
 use super::status::{Labels, Standing};
 use super::surroundings::Host;
@@ -24,13 +24,13 @@ use crate::error::Failure;
 use crate::instance::record::{self, Record, Status, instance_key};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
-use crate::nats::address::shown_name;
 use crate::nats::{ConnectError, RequestError, Session};
 use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
-use crate::registry::outage::Outage;
-use crate::text::duration::{as_setting, signed_words, words};
+use crate::registry::outage::{Outage, Repeats};
+use crate::system::looker::LookerPid;
+use crate::text::duration::{as_setting, signed_words};
 use crate::text::printable::printable;
 
 use own_entry::{Own, is_immortal};
@@ -44,6 +44,8 @@ pub(super) struct Agent {
     record: Record,
     /// The service's own health; `None` where nothing checks it.
     healthy: Option<bool>,
+    drain_file: Option<DrainFile>,
+    looker: LookerPid,
     /// Why it drains, while it does.
     draining: Option<String>,
     /// It cannot be told whether to drain, which was said.
@@ -51,6 +53,7 @@ pub(super) struct Agent {
     /// The last stamp that was sent, and where the boot clock stood.
     stamped: Option<(OffsetDateTime, Duration)>,
     outage: Option<Outage>,
+    repeats: Repeats,
     /// What the bucket does to our TTL, as it was said.
     defeats: Vec<Defeat>,
     /// The bucket's configuration when it was seen last: one that was deleted
@@ -71,6 +74,7 @@ impl Agent {
         host: &str,
         servers: String,
         seed: u64,
+        looker: LookerPid,
     ) -> Agent {
         let name = format!("{}/{}", options.service, options.instance);
         Agent {
@@ -84,6 +88,9 @@ impl Agent {
             healthy: None,
             draining: None,
             drain_unknown: false,
+            repeats: Repeats::default(),
+            drain_file: None,
+            looker,
             stamped: None,
             outage: None,
             defeats: Vec::new(),
@@ -141,36 +148,6 @@ impl Agent {
             }
             (None, None) => drop(self.record.metadata.remove(record::DRAIN)),
         }
-    }
-
-    fn look_for_drain(&mut self) {
-        let found = self.options.drain_file.as_ref().map_or(Ok(None), |path| drain::look(path));
-        let name = self.name();
-        let found = match found {
-            Ok(found) => found,
-            Err(why) => {
-                // Nothing changes: neither a healthy instance is taken out by
-                // it nor a drained one put back.
-                if !std::mem::replace(&mut self.drain_unknown, true) {
-                    let path = self.options.drain_file.as_deref().unwrap_or(Path::new(""));
-                    let path = shown_name(&path.display().to_string());
-                    warn!("{name}: cannot tell whether {path} is there: {why}");
-                }
-                return;
-            }
-        };
-        self.drain_unknown = false;
-        match (&self.draining, &found) {
-            (before, Some(why)) if before.as_ref() != Some(why) => {
-                let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-                info!("{name} is draining{why}");
-            }
-            (Some(_), None) => info!("{name} is draining no more"),
-            _ => {}
-        }
-        let is_asked = self.options.drain_file.is_some();
-        self.standing.set_draining(is_asked.then(|| found.clone()));
-        self.draining = found;
     }
 
     pub(super) fn stopped(&mut self, host: &mut Host, now: Duration) {
@@ -426,11 +403,7 @@ impl Agent {
         };
         let at = session.place();
         match self.outage.take() {
-            Some(outage) if !is_first => info!(
-                "restored {} at {at} after {}, revision {revision}",
-                self.name(),
-                words(self.registry.now().saturating_duration_since(outage.since))
-            ),
+            Some(outage) if !is_first => self.restored(&outage, &at, revision),
             None if !is_first => {
                 info!("registered {} at {at}, revision {revision}", self.name());
             }

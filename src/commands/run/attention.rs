@@ -1,5 +1,6 @@
 //! What a running agent attends to while it waits for something else: signals,
-//! health checks, a sleep of the host, and systemd's watchdog. All of it in the one `poll`.
+//! health checks, a sleep of the host, and systemd's watchdog. All of it is in
+//! the one `poll`.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -15,6 +16,7 @@ use crate::nats::{Interest, Waiter};
 use crate::system::children::{Children, hide_memory};
 use crate::system::clock_changes::ClockChanges;
 use crate::system::logging;
+use crate::system::looker::LookerPid;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
 
@@ -32,6 +34,8 @@ pub struct Attention {
     children: Children,
     /// The process that writes the metrics, which is not for us to reap.
     writer: Cell<Option<Pid>>,
+    /// The process that looks at a file, which is not for us to reap either.
+    looker: LookerPid,
 }
 
 impl Attention {
@@ -42,7 +46,8 @@ impl Attention {
         children.sweep(&[], false);
         let changes = ClockChanges::watch();
         let (runner, writer) = (RefCell::new(None), Cell::new(None));
-        Attention { signals, manager, changes, runner, children, writer }
+        let looker = LookerPid::default();
+        Attention { signals, manager, changes, runner, children, writer, looker }
     }
 
     /// Checks are about to run programs: what they leave behind comes to us,
@@ -63,12 +68,17 @@ impl Attention {
         self.writer.set(writer);
     }
 
+    /// Where the process stands that looks at a file.
+    pub fn looker(&self) -> LookerPid {
+        LookerPid::clone(&self.looker)
+    }
+
     /// Ends and reaps what checks have left behind. How many were alive.
     fn sweep(&self) -> usize {
         let runner = self.runner.borrow();
         let runner = runner.as_ref();
         let mut own = runner.map(Runner::processes).unwrap_or_default();
-        own.extend(self.writer.get());
+        own.extend([self.writer.get(), self.looker.get()].into_iter().flatten());
         self.children.sweep(&own, !runner.is_some_and(Runner::runs_a_program))
     }
 

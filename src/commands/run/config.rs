@@ -4,7 +4,7 @@ use std::io::Write;
 
 use log::warn;
 
-use crate::cli::effective::Effective;
+use crate::cli::options::Effective;
 use crate::error::{Failure, written};
 use crate::nats::Settings;
 use crate::text::table::Table;

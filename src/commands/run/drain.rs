@@ -1,23 +1,108 @@
 //! Draining: while a file exists the instance says `STANDBY`, and why.
 //!
 //! The file is looked at before each heartbeat. Whoever made it need not have
-//! let us read it: that it is there is enough.
+//! let us read it: that it is there is enough. A file system that does not answer
+//! holds up no heartbeat: then nothing changes, and that is said.
 
+// A door: it reads the clock.
+#![allow(clippy::disallowed_methods)]
+
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use crate::error::plain;
 use crate::files;
+use crate::system::looker::{self, Looker, LookerPid, is_known_to_be_absent};
 use crate::text::printable::clipped;
 
 /// Characters of the reason; the rest is cut.
 const LONGEST_REASON: usize = 200;
 /// Bytes of the file that are read.
 const LONGEST_FILE: u64 = 64 << 10;
+/// A heartbeat waits so long for an answer; the next ones do not.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The same for the first one: an agent that starts drained is never shown as
+/// active, also on a host that is busy starting.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why it cannot be told whether to drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// The answer has not come yet: a busy host, or a file system that hangs.
+    Late,
+    /// In words.
+    Because(String),
+}
+
+/// The file of one agent.
+pub(super) struct DrainFile {
+    looker: Looker,
+    patience: Duration,
+}
+
+impl DrainFile {
+    /// Not looked at yet. The process that looks stands in `pid`.
+    pub(super) fn new(path: PathBuf, pid: LookerPid) -> DrainFile {
+        DrainFile { looker: Looker::new(path, pid), patience: FIRST_PATIENCE }
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        self.looker.path()
+    }
+
+    /// As `look`, without ever waiting for the file system for longer than its
+    /// patience.
+    pub(super) fn look(&mut self) -> Result<Option<String>, Unknown> {
+        let now = Instant::now();
+        // What comes late is of earlier: it is looked at anew.
+        if self.looker.is_looking() && self.looker.answer(now).is_none() {
+            return Err(Unknown::Because("its file system does not answer".to_owned()));
+        }
+        if is_known_to_be_absent(self.looker.path()) {
+            return Ok(None);
+        }
+        if self.looker.begin().is_err() {
+            // Where there is no /proc there is no other way.
+            return look(self.looker.path()).map_err(Unknown::Because);
+        }
+        match self.looker.answer(now + std::mem::replace(&mut self.patience, PATIENCE)) {
+            Some(said) => heard(&said).map_err(Unknown::Because),
+            None => Err(Unknown::Late),
+        }
+    }
+}
+
+/// The part of the process that looks; `None` where the call is another one.
+pub fn look_if_asked(args: &[OsString]) -> Option<ExitCode> {
+    looker::look_if_asked(args, |path| told(look(path)))
+}
+
+/// What was found, in bytes: its first letter says what it is.
+fn told(found: Result<Option<String>, String>) -> Vec<u8> {
+    match found {
+        Ok(None) => b"-".to_vec(),
+        Ok(Some(reason)) => format!("+{reason}").into_bytes(),
+        Err(why) => format!("!{why}").into_bytes(),
+    }
+}
+
+fn heard(said: &[u8]) -> Result<Option<String>, String> {
+    let text = |rest: &[u8]| String::from_utf8_lossy(rest).into_owned();
+    match said.split_first() {
+        Some((b'-', [])) => Ok(None),
+        Some((b'+', rest)) => Ok(Some(text(rest))),
+        Some((b'!', rest)) => Err(text(rest)),
+        _ => Err("who looks at it came to an end".to_owned()),
+    }
+}
 
 /// Whether to drain, and why, as the file says: its first line, which may be
 /// empty. The error is that it cannot be told whether there is one.
-pub(super) fn look(path: &Path) -> Result<Option<String>, String> {
+fn look(path: &Path) -> Result<Option<String>, String> {
     match path.metadata() {
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(plain(&error)),
@@ -46,6 +131,21 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_is_told_is_heard() {
+        for found in [
+            Ok(None),
+            Ok(Some(String::new())),
+            Ok(Some("kernel upgrade: é".to_owned())),
+            Err("Permission denied".to_owned()),
+        ] {
+            assert_eq!(heard(&told(found.clone())), found);
+        }
+        for said in [&b""[..], b"-x", b"x"] {
+            assert!(heard(said).is_err());
+        }
+    }
 
     #[test]
     fn the_file_is_the_switch_and_its_first_line_the_reason() {

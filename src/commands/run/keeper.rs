@@ -1,10 +1,11 @@
-//! What an agent does next, and what follows from what happened to it: an
-//! acknowledgement, a conflict, silence, a lost session, a stop, a reload, a
-//! resume. *Pure*: no clock, no I/O, no log.
+//! What an agent does next, and what follows from what happened to it. *Pure*: no
+//! clock, no I/O, no log.
 //!
-//! Time is an argument, counted from some start by a clock that goes on while
-//! the host sleeps. What is to be done comes out as a [`Step`], a [`Next`] or
-//! an [`Ending`], what is to be said as [`News`]; `agent` carries them out.
+//! What happened is an acknowledgement, a conflict, silence, a lost session, a
+//! stop, a reload or a resume. Time is an argument, counted from some start by a
+//! clock that goes on while the host sleeps. What is to be done comes out as a
+//! [`Step`], a [`Next`] or an [`Ending`], and what is to be said as [`News`];
+//! `agent` carries them out.
 
 mod conflict;
 mod duplicate;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Delays between attempts at a server that does not serve.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-/// Together with the attempt itself this stays under 2 s, the time within
-/// which an agent has to be back after its server.
+/// Together with the attempt itself this stays under 2 s: an agent has to be back
+/// within 3 s of its server.
 const LAST_BACKOFF: Duration = Duration::from_millis(1700);
 /// The wait for an acknowledgement where nothing speaks for another: longer
 /// than a server that takes 2 s for each reply, shorter than the 3 s within

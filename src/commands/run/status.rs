@@ -26,7 +26,7 @@ pub struct Standing {
     /// There is an acknowledged entry, and no doubt about it.
     registered: bool,
     ack: Option<Ack>,
-    outage: Option<Outage>,
+    outage: Option<OutOfReach>,
     /// The service's own health; `None` where nothing checks it.
     health: Option<bool>,
     /// Why it drains, while it does; the outer `None` where nothing asks it to.
@@ -51,7 +51,7 @@ struct Ack {
 }
 
 #[derive(Debug, Clone)]
-struct Outage {
+struct OutOfReach {
     since: OffsetDateTime,
     why: String,
 }
@@ -133,7 +133,7 @@ impl Standing {
             Some(outage) => outage.why = why,
             None => {
                 self.outages += 1;
-                self.outage = Some(Outage { since: now, why });
+                self.outage = Some(OutOfReach { since: now, why });
             }
         }
     }

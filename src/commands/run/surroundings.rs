@@ -17,6 +17,7 @@ use super::status::{Labels, Standing};
 use crate::error::plain;
 use crate::health::runner::{CheckResult, Runner};
 use crate::health::verdict::{HealthCheck, HealthOptions, Verdict};
+use crate::system::looker::LookerPid;
 use crate::system::signals::Signals;
 use crate::system::textwriter::TextWriter;
 
@@ -87,6 +88,11 @@ impl Host {
             written: None,
             failing: false,
         });
+    }
+
+    /// Where the process stands that looks at files for the agent.
+    pub fn looker(&self) -> LookerPid {
+        self.attention.looker()
     }
 
     /// Whether the service passes its checks; `None` where it has none.

@@ -301,6 +301,31 @@ fn an_instance_that_does_not_fit_any_more_is_down() {
     assert_eq!((told.picture.live(), told.picture.keys(at(1.0))), (0, 2));
 }
 
+/// The server's clock is set back by an hour: whoever beats is alive all the while,
+/// and whoever does not is down by the new time.
+#[test]
+fn a_clock_that_is_set_back_calls_nobody_down() {
+    let mut told = Told::new();
+    told.picture.read_anew(at(4_000.0));
+    told.entry(&entry("a", 1, 3_995.0, ""));
+    told.entry(&entry("b", 2, 3_995.0, ""));
+    told.complete(4_000.5);
+    assert_eq!(told.take(), ["up a", "up b", "synced"]);
+    for beat in 0..10 {
+        let seconds = 405.0 + 10.0 * f64::from(beat);
+        for (instance, place) in [("a", 0), ("b", 1)] {
+            told.entry(&entry(instance, 3 + 2 * beat as u64 + place, seconds, ""));
+            told.advance(seconds);
+        }
+    }
+    told.entry(&entry("new", 30, 500.0, ""));
+    told.advance(524.0);
+    assert_eq!(told.take(), ["up new"]);
+    told.entry(&entry("a", 31, 525.0, ""));
+    told.advance(525.4);
+    assert_eq!(told.take(), ["down b expired"]);
+}
+
 #[test]
 fn what_was_said_reads_back() {
     let says = ",\"status\":\"UNHEALTHY\",\"stickyActiveGroup\":\"blue\",\"serviceName\":\"x\",\

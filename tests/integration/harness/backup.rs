@@ -17,7 +17,7 @@ impl Backup {
     /// Takes one, while whoever writes goes on.
     pub fn of(registry: &mut Registry) -> Backup {
         const INBOX: &str = "tests.snapshot";
-        registry.client.subscribe(INBOX, 70);
+        registry.client.subscribe(INBOX, 70).expect("subscribes");
         let request = json!({ "deliver_subject": INBOX, "no_consumers": true });
         let what = format!("STREAM.SNAPSHOT.KV_{}", registry.bucket);
         let begun = registry.client.api(&what, &request).expect("a snapshot begins");

@@ -1,11 +1,63 @@
-//! A server whose clock can be set: a proxy that changes every time of the
-//! server's own in what it says. What it stores keeps the true time.
+//! Servers whose clock can be set. [`WallClock`] sets the clock that a real
+//! server reads, so that what it stores and lets expire goes by it;
+//! [`ServerClock`] is a proxy that only changes what a server says of its time:
+//! what it stores keeps the true one.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use super::fault::say;
 use super::proxy::Proxy;
+use super::scratch;
 use super::time::{parse, rfc3339};
+
+/// The wall clock of one server or of several, which are started by `wrapper`.
+pub struct WallClock {
+    shift: PathBuf,
+    wrapper: Vec<String>,
+}
+
+impl WallClock {
+    /// A clock that is right. `None`, said aloud, where no program can be traced.
+    pub fn new() -> Option<WallClock> {
+        let directory = scratch("wall-clock");
+        let tool = directory.join("step_clock");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/integration/harness/step_clock.c");
+        let built = Command::new("cc").args(["-O1", "-o"]).arg(&tool).arg(source).output();
+        let built = built.expect("cc runs: Rust needs a C compiler as well");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let shift = directory.join("shift");
+        let wrapper = vec![tool.display().to_string(), shift.display().to_string()];
+        let clock = WallClock { shift, wrapper };
+        clock.set(3_600_000);
+        // An hour later is another hour.
+        let date =
+            Command::new(&clock.wrapper[0]).arg(&clock.shift).args(["/bin/date", "+%s"]).output();
+        let told = date.ok().and_then(|date| String::from_utf8(date.stdout).ok());
+        let told = told.and_then(|text| text.trim().parse::<i64>().ok());
+        let true_time = super::time::now().unix_timestamp();
+        clock.set(0);
+        if !told.is_some_and(|told| (3_590..3_610).contains(&(told - true_time))) {
+            say("SKIPPED: no program can be traced here: the clock of a server cannot be set");
+            return None;
+        }
+        Some(clock)
+    }
+
+    /// What starts a program with this clock.
+    pub fn wrapper(&self) -> &[String] {
+        &self.wrapper
+    }
+
+    /// By how many milliseconds it is ahead from now on.
+    pub fn set(&self, millis: i64) {
+        let fresh = self.shift.with_extension("new");
+        std::fs::write(&fresh, millis.to_string()).expect("writes the shift");
+        std::fs::rename(fresh, &self.shift).expect("puts it in place");
+    }
+}
 
 /// Where a server tells its time: replies of the API, headers of a direct get,
 /// and messages of `STREAM.MSG.GET`.

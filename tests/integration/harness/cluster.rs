@@ -17,12 +17,22 @@ impl Cluster {
     pub fn start(versions: &[&str]) -> Cluster {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let routes = |_: usize| ports.clone();
-        Cluster::with(versions, &ports, routes, "", Vec::new())
+        Cluster::with(versions, &ports, routes, "", Vec::new(), &[])
     }
 
     /// As `start`; each route passes a proxy, so that a server can be cut off
     /// from the others and not from its clients.
     pub fn with_proxies(version: &str) -> Cluster {
+        Cluster::proxied(version, "", &[])
+    }
+
+    /// The same, each server started by `wrapper`; and no client learns of
+    /// other addresses than its own.
+    pub fn apart(version: &str, wrapper: &[String]) -> Cluster {
+        Cluster::proxied(version, "no_advertise: true, ", wrapper)
+    }
+
+    fn proxied(version: &str, extra: &str, wrapper: &[String]) -> Cluster {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let proxies: Vec<Vec<Proxy>> =
             (0..3).map(|_| ports.iter().map(|&port| Proxy::to(port)).collect()).collect();
@@ -33,8 +43,8 @@ impl Cluster {
             .collect();
         // What they tell each other of their addresses leads nowhere, or they
         // would go around the proxies.
-        let nowhere = "advertise: \"127.0.0.1:9\", ";
-        Cluster::with(&[version], &ports, |from| routes[from].clone(), nowhere, proxies)
+        let extra = format!("advertise: \"127.0.0.1:9\", {extra}");
+        Cluster::with(&[version], &ports, |from| routes[from].clone(), &extra, proxies, wrapper)
     }
 
     fn with(
@@ -43,6 +53,7 @@ impl Cluster {
         routes: impl Fn(usize) -> Vec<u16>,
         extra: &str,
         proxies: Vec<Vec<Proxy>>,
+        wrapper: &[String],
     ) -> Cluster {
         let mut servers: Vec<Server> = (0..3)
             .map(|i| {
@@ -57,6 +68,7 @@ impl Cluster {
                         ports[i],
                         peers.join(", ")
                     ),
+                    wrapper: wrapper.to_vec(),
                     ..Setup::default()
                 })
             })

@@ -2,6 +2,7 @@
 //! test wants in the place of a reply, or talks without end, and can be told to
 //! behave.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +22,13 @@ pub struct Asked {
 impl Asked {
     pub fn is(&self, what: &str) -> bool {
         self.subject.starts_with(what)
+    }
+
+    /// The reply subject of what the consumer delivers that is asked.
+    pub fn ack(&self, sequence: impl Display, pending: impl Display) -> String {
+        let consumer = self.subject.rsplit('.').next().unwrap_or_default();
+        let now = rfc3339::now().unix_timestamp_nanos();
+        format!("$JS.ACK.KV_service_registry.{consumer}.1.{sequence}.1.{now}.{pending}")
     }
 }
 
@@ -288,12 +296,6 @@ pub fn consumer_info(pending: u64) -> Value {
     })
 }
 
-/// The reply subject of a delivery.
-pub fn ack(sequence: impl std::fmt::Display, pending: impl std::fmt::Display) -> String {
-    let now = rfc3339::now().unix_timestamp_nanos();
-    format!("$JS.ACK.KV_service_registry.c.1.{sequence}.1.{now}.{pending}")
-}
-
 /// What a good server does: one instance, and room for ours.
 fn behave(state: &State, asked: &Asked, writer: &mut dyn Write) -> Option<()> {
     let mut json = |value: Value| msg(writer, &asked.reply, "", value.to_string().as_bytes());
@@ -305,7 +307,7 @@ fn behave(state: &State, asked: &Asked, writer: &mut dyn Write) -> Option<()> {
         json(json!({ "success": true, "purged": 1 }))
     } else if asked.is("$JS.API.CONSUMER.MSG.NEXT.") {
         let subject = format!("$KV.service_registry.{KEY}");
-        msg(writer, &subject, &ack(1, 0), record("host-1", 0).as_bytes())
+        msg(writer, &subject, &asked.ack(1, 0), record("host-1", 0).as_bytes())
     } else if asked.is("$JS.API.CONSUMER.") {
         json(consumer_info(1))
     } else if asked.is("$JS.API.DIRECT.GET.") {

@@ -10,6 +10,8 @@ pub mod clock;
 pub mod cluster;
 pub mod fault;
 pub mod front;
+pub mod hanging;
+pub mod host_clocks;
 pub mod hostile;
 pub mod info;
 pub mod leaf;
@@ -24,6 +26,7 @@ pub mod scene;
 pub mod server;
 pub mod syscalls;
 pub mod time;
+pub mod watcher;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::fault::say;
 use super::{millis, scratch};
 
-/// Three namespaces in a row, see `tests/network.py`.
+/// Two hosts with a network between them: `tests/network.py` or `tests/lossy.py`.
 pub struct Network {
     router: Child,
     commands: ChildStdin,
@@ -30,9 +30,20 @@ impl Network {
     /// Moves this thread, and what it starts from now on, to the server's
     /// side. `None`, said aloud, where that is not permitted.
     pub fn enter() -> Option<Network> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network.py");
+        Network::of("network.py", &[])
+    }
+
+    /// As `enter`; each packet is lost with a chance of so many percent, and takes
+    /// so many milliseconds, in either direction.
+    pub fn lossy(percent: u32, millis: u32) -> Option<Network> {
+        Network::of("lossy.py", &[percent.to_string(), millis.to_string()])
+    }
+
+    fn of(script: &str, arguments: &[String]) -> Option<Network> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
         let mut router = Command::new("python3")
             .arg(script)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -70,11 +81,20 @@ impl Network {
         self.command(&format!("pass {from}\n"));
     }
 
+    /// How many packets passed, and how many were lost.
+    pub fn count(&mut self) -> String {
+        self.say("count\n").trim().to_owned()
+    }
+
     fn command(&mut self, command: &str) {
+        assert_eq!(self.say(command), "done\n");
+    }
+
+    fn say(&mut self, command: &str) -> String {
         self.commands.write_all(command.as_bytes()).expect("the router runs");
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the router answers");
-        assert_eq!(line, "done\n");
+        line
     }
 }
 

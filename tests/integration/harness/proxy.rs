@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::time::{parse, rfc3339};
 use super::{free_port, millis};
@@ -27,6 +27,15 @@ pub enum Direction {
     ToClient,
 }
 
+/// What becomes of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Passes,
+    IsLost,
+    /// The same with this payload.
+    Becomes(String),
+}
+
 /// What a connection meets in place of the server.
 #[derive(Debug, Clone)]
 pub struct Greeting {
@@ -44,6 +53,8 @@ struct State {
     /// All connections end when one has passed so many more bytes on.
     fuse: [Mutex<Option<usize>>; 2],
     greeting: Mutex<Option<Greeting>>,
+    /// A connection ends on which nothing has passed for so long.
+    idle: Mutex<Option<Duration>>,
     rewrite: Mutex<Option<Rewrite>>,
     refuse: AtomicBool,
     end: AtomicBool,
@@ -62,17 +73,28 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy to this port of 127.0.0.1; nothing need listen there yet.
     pub fn to(target: u16) -> Proxy {
-        Proxy::listening(SocketAddr::from(([127, 0, 0, 1], free_port())), target)
+        // Who looks whether a port is free holds it for a moment.
+        let listening = (0..5).find_map(|_| {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            Some((address, TcpListener::bind(address).ok()?))
+        });
+        let (address, listener) = listening.expect("a port for the proxy");
+        Proxy::on(address, listener, target)
     }
 
     /// As `to`, on an address of one's own.
     pub fn listening(address: SocketAddr, target: u16) -> Proxy {
+        Proxy::on(address, listen(address), target)
+    }
+
+    fn on(address: SocketAddr, listener: TcpListener, target: u16) -> Proxy {
         let state = Arc::new(State {
             target,
             flow: [Mutex::new(Flow::Forward), Mutex::new(Flow::Forward)],
             delay: Default::default(),
             fuse: Default::default(),
             greeting: Mutex::default(),
+            idle: Mutex::default(),
             rewrite: Mutex::default(),
             refuse: AtomicBool::new(false),
             end: AtomicBool::new(false),
@@ -81,7 +103,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
         });
-        let listener = listen(address);
+        listener.set_nonblocking(true).expect("a listener that does not block");
         let shared = state.clone();
         std::thread::spawn(move || accept(&shared, address, listener));
         Proxy { address, state }
@@ -126,9 +148,43 @@ impl Proxy {
         *lock(&self.state.greeting) = greeting;
     }
 
+    /// Closes a connection on which nothing has passed for so long, in either
+    /// direction.
+    pub fn close_idle(&self, after: Duration) {
+        *lock(&self.state.idle) = Some(after);
+    }
+
     /// Passes what the server says through `rewrite`, chunk by chunk.
     pub fn rewrite(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
         *lock(&self.state.rewrite) = Some(Box::new(rewrite));
+    }
+
+    /// Decides about each message that the server sends, frame by frame; a frame
+    /// that is torn passes.
+    pub fn rewrite_messages(&self, fate: impl Fn(&str) -> Fate + Send + Sync + 'static) {
+        self.rewrite(move |bytes| {
+            let mut kept = Vec::new();
+            let mut rest = bytes;
+            while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+                let words: Vec<&str> = line.split(' ').collect();
+                let is_message = matches!(words[0], "MSG" | "HMSG");
+                let payload =
+                    if is_message { words[words.len() - 1].parse().unwrap_or(0) + 2 } else { 0 };
+                let (frame, after) = rest.split_at((end + 2 + payload).min(rest.len()));
+                rest = after;
+                match is_message.then(|| fate(&String::from_utf8_lossy(frame))) {
+                    None | Some(Fate::Passes) => kept.extend_from_slice(frame),
+                    Some(Fate::IsLost) => {}
+                    Some(Fate::Becomes(text)) => {
+                        let head = format!("MSG {} {} {}\r\n", words[1], words[2], text.len());
+                        kept.extend(format!("{head}{text}\r\n").bytes());
+                    }
+                }
+            }
+            kept.extend_from_slice(rest);
+            kept
+        });
     }
 
     /// A proxy to a server whose clock, as its replies tell it, is an hour ahead
@@ -236,8 +292,10 @@ fn connect(state: &Arc<State>, client: TcpStream) {
     });
     let [client_again, server_again] = ends;
     let closer = state.clone();
-    let one = spawn_pump(state, Direction::ToServer, generation, client, server);
-    let other = spawn_pump(state, Direction::ToClient, generation, server_again, client_again);
+    let passed = Arc::new(Mutex::new(Instant::now()));
+    let pump = |direction, from, to| spawn_pump(state, direction, generation, &passed, from, to);
+    let one = pump(Direction::ToServer, client, server);
+    let other = pump(Direction::ToClient, server_again, client_again);
     std::thread::spawn(move || {
         let _ = one.join();
         let _ = other.join();
@@ -265,12 +323,13 @@ fn spawn_pump(
     state: &Arc<State>,
     direction: Direction,
     generation: u64,
+    passed: &Arc<Mutex<Instant>>,
     from: TcpStream,
     to: TcpStream,
 ) -> std::thread::JoinHandle<()> {
-    let state = state.clone();
+    let (state, passed) = (state.clone(), passed.clone());
     std::thread::spawn(move || {
-        pump(&state, direction, generation, &from, &to);
+        pump(&state, direction, generation, &passed, &from, &to);
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
     })
@@ -280,6 +339,7 @@ fn pump(
     state: &State,
     direction: Direction,
     generation: u64,
+    passed: &Mutex<Instant>,
     mut from: &TcpStream,
     mut to: &TcpStream,
 ) {
@@ -287,6 +347,9 @@ fn pump(
     let flow = || *lock(&state.flow[direction as usize]);
     let mut chunk = [0; 16 * 1024];
     while current() {
+        if lock(&state.idle).is_some_and(|after| lock(passed).elapsed() > after) {
+            return;
+        }
         if flow() == Flow::Hold {
             std::thread::sleep(millis(2));
             continue;
@@ -297,8 +360,9 @@ fn pump(
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
             Err(_) => return,
         };
-        let until = std::time::Instant::now() + *lock(&state.delay[direction as usize]);
-        while current() && (flow() == Flow::Hold || std::time::Instant::now() < until) {
+        *lock(passed) = Instant::now();
+        let until = Instant::now() + *lock(&state.delay[direction as usize]);
+        while current() && (flow() == Flow::Hold || Instant::now() < until) {
             std::thread::sleep(millis(2));
         }
         if flow() == Flow::Discard {

@@ -85,10 +85,10 @@ impl Client {
         self.send(&frame).expect("publishes");
     }
 
-    pub fn subscribe(&mut self, subject: &str, id: u32) {
+    pub fn subscribe(&mut self, subject: &str, id: u32) -> Result<(), String> {
         let command = format!("SUB {subject} {id}\r\nPING\r\n");
-        self.send(command.as_bytes()).expect("subscribes");
-        self.until_pong(Instant::now() + EXCHANGE).expect("the subscription is known");
+        self.send(command.as_bytes())?;
+        self.until_pong(Instant::now() + EXCHANGE)
     }
 
     /// The next message, or `None` when `within` has passed.
@@ -593,7 +593,7 @@ fn follow(
 ) -> Result<(), String> {
     let mut client = Client::login(url, &json!({}))?;
     let inbox = format!("{}.watch.x", client.inbox);
-    client.subscribe(&inbox, 2);
+    client.subscribe(&inbox, 2)?;
     let config = json!({
         "stream_name": format!("KV_{bucket}"),
         "config": {

@@ -23,6 +23,7 @@ pub struct Server {
     frozen: bool,
     /// It waits for the client's TLS handshake before it says anything.
     silent: bool,
+    wrapper: Vec<String>,
 }
 
 /// What a server is to be, beyond the defaults.
@@ -36,12 +37,14 @@ pub struct Setup<'a> {
     pub extra: String,
     /// Where it listens: all of 127.0.0.1 unless a test has a network of its own.
     pub host: &'a str,
+    /// A program that becomes the server in the end, and its arguments.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        let extra = String::new();
-        Setup { version: "", jetstream: true, domain: "", extra, host: "127.0.0.1" }
+        let (extra, wrapper) = (String::new(), Vec::new());
+        Setup { version: "", jetstream: true, domain: "", extra, host: "127.0.0.1", wrapper }
     }
 }
 
@@ -84,7 +87,8 @@ impl Server {
         std::fs::write(directory.join("server.conf"), config).expect("writes the configuration");
         let silent = setup.extra.contains("handshake_first: true");
         let version = setup.version.to_owned();
-        Server { version, port, directory, child: None, frozen: false, silent }
+        let wrapper = setup.wrapper;
+        Server { version, port, directory, child: None, frozen: false, silent, wrapper }
     }
 
     pub fn port(&self) -> u16 {
@@ -101,6 +105,11 @@ impl Server {
 
     pub fn is_running(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Where it keeps what it stores, its log and its configuration.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn log(&self) -> String {
@@ -122,7 +131,11 @@ impl Server {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             file.expect("opens the log")
         };
-        let child = Command::new(binary(&self.version))
+        let program = binary(&self.version);
+        let program = program.to_str().expect("a path in UTF-8").to_owned();
+        let mut words = self.wrapper.iter().chain([&program]);
+        let child = Command::new(words.next().expect("the server at least"))
+            .args(words)
             .arg("-c")
             .arg(self.directory.join("server.conf"))
             .stdin(Stdio::null())

@@ -166,11 +166,11 @@ impl Judge {
     /// Whether each agent says that there is a duplicate; when somebody else wrote
     /// last.
     pub fn duplicates(&mut self, now: Micros, said: [bool; 2], foreign: Micros) {
-        for slot in 0..2 {
+        for (slot, says) in said.into_iter().enumerate() {
             let long = |since: Micros| now > since + self.taken_for() + self.back();
             let other = &self.agents[1 - slot];
             let is_alone = !other.alive && other.left.is_none_or(long) && long(foreign);
-            if said[slot] && is_alone && self.agents[slot].good.is_some_and(long) {
+            if says && is_alone && self.agents[slot].good.is_some_and(long) {
                 self.violated(now, format!("agent {slot} says that there is a duplicate"));
             }
         }

@@ -10,4 +10,4 @@ pub mod bucket;
 pub mod session;
 
 pub use api::{Answer, Jetstream};
-pub use session::{Publish, Session};
+pub use session::Session;

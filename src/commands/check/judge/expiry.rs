@@ -1,10 +1,11 @@
-//! What the live test came to. *Pure*.
+//! The verdict on the live test of expiry (`--probe`). *Pure*.
 
 use std::time::Duration;
 
 use super::super::facts::{Gap, GapKind};
 use super::super::row::{Grade, LONGEST_TEXT, Row, Unit, metric};
 use super::rounded;
+use crate::jetstream::fitness::WITHOUT_BUGS;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix};
 use crate::registry::expiry_test::Probed;
 use crate::text::duration::words;
@@ -70,9 +71,9 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
                     format!("restart nats-server, and upgrade it to {fixed} or later")
                 }
                 (Some(fixed), false) => format!("upgrade nats-server to {fixed} or later"),
-                (None, _) => "restart nats-server; if it does so again upgrade it, 2.12.8 has no \
-                              known TTL bugs"
-                    .to_owned(),
+                (None, _) => {
+                    format!("restart nats-server; if it does so again upgrade it: {WITHOUT_BUGS}")
+                }
             };
             let check = Row::new(NAME, Grade::Critical, message).hint(hint);
             (check, put, Some(late))

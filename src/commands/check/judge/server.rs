@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::super::facts::{Connected, Ending, Facts, Gap, GapKind, Whose};
 use super::super::row::{Grade, Row, Unit, metric};
 use super::{NEARLY_FULL, room, rounded};
-use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion};
+use crate::jetstream::fitness::{self, LOWER_HISTORY, ServerVersion, WITHOUT_BUGS};
 use crate::jetstream::replies::StreamInfo;
 use crate::jetstream::server_bugs::{Bug, BugKind, fix, known_bugs};
+use crate::nats::login::FRESH_IN_CONTEXT;
 use crate::registry::failure::WITHOUT_JETSTREAM;
 use crate::text::duration::words;
 use crate::text::time::format_time_to_second;
@@ -66,9 +67,10 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
         let check = Row::of_unfit(NAME, &unfit);
         return check.value(version);
     }
-    let leads = match info {
-        Some(_) => "leads the bucket",
-        None => "answers; there is no bucket whose leader would count",
+    let leads = match &facts.stream {
+        Ok(Some(_)) => "leads the bucket",
+        Ok(None) => "answers; there is no bucket whose leader would count",
+        Err(_) => "answers; which one leads the bucket is not known",
     };
     let about = match info.and_then(StreamInfo::leader_level).or(level) {
         Some(level) => format!("nats-server {version} {leads}, API level {level}"),
@@ -107,7 +109,7 @@ pub(super) fn server_version(facts: &Facts, connected: &Connected) -> Row {
         let hint = if only_history {
             format!("upgrade nats-server to {fixed} or later, or: {LOWER_HISTORY}")
         } else {
-            format!("upgrade nats-server to {fixed} or later; 2.12.8 has no known TTL bugs")
+            format!("upgrade nats-server to {fixed} or later; {WITHOUT_BUGS}")
         };
         let message = format!("{about}: {}", symptoms(&known));
         return Row::new(NAME, Grade::Warning, message).hint(hint).value(version);
@@ -245,6 +247,7 @@ pub(super) fn login(facts: &Facts) -> Row {
         (_, Whose::Ours) => {
             check.hint("put a fresh one into that file: it is read again, and no restart is needed")
         }
+        (_, Whose::OursInContext) => check.hint(FRESH_IN_CONTEXT),
         (_, Whose::Servers) => {
             check.hint("a fresh one has to go into the files of the tls block of nats-server, which reads them when it is reloaded")
         }

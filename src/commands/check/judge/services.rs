@@ -1,4 +1,4 @@
-//! Whether enough instances of the services that were named are alive. *Pure*.
+//! The verdict on `--service`: whether enough instances are alive. *Pure*.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -60,7 +60,8 @@ impl Agent {
         let request = requests::create_again(&bucket, self.seen.as_ref()?);
         let made = self.registry.configure(CREATING, &request);
         if let Err(error) = &made
-            && let Some(10005 | 10074 | ApiError::BAD_CONFIG) = error.api_code()
+            && let Some(ApiError::TOO_FEW_MEMBERS | ApiError::NO_CLUSTER | ApiError::BAD_CONFIG) =
+                error.api_code()
         {
             warn!("bucket {bucket} cannot be made again as it was: {error}");
             return None;

@@ -1,6 +1,7 @@
-//! The registry is out of reach, or refuses: each cause is said once.
+//! What an agent says when the registry is out of reach or refuses: each cause
+//! once, with what to do about it.
 
-use log::{debug, warn};
+use log::{Level, debug, log, warn};
 
 use super::Agent;
 use crate::cli::call::Call;
@@ -8,6 +9,7 @@ use crate::error::Failure;
 use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
 use crate::registry::outage::Outage;
+use crate::text::duration::words;
 
 impl Agent {
     /// Says each cause of an outage once.
@@ -18,23 +20,48 @@ impl Agent {
         let failure = Failure::from(error).with_note(NO_CONNECTION, note);
         let cause = failure.chain();
         let name = self.name();
-        let (first, outage) = match &mut self.outage {
+        let (mut first, outage) = match &mut self.outage {
             Some(outage) => (false, outage),
-            none => (true, none.insert(Outage::new(now))),
+            none => (true, none.insert(Outage::after(&self.repeats, &cause, now))),
         };
-        if !outage.is_news(&cause) {
-            debug!("{name}: {cause}");
+        let is_news = outage.is_news(&cause);
+        // What goes on is told after all, as if it had just begun.
+        let was_quiet = outage.is_to_be_told(now);
+        first |= was_quiet;
+        if outage.is_quiet || !(is_news || was_quiet) {
+            match first {
+                true => debug!("lost {name}: {cause}"),
+                false => debug!("{name}: {cause}"),
+            }
             return;
         }
         let call = Call::of(self.registry.settings(), self.registry.bucket());
-        let hint = failure.hint().map(|hint| format!("; hint: {}", call.complete(hint)));
-        let hint = hint.unwrap_or_default();
+        let hint = call.hint_of(&failure);
         match (first, self.keeper.was_registered()) {
             (true, true) => warn!("lost {name}: {cause}; trying again until it is back{hint}"),
             (true, false) => {
                 warn!("cannot register {name}: {cause}; trying again until it works{hint}");
             }
             (false, _) => warn!("still without registry, {name}: {cause}{hint}"),
+        }
+    }
+
+    /// It is over, which is said as loudly as it was begun.
+    pub(super) fn restored(&mut self, outage: &Outage, at: &str, revision: u64) {
+        let (now, name) = (self.registry.now(), self.name());
+        let took = words(now.saturating_duration_since(outage.since));
+        let level = if outage.is_quiet { Level::Debug } else { Level::Info };
+        log!(level, "restored {name} at {at} after {took}, revision {revision}");
+        if self.repeats.over(outage, now) {
+            let hint = match outage.cause.contains("connection lost") {
+                true => ": does something on the way close idle connections?",
+                false => "",
+            };
+            warn!(
+                "{name}: lost and restored {} times in a row, each time within a second{hint}; \
+                 further ones like it are told with --verbose only",
+                self.repeats.said()
+            );
         }
     }
 }
