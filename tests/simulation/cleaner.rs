@@ -12,8 +12,8 @@ use aegis_agent::jetstream::{requests, stored};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::model::Publish;
 use crate::model::bucket::Wall;
+use crate::model::session::Publish;
 use crate::rng::Rng;
 use crate::world::{Event, MILLI, Micros, SECOND, World};
 
