@@ -116,7 +116,7 @@ impl World {
                 stream.last(&subject).cloned()
             };
             // It is refreshed at the last moment.
-            if self.now % 2 == 0 && target.key.ends_with(SOMEBODY) {
+            if self.now.is_multiple_of(2) && target.key.ends_with(SOMEBODY) {
                 self.somebody_stores(1, "NATS/1.0\r\nNats-TTL: 30s\r\n\r\n");
             }
             let before = standing(self);
