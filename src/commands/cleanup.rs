@@ -192,8 +192,8 @@ impl Cleanup<'_> {
         if self.dry_run {
             return self.show(judged);
         }
-        let first = judged.map_or(1, Revisions::first);
-        let mut scan = Scan::begin_removing(&mut self.registry, &self.info, first)?;
+        let range = judged.map(Revisions::range);
+        let mut scan = Scan::begin_removing(&mut self.registry, &self.info, range)?;
         let removed = self.remove_scanned(&mut scan, judged);
         if let Err(End::Stopped) = removed {
             // Whatever ended it: what was sent has an answer.
@@ -237,6 +237,9 @@ impl Cleanup<'_> {
                 }
             }
             if scan.is_finished() && ready.is_empty() && self.remover.is_idle() {
+                if scan.looks_again(&mut self.registry)? {
+                    continue;
+                }
                 return Ok(());
             }
             if ready.len() < READY_LIMIT {

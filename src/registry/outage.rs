@@ -11,6 +11,8 @@ const CAUSES_SAID: usize = 8;
 const SHORT: Duration = Duration::from_secs(1);
 /// So many short ones with the same cause are said.
 const REPEATS_SAID: u32 = 3;
+/// So many servers they may be about.
+const PLACES_KNOWN: usize = 32;
 /// After so long they are news again.
 const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +59,9 @@ pub struct Repeats {
     cause: String,
     count: u32,
     last: Option<Instant>,
+    /// Where they ended. A move to a server that is new is none of them: a cluster
+    /// may be replaced member by member.
+    places: Vec<String>,
 }
 
 impl Repeats {
@@ -66,10 +71,22 @@ impl Repeats {
         is_fresh && self.count >= REPEATS_SAID && self.cause == named(cause)
     }
 
-    /// An outage is over. Whether it was the last of its kind to be said.
-    pub fn over(&mut self, outage: &Outage, now: Instant) -> bool {
+    /// Whether one of them ended at that place before.
+    pub fn know(&self, place: &str) -> bool {
+        self.places.iter().any(|known| known == place)
+    }
+
+    /// An outage is over, at this place. Whether it was the last of its kind to be
+    /// said.
+    pub fn over(&mut self, outage: &Outage, place: &str, now: Instant) -> bool {
         let is_short = now.saturating_duration_since(outage.since) < SHORT;
-        let is_like = self.cause == outage.cause && self.last.is_some_and(|l| now < l + FORGOTTEN);
+        if self.cause != outage.cause || self.last.is_none_or(|last| now >= last + FORGOTTEN) {
+            self.places.clear();
+        }
+        let is_like = self.know(place);
+        if !is_like && self.places.len() < PLACES_KNOWN {
+            self.places.push(place.to_owned());
+        }
         self.count = match (is_short, is_like) {
             (true, true) => self.count.saturating_add(1),
             (true, false) => 1,
@@ -106,13 +123,31 @@ mod tests {
             let mut outage = Outage::after(&repeats, &format!("lost {round}"), now);
             assert_eq!(outage.is_quiet, round >= 3, "{round}");
             assert!(!outage.is_to_be_told(now + short));
-            assert_eq!(repeats.over(&outage, now + short), round == 2);
+            assert_eq!(repeats.over(&outage, "a", now + short), round == 2);
         }
         // One that lasts is told after a while, and so is the next one.
         let mut long = Outage::after(&repeats, "lost 7", at(100));
         assert!(long.is_quiet && long.is_to_be_told(at(101)) && !long.is_to_be_told(at(102)));
-        repeats.over(&long, at(130));
+        repeats.over(&long, "a", at(130));
         assert!(!Outage::after(&repeats, "lost 7", at(140)).is_quiet);
+    }
+
+    #[test]
+    fn a_move_to_another_server_is_news_and_a_round_of_the_same_ones_is_not() {
+        let start = Instant::now();
+        let mut repeats = Repeats::default();
+        for server in 0..10 {
+            let outage = Outage::after(&repeats, "lost", start);
+            let place = format!("member {server}");
+            assert!(!outage.is_quiet && !repeats.know(&place), "{server}");
+            repeats.over(&outage, &place, start);
+        }
+        let quiet = (0..10).map(|round| {
+            let outage = Outage::after(&repeats, "lost", start);
+            repeats.over(&outage, &format!("member {round}"), start);
+            outage.is_quiet
+        });
+        assert_eq!(quiet.filter(|quiet| *quiet).count(), 8);
     }
 
     #[test]
@@ -120,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let mut repeats = Repeats::default();
         for _ in 0..3 {
-            repeats.over(&Outage::after(&repeats, "lost", start), start);
+            repeats.over(&Outage::after(&repeats, "lost", start), "a", start);
         }
         assert!(Outage::after(&repeats, "lost", start).is_quiet);
         assert!(!Outage::after(&repeats, "refused", start).is_quiet);

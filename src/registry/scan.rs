@@ -7,6 +7,7 @@
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use log::debug;
@@ -25,10 +26,10 @@ use crate::nats::{Arrival, RequestError, Session};
 const FRUITLESS_RESTARTS: u32 = 3;
 /// Between two consumers, where the first one is gone.
 const CONSUMER_PAUSE: Duration = Duration::from_millis(100);
-/// How often another consumer is asked for what a lagging replica may lack, and
-/// after which time: healthy replicas lag by some milliseconds.
-const LOOKS_AGAIN: u32 = 1;
-const LAG_PAUSE: Duration = Duration::from_millis(30);
+/// Other consumers are asked for what a lagging replica may lack, each after such a
+/// time: healthy replicas lag by some milliseconds, on a busy machine by more.
+const LAG_PAUSES: [Duration; 3] =
+    [Duration::from_millis(30), Duration::from_millis(100), Duration::from_millis(300)];
 /// A consumer that was asked for messages and has not delivered any by then is
 /// given up for another one: the member of the cluster that has it may be dead.
 /// Longer where the server is slow to greet.
@@ -75,7 +76,7 @@ pub struct Scan {
     /// that has no replicas.
     leader_last: u64,
     /// How often another consumer was asked for what lies there.
-    looks: u32,
+    looks: usize,
     /// So many messages there were when it began.
     announced: u64,
     /// It was told that there is more.
@@ -119,12 +120,13 @@ impl Scan {
     }
 
     /// Begins a scan during which what it has read may be removed: over *every*
-    /// revision from `first` on, up to the last one that `info` knows.
+    /// revision of this range, or up to the last one that `info` knows.
     pub fn begin_removing(
         registry: &mut Registry,
         info: &StreamInfo,
-        first: u64,
+        range: Option<RangeInclusive<u64>>,
     ) -> Result<Scan, RegistryError> {
+        let first = range.as_ref().map_or(1, |range| *range.start());
         let session = session_of(registry)?.unique().to_owned();
         let (name, ask) = reading_from(registry, first, REMOVING_KEPT)?;
         let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
@@ -132,11 +134,14 @@ impl Scan {
         let pending = made(registry, &answer)?;
         // A leader that is cut off and does not know it yet tells an old end.
         let moved = session_of(registry)?.unique() != session;
-        let told = if moved { registry.info_anywhere()? } else { None };
+        let told = if moved && range.is_none() { registry.info_anywhere()? } else { None };
         let last = told.map_or(0, |info| info.state.last_seq).max(info.state.last_seq);
-        let pulls = Pulls::over(first..=last, pending);
+        let range = range.unwrap_or(first..=last);
+        let is_replicated = info.number("num_replicas") > 1;
+        let leader_last = if is_replicated { *range.end() } else { 0 };
         let consumer = numbered(&name, answer.turn);
-        Ok(Scan::over(registry, consumer, Reads::Every, info, pulls))
+        let pulls = Pulls::over(range, pending);
+        Ok(Scan { leader_last, ..Scan::over(registry, consumer, Reads::Every, info, pulls) })
     }
 
     fn over(
@@ -198,17 +203,18 @@ impl Scan {
         }
     }
 
-    /// Asks once more, and tells so, where the consumer has no more and the
+    /// Asks again, and tells so, where the consumer has no more and the
     /// bucket may: a consumer reads one replica, which may lag behind the
     /// leader, who said where the bucket ends. What is missing may also have
     /// expired, so another consumer is asked, which is likely on another
     /// replica.
-    fn looks_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
-        if self.pulls.last() >= self.leader_last || self.looks == LOOKS_AGAIN {
+    pub fn looks_again(&mut self, registry: &mut Registry) -> Result<bool, RegistryError> {
+        let Some(pause) = LAG_PAUSES.get(self.looks) else { return Ok(false) };
+        if self.pulls.last() >= self.leader_last {
             return Ok(false);
         }
         self.looks += 1;
-        registry.idle_until(registry.now() + LAG_PAUSE);
+        registry.idle_until(registry.now() + *pause);
         self.restart(registry)?;
         Ok(true)
     }

@@ -3,6 +3,8 @@
 //!
 //! Eight bytes each: a megabyte for 100,000 entries.
 
+use std::ops::RangeInclusive;
+
 /// Revisions in ascending order, 0 not among them.
 #[derive(Debug, Default)]
 pub struct Revisions(Vec<u64>);
@@ -20,9 +22,9 @@ impl Revisions {
         self.0.len()
     }
 
-    /// The first one; 0 where there is none.
-    pub fn first(&self) -> u64 {
-        self.0.first().copied().unwrap_or(0)
+    /// From the first one to the last; empty where there is none.
+    pub fn range(&self) -> RangeInclusive<u64> {
+        self.0.first().copied().unwrap_or(1)..=self.0.last().copied().unwrap_or(0)
     }
 
     /// Whether the list holds this revision.
@@ -40,18 +42,18 @@ mod tests {
         let all = [1, 2, 3, 900, 901, u64::MAX - 1];
         let mut list = Revisions::default();
         all.into_iter().for_each(|revision| list.push(revision));
-        assert_eq!((list.count(), list.first()), (all.len(), 1));
+        assert_eq!((list.count(), list.range()), (all.len(), 1..=u64::MAX - 1));
         for revision in (0..1_000).chain([u64::MAX - 2, u64::MAX - 1, u64::MAX]) {
             assert_eq!(list.holds(revision), all.contains(&revision), "{revision}");
         }
-        assert_eq!((Revisions::default().count(), Revisions::default().first()), (0, 0));
+        assert!(Revisions::default().count() == 0 && Revisions::default().range().is_empty());
     }
 
     #[test]
     fn what_does_not_ascend_is_left_out() {
         let mut list = Revisions::default();
         [0, 7, 7, 6, 8].into_iter().for_each(|revision| list.push(revision));
-        assert_eq!((list.count(), list.first()), (2, 7));
+        assert_eq!((list.count(), list.range()), (2, 7..=8));
         assert!(!list.holds(6) && list.holds(7) && list.holds(8) && !list.holds(9));
     }
 }

@@ -50,9 +50,10 @@ impl Agent {
     pub(super) fn restored(&mut self, outage: &Outage, at: &str, revision: u64) {
         let (now, name) = (self.registry.now(), self.name());
         let took = words(now.saturating_duration_since(outage.since));
-        let level = if outage.is_quiet { Level::Debug } else { Level::Info };
+        let is_known = outage.is_quiet && self.repeats.know(at);
+        let level = if is_known { Level::Debug } else { Level::Info };
         log!(level, "restored {name} at {at} after {took}, revision {revision}");
-        if self.repeats.over(outage, now) {
+        if self.repeats.over(outage, at, now) {
             let hint = match outage.cause.contains("connection lost") {
                 true => ": does something on the way close idle connections?",
                 false => "",
