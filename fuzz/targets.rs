@@ -232,12 +232,16 @@ pub(crate) fn context(data: &[u8]) {
     if let Err(error) = context::read(&text, Some(home), &env) {
         assert!(!error.is_empty() && error.len() < 300 + text.len());
     }
-    // A secret in the field that is refused is not shown.
-    let quoted = serde_json::Value::from(format!("op://qZ7secretQz{text}"));
-    for field in ["password", "token", "user"] {
-        let text = format!("{{\"{field}\":{quoted}}}");
-        let error = context::read(&text, Some(home), &env).err().expect("it is refused");
-        assert!(!error.contains("qZ7secretQz"), "{error}");
+    // A secret in a field that is refused is not shown.
+    for start in ["op://", "data:;base64,"] {
+        let quoted = serde_json::Value::from(format!("{start}qZ7secretQz{text}"));
+        for field in ["password", "token", "creds", "nkey"] {
+            let text = format!("{{\"{field}\":{quoted}}}");
+            match context::read(&text, Some(home), &env).err() {
+                Some(error) => assert!(!error.contains("qZ7secretQz"), "{error}"),
+                None => assert_ne!(start, "op://", "{field}: it is refused"),
+            }
+        }
     }
 }
 
