@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::replies::{ReplyError, reply};
 use crate::nats::Headers;
+use crate::nats::wire::decimal;
 use crate::text::time::parse_time;
 
 /// What stands in the reply subject of a delivered message.
@@ -54,17 +55,6 @@ pub fn delivery(reply: &[u8], consumer: &str) -> Option<Delivery> {
         stored: from_nanos(number()?)?,
         pending: number()?,
     })
-}
-
-fn decimal(digits: &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for byte in digits {
-        if !byte.is_ascii_digit() {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
-    }
-    (!digits.is_empty()).then_some(number)
 }
 
 fn from_nanos(nanos: u64) -> Option<OffsetDateTime> {

@@ -211,8 +211,12 @@ impl Parser {
             Some(1) => Some(words[3].clone()),
             _ => return Err(malformed()),
         };
-        let number =
-            |word: &Range<usize>| decimal(&self.buffer[word.clone()]).ok_or_else(malformed);
+        let number = |word: &Range<usize>| {
+            let digits = &self.buffer[word.clone()];
+            // Nine digits are a gigabyte; no honest size has more.
+            let size = decimal(digits).filter(|_| digits.len() <= 9);
+            size.and_then(|size| usize::try_from(size).ok()).ok_or_else(malformed)
+        };
         let total = number(&words[count - 1])?;
         let headers = if has_headers { number(&words[count - 2])? } else { 0 };
         if headers > total {
@@ -255,15 +259,17 @@ impl Parser {
     }
 }
 
-fn decimal(digits: &[u8]) -> Option<usize> {
-    // Nine digits are a gigabyte; no honest size has more.
-    if digits.is_empty() || digits.len() > 9 {
-        return None;
+/// A number of digits and nothing else. By a loop: there are some for each entry
+/// of a bucket.
+pub fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for byte in digits {
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
     }
-    digits.iter().try_fold(0_usize, |number, digit| match digit {
-        b'0'..=b'9' => Some(number * 10 + usize::from(digit - b'0')),
-        _ => None,
-    })
+    (!digits.is_empty()).then_some(number)
 }
 
 /// At most 60 characters of what a stranger sent.

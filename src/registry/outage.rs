@@ -10,7 +10,7 @@ const CAUSES_SAID: usize = 8;
 /// An outage that was over within this time is a short one.
 const SHORT: Duration = Duration::from_secs(1);
 /// So many short ones with the same cause are said.
-const REPEATS_SAID: u32 = 3;
+pub const REPEATS_SAID: u32 = 3;
 /// So many servers they may be about.
 const PLACES_KNOWN: usize = 32;
 /// After so long they are news again.
@@ -94,11 +94,6 @@ impl Repeats {
         };
         (self.cause, self.last) = (outage.cause.clone(), Some(now));
         self.count == REPEATS_SAID
-    }
-
-    /// How many of them were said.
-    pub fn said(&self) -> u32 {
-        self.count.min(REPEATS_SAID)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cli::call::Call;
 use crate::error::Failure;
 use crate::nats::failure::NO_CONNECTION;
 use crate::registry::failure::RegistryError;
-use crate::registry::outage::Outage;
+use crate::registry::outage::{Outage, REPEATS_SAID};
 use crate::text::duration::words;
 
 impl Agent {
@@ -59,9 +59,8 @@ impl Agent {
                 false => "",
             };
             warn!(
-                "{name}: lost and restored {} times in a row, each time within a second{hint}; \
-                 further ones like it are told with --verbose only",
-                self.repeats.said()
+                "{name}: lost and restored {REPEATS_SAID} times in a row, each time within a \
+                 second{hint}; further ones like it are told with --verbose only"
             );
         }
     }
