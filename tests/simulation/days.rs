@@ -573,7 +573,9 @@ impl World {
 
     fn asks(&mut self, slot: usize, began: Duration, until: Micros) {
         let (now, time) = (self.now, self.time(slot));
-        if !self.agents[slot].session || self.server.leaderless > now {
+        let agent = &self.agents[slot];
+        // After a stop nothing more is begun.
+        if !agent.session || agent.stop.is_some() || self.server.leaderless > now {
             return self.not_served(slot, began);
         }
         if self.server.silent > now || self.server.dropped > now {

@@ -123,7 +123,10 @@ type Words = Arc<Mutex<(Vec<(String, Says)>, Says)>>;
 
 /// A name server of one's own, for every name.
 pub struct Names {
-    address: Ipv4Addr,
+    /// The process that keeps the mounts by which a program finds it. Without it the
+    /// last one to end would wait until the kernel has put them away: for seconds
+    /// where the processors are busy.
+    mounts: Child,
     says: Words,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -133,9 +136,7 @@ impl Names {
     /// On port 53 of this address of the loopback. `None`, said aloud, where
     /// that or a mount namespace is not permitted.
     pub fn served_at(address: Ipv4Addr, says: Says) -> Option<Names> {
-        let mount = Command::new("unshare").args(["-m", "true"]).output();
-        let mount = mount.is_ok_and(|output| output.status.success());
-        let (true, Ok(socket)) = (mount, UdpSocket::bind((address, 53))) else {
+        let (Some(mounts), Ok(socket)) = (mounts(address), UdpSocket::bind((address, 53))) else {
             say("SKIPPED: names cannot be tested here: root is needed for port 53 and mounts");
             return None;
         };
@@ -156,7 +157,7 @@ impl Names {
                 }
             })
         };
-        Some(Names { address, says, end, thread: Some(thread) })
+        Some(Names { mounts, says, end, thread: Some(thread) })
     }
 
     pub fn say(&self, says: Says) {
@@ -170,26 +171,51 @@ impl Names {
 
     /// Starts a program that asks this server alone.
     pub fn client(&self) -> Vec<String> {
-        let directory = scratch("names");
-        let file = |name: &str, text: String| {
-            let path = directory.join(name);
-            std::fs::write(&path, text).expect("writes a file");
-            path.display().to_string()
-        };
-        let resolv = file("resolv.conf", format!("nameserver {}\n", self.address));
-        let switch = file("nsswitch.conf", "hosts: dns\n".to_owned());
-        let script = format!(
-            "mount --bind {resolv} /etc/resolv.conf && \
-             if [ -e /etc/nsswitch.conf ]; then mount --bind {switch} /etc/nsswitch.conf; fi && \
-             exec \"$@\""
-        );
-        ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+        let space = format!("--mount=/proc/{}/ns/mnt", self.mounts.id());
+        ["nsenter", &space, "--"].map(str::to_owned).to_vec()
     }
+}
+
+/// A process in a mount namespace of its own, where this address is the only name
+/// server; it ends with its standard input.
+fn mounts(address: Ipv4Addr) -> Option<Child> {
+    let directory = scratch("names");
+    let file = |name: &str, text: String| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("writes a file");
+        path.display().to_string()
+    };
+    let resolv = file("resolv.conf", format!("nameserver {address}\n"));
+    let switch = file("nsswitch.conf", "hosts: dns\n".to_owned());
+    let script = format!(
+        "mount --bind {resolv} /etc/resolv.conf && \
+         if [ -e /etc/nsswitch.conf ]; then mount --bind {switch} /etc/nsswitch.conf; fi && \
+         echo mounted && exec cat"
+    );
+    let mut child = Command::new("unshare")
+        .args(["-m", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let mut said = String::new();
+    if let Some(out) = child.stdout.as_mut() {
+        BufReader::new(out).read_line(&mut said).ok();
+    }
+    if said == "mounted\n" {
+        return Some(child);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
 }
 
 impl Drop for Names {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
+        let _ = self.mounts.kill();
+        let _ = self.mounts.wait();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -391,7 +391,8 @@ impl Registry {
         let config = self.config(changes);
         // A cluster that has no leader yet does not answer at all.
         self.client.patience = secs(1);
-        eventually(secs(20), "the bucket is made", || self.client.api(&what, &config));
+        // On a busy host its first election alone was seen to take 20 s.
+        eventually(secs(60), "the bucket is made", || self.client.api(&what, &config));
         self.client.patience = EXCHANGE;
     }
 
