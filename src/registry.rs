@@ -242,6 +242,14 @@ impl Registry {
         }
     }
 
+    /// Waits until `until`, whatever comes meanwhile, unless a stop does.
+    pub fn pause_until(&mut self, until: Instant) {
+        let stopping = self.stop_requested();
+        while self.now() < until && self.stop_requested() == stopping {
+            self.idle_until(until);
+        }
+    }
+
     /// Queues a request, which leaves with the next wait.
     pub fn send(&mut self, doing: &'static str, request: &Request) -> Result<Token, RegistryError> {
         self.on_session(doing, |session| session.send(request))

@@ -237,16 +237,21 @@ impl Cleanup<'_> {
                 }
             }
             if scan.is_finished() && ready.is_empty() && self.remover.is_idle() {
-                if scan.looks_again(&mut self.registry)? {
-                    continue;
+                match scan.looks_again(&mut self.registry) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    Err(error) => scan.go_on_after(&mut self.registry, error)?,
                 }
-                return Ok(());
+                continue;
             }
             if ready.len() < READY_LIMIT {
                 scan.pull(&mut self.registry)?;
             }
-            let deadline =
-                scan.deadline(&self.registry).into_iter().chain(self.remover.deadline()).min();
+            let deadline = scan
+                .deadline(&self.registry)
+                .into_iter()
+                .chain(self.remover.deadline(&self.registry))
+                .min();
             let deadline = deadline.unwrap_or_else(Instant::now);
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
@@ -275,6 +280,11 @@ impl Cleanup<'_> {
                     self.drain()?;
                     scan.go_on_after(&mut self.registry, error)?;
                 }
+                Err(RegistryError::Request(_, RequestError::TimedOut))
+                    if self.remover.time_to_move(&self.registry).is_some() =>
+                {
+                    self.move_on(Some(scan))?;
+                }
                 Err(error) => {
                     fruitless += 1;
                     self.session_lost(error, fruitless, Some(scan))?;
@@ -287,11 +297,16 @@ impl Cleanup<'_> {
     /// Waits until nothing is under way any more, within the timeout of each.
     fn drain(&mut self) -> Result<(), End> {
         let mut fruitless = 0;
-        while let Some(deadline) = self.remover.deadline() {
+        while let Some(deadline) = self.remover.deadline(&self.registry) {
             self.ask_again();
             match self.registry.receive(REMOVING, deadline) {
                 Ok(arrival) => self.removed(arrival)?,
                 Err(RegistryError::Request(_, RequestError::TimedOut)) if self.remover.is_due() => {
+                }
+                Err(RegistryError::Request(_, RequestError::TimedOut))
+                    if self.remover.time_to_move(&self.registry).is_some() =>
+                {
+                    self.move_on(None)?;
                 }
                 Err(error) => {
                     fruitless += 1;
@@ -335,16 +350,7 @@ impl Cleanup<'_> {
         if let Err(error) = self.registry.connect(limit) {
             return Err(self.give_up(error));
         }
-        // The scan first: it waits for its own answer only.
-        let mut resumed = match scan.filter(|scan| !scan.is_finished()) {
-            Some(scan) => scan.restart(&mut self.registry),
-            None => Ok(()),
-        };
-        if resumed.is_ok() {
-            let report = &mut self.report;
-            let sink = &mut |target: &Target, fate| report.take(target, fate);
-            resumed = self.remover.resume(&mut self.registry, sink);
-        }
+        let resumed = self.resume(scan, |remover, registry, sink| remover.resume(registry, sink));
         // A session that ended at once leaves work open: it is for the next
         // one.
         match resumed {
@@ -356,6 +362,40 @@ impl Cleanup<'_> {
             Err(error) => Err(self.give_up(error)),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// A member of the cluster that is silent may be cut off from the others, or
+    /// have lost what was under way as it stopped leading: goes on with another one,
+    /// if one lets us in while there is time.
+    fn move_on(&mut self, scan: Option<&mut Scan>) -> Result<(), End> {
+        let time = self.remover.time_to_move(&self.registry).unwrap_or_default();
+        let has_moved = self.registry.move_on(time).is_ok();
+        let scan = scan.filter(|_| has_moved);
+        let resumed = self
+            .resume(scan, |remover, registry, sink| remover.was_silent(registry, has_moved, sink));
+        match resumed {
+            // The next wait says so.
+            Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut)) => {
+                Ok(())
+            }
+            Err(error) => Err(self.give_up(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Goes on with what was read and removed, on another session. The scan first:
+    /// it waits for its own answer only.
+    fn resume<F>(&mut self, scan: Option<&mut Scan>, removals: F) -> Result<(), RegistryError>
+    where
+        F: FnOnce(&mut Remover, &mut Registry, &mut remover::Sink<'_>) -> Result<(), RegistryError>,
+    {
+        if let Some(scan) = scan.filter(|scan| !scan.is_finished()) {
+            scan.restart(&mut self.registry)?;
+        }
+        let report = &mut self.report;
+        removals(&mut self.remover, &mut self.registry, &mut |target, fate| {
+            report.take(target, fate);
+        })
     }
 
     /// Nothing more can be removed; what was under way has failed.

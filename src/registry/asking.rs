@@ -21,6 +21,9 @@ const SIDE_BY_SIDE: u32 = 4;
 /// How long the first member of a cluster may take to answer before another one
 /// is asked; each further one has twice as long.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
+/// Between two rounds in which each member said that the cluster has no leader:
+/// choosing one takes 4 to 10 s.
+const ELECTION_PAUSE: Duration = Duration::from_millis(250);
 
 impl Registry {
     /// As `request`, for a question that may be asked twice.
@@ -74,7 +77,9 @@ impl Registry {
         let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
         let mut patience = MEMBER_PATIENCE.max(greeting * 4);
         let mut members = self.connector.choices();
-        let mut anybody_silent = false;
+        let mut worst = Doubt::Refuses;
+        // Who says that there is no leader says more than who is silent afterwards.
+        let mut said = None;
         loop {
             let is_last = self.connector.choices() < 2;
             let until = if is_last { deadline } else { deadline.min(self.now() + patience) };
@@ -83,24 +88,35 @@ impl Registry {
             let left = deadline.saturating_duration_since(self.now());
             let doubts = answers.iter().filter_map(doubt_about_member);
             let Some(doubt) = doubts.max() else { return answers };
+            let (answers, is_said) = match said.take() {
+                Some(said) if doubt == Doubt::Silent => (said, true),
+                _ => (answers, doubt != Doubt::Silent),
+            };
             let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
-            if is_last || stopped || left.is_zero() {
+            if stopped || left.is_zero() || (is_last && doubt != Doubt::Leaderless) {
                 return answers;
             }
-            anybody_silent |= doubt == Doubt::Silent;
+            worst = worst.max(doubt);
             members = members.saturating_sub(1);
             if members == 0 {
-                // Where everybody says no there is nobody left to ask. Whoever is
-                // silent may be choosing a leader.
-                if !anybody_silent {
+                match worst {
+                    // Where everybody says no there is nobody left to ask.
+                    Doubt::Refuses => return answers,
+                    // They may be choosing a leader, and say so at once.
+                    Doubt::Leaderless => {
+                        self.pause_until(deadline.min(self.now() + ELECTION_PAUSE));
+                    }
+                    Doubt::Silent => {}
+                }
+                (members, worst) = (self.connector.choices(), Doubt::Refuses);
+            }
+            if !is_last {
+                if self.move_on(left).is_err() {
                     return answers;
                 }
-                (members, anybody_silent) = (self.connector.choices(), false);
+                patience *= 2;
             }
-            if self.move_on(left).is_err() {
-                return answers;
-            }
-            patience *= 2;
+            said = is_said.then_some(answers);
         }
     }
 
@@ -196,6 +212,8 @@ pub struct Answer {
 enum Doubt {
     /// It says that it cannot tell.
     Refuses,
+    /// It knows of no leader of the cluster, which may have one in some seconds.
+    Leaderless,
     /// It says nothing.
     Silent,
 }
@@ -209,7 +227,7 @@ fn doubt_about_member(answer: &Result<Answer, RegistryError>) -> Option<Doubt> {
         Err(_) => None,
         Ok(answer) => {
             let refusal = replies::refusal_in(answer.message.data())?;
-            (refusal.err_code == ApiError::NO_LEADER).then_some(Doubt::Refuses)
+            (refusal.err_code == ApiError::NO_LEADER).then_some(Doubt::Leaderless)
         }
     }
 }

@@ -190,10 +190,12 @@ impl Scan {
     pub fn next(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
         loop {
             if self.is_finished() {
-                if self.looks_again(registry)? {
-                    continue;
+                match self.looks_again(registry) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    Err(error) => self.go_on_after(registry, error)?,
                 }
-                return Ok(None);
+                continue;
             }
             match self.step(registry) {
                 Ok(Some(entry)) => return Ok(Some(entry)),
@@ -214,7 +216,7 @@ impl Scan {
             return Ok(false);
         }
         self.looks += 1;
-        registry.idle_until(registry.now() + *pause);
+        registry.pause_until(registry.now() + *pause);
         self.restart(registry)?;
         Ok(true)
     }
@@ -356,7 +358,7 @@ impl Scan {
                 if now >= *self.gone_since.get_or_insert(now) + registry.timeout() {
                     return Err(error);
                 }
-                registry.idle_until(registry.now() + CONSUMER_PAUSE);
+                registry.pause_until(registry.now() + CONSUMER_PAUSE);
                 self.restart(registry)
             }
             RegistryError::Request(SCANNING, RequestError::TimedOut)

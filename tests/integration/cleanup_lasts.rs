@@ -2,18 +2,18 @@
 //! large buckets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
 use crate::cleanup::{TTL, cleanup, fresh, key, keys, old, stored};
 use crate::harness::agent::{Output, aegis};
 use crate::harness::cluster::Cluster;
-use crate::harness::proxy::{Direction, Flow, Proxy};
+use crate::harness::proxy::{Direction, Fate, Flow, Proxy};
 use crate::harness::registry::{Registry, header};
 use crate::harness::scene::{any_bucket, bucket_with};
 use crate::harness::server::Server;
-use crate::harness::{eventually, millis, secs};
+use crate::harness::{eventually, millis, secs, time_passes};
 
 fn fill(registry: &mut Registry, count: usize) {
     registry.fill(count, |i| (key(&format!("i{i}")), header(TTL), old("i")));
@@ -300,6 +300,56 @@ fn a_server_killed_in_the_middle_is_exit_75_and_the_next_run_finishes() {
 
 /// "stops sending, waits for what is in flight (bounded), reports what was
 /// done, exit 75"
+/// A consumer is made on a replica that has not got the newest message yet: by what
+/// the leader says of the bucket that shows, and other ones are asked. A session
+/// that is lost meanwhile is made anew.
+#[test]
+fn what_a_lagging_replica_lacks_is_asked_for_again() {
+    const LAGGING: usize = 3;
+    for (verb, cuts) in [("list", false), ("list", true), ("cleanup", false), ("cleanup", true)] {
+        let (server, mut registry) = any_bucket();
+        fill(&mut registry, 5);
+        let proxy = Proxy::to(server.port());
+        let made = Arc::new(AtomicUsize::new(0));
+        let seen = made.clone();
+        let last = registry.info().expect("a bucket")["state"]["last_seq"].as_u64().unwrap_or(0);
+        proxy.rewrite_messages(move |frame| {
+            let payload = frame.split_once("\r\n").map_or("", |(_, rest)| rest.trim_end());
+            if payload.contains("consumer_create_response") {
+                seen.fetch_add(1, Ordering::SeqCst);
+            }
+            if !payload.contains("stream_info_response") {
+                return Fate::Passes;
+            }
+            let replicas = payload.replace("\"num_replicas\":1,", "\"num_replicas\":3,");
+            let end = |last: u64| format!("\"last_seq\":{last},");
+            Fate::Becomes(replicas.replace(&end(last), &end(last + 1)))
+        });
+        let arguments = match verb {
+            "list" => vec!["list", "--all", "--json"],
+            _ => vec!["cleanup", "--json"],
+        };
+        let url = proxy.url();
+        let call = std::thread::spawn(move || aegis(&arguments).arg("-s").arg(&url).run());
+        // With --json `cleanup` reads twice, and the first time as `list` does.
+        eventually(secs(5), "the third consumer is made", || {
+            let count = made.load(Ordering::SeqCst);
+            if count == LAGGING { Ok(()) } else { Err(count.to_string()) }
+        });
+        registry.put(&key("late"), TTL, &old("late"));
+        if cuts {
+            time_passes(millis(100));
+            proxy.cut();
+        }
+        let output = call.join().expect("it ends").exits(0);
+        assert!(output.took >= millis(430), "{verb}, cut: {cuts}: {output:?}");
+        let what = if verb == "list" { "instances" } else { "removed" };
+        assert_eq!(array(&output, what), 6, "{verb}, cut: {cuts}: {output:?}");
+        assert_eq!(left(&mut registry), if verb == "list" { 6 } else { 0 });
+        assert_eq!(proxy.accepted(), if cuts { 2 } else { 1 });
+    }
+}
+
 #[test]
 fn a_signal_in_the_middle_ends_it_in_good_order() {
     for signal in ["INT", "TERM"] {

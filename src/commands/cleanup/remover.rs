@@ -4,7 +4,8 @@
 //! Quick answers allow more at a time. A slow link so makes it slow, and does
 //! not make it fail. What a reply means is decided in `selection`. A purge
 //! whose reply was lost with its session is sent again, and so is one that met
-//! a bucket without a leader: it does no harm twice.
+//! a bucket without a leader, or a silent member of the cluster: it does no harm
+//! twice.
 
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
@@ -26,6 +27,9 @@ const WIDEST: usize = 512;
 const NARROWEST: usize = 32;
 /// A cluster that is choosing a leader is asked again after this time.
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
+/// A member of a cluster that has answered nothing for so long, or for half the
+/// timeout, may be cut off from the others. Longer where answers take long.
+const MEMBER_PATIENCE: Duration = Duration::from_secs(2);
 /// What is being done, for errors.
 pub const REMOVING: &str = "removing entries";
 
@@ -51,6 +55,11 @@ pub struct Remover {
     /// What waits for a leader of the bucket, and when to ask again.
     leaderless: Vec<UnderWay>,
     again_at: Option<Instant>,
+    /// The last answer, and the longest that one took.
+    heard: Instant,
+    slowest: Duration,
+    /// Members in a row that were given up because they were silent.
+    silences: u32,
     window: Window,
 }
 
@@ -60,8 +69,10 @@ struct UnderWay {
     step: Step,
     /// An earlier request may have done it.
     in_doubt: bool,
-    /// For the first time on this session.
+    /// For the first time.
     sent: Instant,
+    /// On this session.
+    asked: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +90,9 @@ impl Remover {
             under_way: VecDeque::new(),
             leaderless: Vec::new(),
             again_at: None,
+            heard: Instant::now(),
+            slowest: Duration::ZERO,
+            silences: 0,
             window: Window::new(timeout),
         }
     }
@@ -98,10 +112,28 @@ impl Remover {
         self.under_way() < self.window.size
     }
 
-    /// The oldest request has to be answered by then, or some are due again.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// The oldest request has to be answered by then, or some are due again, or
+    /// another member of the cluster is to be asked.
+    pub fn deadline(&self, registry: &Registry) -> Option<Instant> {
         let oldest = self.under_way.front().map(|oldest| oldest.sent + self.timeout);
-        oldest.into_iter().chain(self.again_at).min()
+        oldest.into_iter().chain(self.again_at).chain(self.silent_at(registry)).min()
+    }
+
+    /// When this member of the cluster has been silent for too long; `None` where
+    /// there is no other.
+    fn silent_at(&self, registry: &Registry) -> Option<Instant> {
+        let oldest = self.under_way.front().filter(|_| registry.choices() > 1)?;
+        let greeting = registry.session().map_or(Duration::ZERO, |session| session.greeting);
+        let patience = MEMBER_PATIENCE.min(self.timeout / 2).max(greeting.max(self.slowest) * 4);
+        Some(oldest.asked.max(self.heard) + patience * (1 << self.silences.min(8)))
+    }
+
+    /// How long another member may take to let us in, if this one is silent and
+    /// what is under way still has time.
+    pub fn time_to_move(&self, registry: &Registry) -> Option<Duration> {
+        let now = Instant::now();
+        let left = (self.under_way.front()?.sent + self.timeout).saturating_duration_since(now);
+        (self.silent_at(registry)? <= now && !left.is_zero()).then_some(left)
     }
 
     /// Whether those that wait for a leader are to be sent again.
@@ -131,7 +163,8 @@ impl Remover {
             return Some(one);
         }
         self.again_at.get_or_insert_with(|| Instant::now() + LEADER_PAUSE);
-        self.leaderless.push(one);
+        // A leader that stepped down just then may have done it all the same.
+        self.leaderless.push(UnderWay { in_doubt: true, ..one });
         None
     }
 
@@ -185,7 +218,8 @@ impl Remover {
         let sent = Instant::now();
         let token = registry.send(REMOVING, &request);
         let known = *token.as_ref().unwrap_or(&Token::numbered(0));
-        Some((UnderWay { target, token: known, step, in_doubt, sent }, token.map(|_| ())))
+        let one = UnderWay { target, token: known, step, in_doubt, sent, asked: sent };
+        Some((one, token.map(|_| ())))
     }
 
     /// Takes a reply, if it is one of ours. An error ends the cleanup.
@@ -206,6 +240,9 @@ impl Remover {
         let Some(mut one) = self.under_way.remove(at) else {
             return Ok(());
         };
+        self.heard = Instant::now();
+        self.slowest = self.slowest.max(one.asked.elapsed());
+        self.silences = 0;
         let reply = answer.map(|message| match one.step {
             Step::Purge => replies::purged(message.data())
                 .map(|purged| after_purge(self.history, purged, one.in_doubt)),
@@ -249,7 +286,8 @@ impl Remover {
     }
 
     /// The session was in doubt, and the registry has a fresh one: those whose
-    /// time was over have failed, and the others are sent again.
+    /// time was over have failed, and the others are sent again, and have as much
+    /// time.
     pub fn resume(
         &mut self,
         registry: &mut Registry,
@@ -257,15 +295,45 @@ impl Remover {
     ) -> Result<(), RegistryError> {
         self.window.narrow();
         self.again_at = None;
+        self.send_all(registry, sink, |one| UnderWay { sent: one.asked, ..one })
+    }
+
+    /// This member of the cluster was silent, and is given up for a while. Where the
+    /// registry `has_moved` to another one, all are sent again, in the time that
+    /// they have left.
+    pub fn was_silent(
+        &mut self,
+        registry: &mut Registry,
+        has_moved: bool,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), RegistryError> {
+        self.silences += 1;
+        self.heard = Instant::now();
+        if has_moved { self.send_all(registry, sink, |one| one) } else { Ok(()) }
+    }
+
+    /// Sends all that are under way again. The error is that the session is lost;
+    /// they wait for the next one.
+    fn send_all(
+        &mut self,
+        registry: &mut Registry,
+        sink: &mut Sink<'_>,
+        time: impl Fn(UnderWay) -> UnderWay,
+    ) -> Result<(), RegistryError> {
         let leaderless = std::mem::take(&mut self.leaderless);
+        let mut all_left = Ok(());
         for one in std::mem::take(&mut self.under_way).into_iter().chain(leaderless) {
-            if one.sent.elapsed() >= self.timeout {
-                sink(&one.target, Fate::Failed(RequestError::TimedOut.to_string()));
-            } else {
-                self.send(registry, one.target, Step::Purge, true, sink)?;
+            let UnderWay { target, sent, .. } = one;
+            if sent.elapsed() >= self.timeout {
+                sink(&target, Fate::Failed(RequestError::TimedOut.to_string()));
+            } else if let Some((again, left)) =
+                self.begin(registry, target, Step::Purge, true, sink)
+            {
+                self.under_way.push_back(time(UnderWay { sent, ..again }));
+                all_left = all_left.and(left);
             }
         }
-        Ok(())
+        all_left
     }
 
     /// Nothing more comes of those that are under way.

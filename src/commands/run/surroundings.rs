@@ -23,6 +23,9 @@ use crate::system::textwriter::TextWriter;
 
 /// The last state of the metrics has to be written within this time.
 const LAST_WRITE: Duration = Duration::from_secs(1);
+/// A file system that takes longer for a write does not answer; the same where an
+/// interval is longer. On a busy host a process takes long to start.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stands around one agent.
 pub struct Host {
@@ -277,9 +280,12 @@ impl Metrics {
     /// When there is something to do by the clock alone. The end of a write
     /// that hangs comes by itself.
     fn wake_at(&self) -> Option<Duration> {
-        let hangs = self.failing && self.writer.pid().is_some();
-        let (written, ..) = self.written.filter(|_| !hangs)?;
-        Some(written + self.every)
+        let (written, ..) = self.written?;
+        match self.writer.pid() {
+            Some(_) if self.failing => None,
+            Some(_) => Some(written + self.every.max(WRITE_PATIENCE)),
+            None => Some(written + self.every),
+        }
     }
 
     /// The last state, if it can be written in time.

@@ -103,7 +103,7 @@ impl Cluster {
     /// asked through a server that answers.
     pub fn leader(&self, bucket: &str, through: usize) -> usize {
         let mut registry = Registry::named(&self.servers[through].url(), bucket);
-        eventually(secs(20), "the bucket has a leader", || {
+        eventually(secs(60), "the bucket has a leader", || {
             let info = registry.info()?;
             let leader = info["cluster"]["leader"].as_str().unwrap_or_default();
             match leader.strip_prefix('n').and_then(|n| n.parse().ok()) {
