@@ -216,6 +216,10 @@ impl From<RegistryError> for Failure {
                         failure.with_hint("free some room on the disk of the server's store")
                     }
                     ApiError::BUCKET_FULL => failure.with_hint("aegis-agent check"),
+                    ApiError::NO_LEADER => failure.with_hint(
+                        "choosing a leader takes up to 10 s, and more than half of the cluster's \
+                         servers: are they up?",
+                    ),
                     ApiError::ACCOUNT_FULL
                     | ApiError::NO_STORAGE
                     | ApiError::NO_MEMORY

@@ -586,7 +586,9 @@ fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
     for (options, most_kib) in
         [(&["--json", "--stale-after=1h"][..], 64 * 1024), (&["--stale-after=1h"], 64 * 1024)]
     {
-        let output = list(&server, options);
+        let output = aegis(&["list", "-s", &server.url()]);
+        let output = options.iter().fold(output, |call, option| call.arg(option));
+        let output = output.within(secs(90)).run().exits(0);
         eprintln!(
             "list {options:?}: 100,000 entries in {:?}, at most {} KiB resident",
             output.took, output.peak_kib
@@ -596,8 +598,8 @@ fn a_hundred_thousand_entries_are_listed_quickly_and_in_little_memory() {
             _ => output.stdout.lines().filter(|line| line.starts_with("service-")).count(),
         };
         assert_eq!(lines, 100_000);
-        // Without optimisation everything takes ten times as long.
-        let limit = if cfg!(debug_assertions) { secs(30) } else { secs(5) };
+        // Without optimisation everything takes ten times as long, and beside others.
+        let limit = if cfg!(debug_assertions) { secs(60) } else { secs(5) };
         assert!(output.took < limit, "{:?}", output.took);
         assert!(output.peak_kib < most_kib, "{} KiB", output.peak_kib);
     }
