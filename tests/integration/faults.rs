@@ -1,163 +1,98 @@
 //! No fault leaves a lie in the registry: one test for each, with what was
-//! measured printed. The promises and how they are held against a fault stand
-//! in `harness/fault.rs`.
+//! measured printed. The faults are those of `harness/strike.rs`; the promises, and
+//! how they are held against a fault, stand in `harness/fault.rs`.
 
 use std::time::Instant;
 
 use serde_json::json;
 
 use crate::harness::agent::aegis;
-use crate::harness::fault::{Fault, World, flat, say};
-use crate::harness::proxy::{Direction, Flow, Greeting, Proxy};
+use crate::harness::fault::{Fault, flat, say};
+use crate::harness::proxy::{Direction, Greeting, Proxy};
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
+use crate::harness::strike::{Phase, Strike};
 use crate::harness::{millis, nothing_happens_for, secs, time_passes};
 
-fn named(name: &str) -> Fault<'_> {
-    Fault { name, ..Fault::default() }
+fn prove(fault: impl Into<Fault>) {
+    fault.into().prove();
 }
 
-/// Whoever connects meets `bytes` in place of a server.
-fn greeted_with(name: &str, bytes: &[u8], close: bool) {
-    let greeting = Greeting { bytes: bytes.to_vec(), close };
-    named(name).prove(
-        &mut World::of(Server::any()),
-        |world| {
-            world.proxy.greet(Some(greeting));
-            world.proxy.cut();
-        },
-        |world| {
-            // In this order: whoever is let through must not be cut.
-            world.proxy.cut();
-            world.proxy.greet(None);
-        },
-    );
+/// Under which so many heartbeats of each agent are still on their way.
+fn with(under_way: usize, strike: Strike) -> Fault {
+    Fault { under_way, ..strike.into() }
 }
 
 #[test]
 fn refused() {
-    named("refused").prove(
-        &mut World::of(Server::any()),
-        |world| {
-            world.proxy.refuse(true);
-            world.proxy.cut();
-        },
-        |world| world.proxy.refuse(false),
-    );
+    prove(Strike::refused());
 }
 
 #[test]
 fn silent() {
-    greeted_with("silent", b"", false);
+    prove(Strike::silent());
 }
 
 #[test]
 fn garbage_instead_of_info() {
-    greeted_with("garbage instead of INFO", b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff", false);
+    prove(Strike::garbage_instead_of_info());
 }
 
 #[test]
 fn an_info_of_a_megabyte() {
-    let info = [b"INFO {\"server_name\":\"".to_vec(), vec![b'x'; 1 << 20]].concat();
-    greeted_with("a 1 MB INFO", &info, false);
+    prove(Strike::an_info_of_a_megabyte());
 }
 
 #[test]
 fn closed_in_the_middle_of_a_line() {
-    greeted_with("closed mid-line", b"INFO {\"server_id\":\"NA", true);
+    prove(Strike::closed_in_the_middle_of_a_line());
 }
 
 #[test]
 fn a_tls_handshake_that_stalls() {
-    let info = b"INFO {\"server_id\":\"N\",\"version\":\"2.12.8\",\"proto\":1,\"headers\":true,\
-        \"max_payload\":1048576,\"tls_required\":true} \r\n";
-    greeted_with("TLS handshake stalled", info, false);
+    prove(Strike::a_tls_handshake_that_stalls());
 }
 
-/// The connections stand, and nothing passes in either direction.
 #[test]
 fn a_black_hole_behind_a_proxy() {
-    Fault { under_way: 2, ..named("black hole (proxy)") }.prove(
-        &mut World::of(Server::any()),
-        |world| world.proxy.set(Flow::Hold),
-        |world| world.proxy.set(Flow::Forward),
-    );
+    prove(with(2, Strike::a_black_hole()));
 }
 
 #[test]
 fn acknowledgements_are_lost() {
-    Fault { under_way: 1, ..named("one-way loss, to the agent (proxy)") }.prove(
-        &mut World::of(Server::any()),
-        |world| world.proxy.set_one(Direction::ToClient, Flow::Discard),
-        |world| world.proxy.set_one(Direction::ToClient, Flow::Forward),
-    );
+    prove(with(1, Strike::one_way_loss(Direction::ToClient)));
 }
 
 #[test]
 fn heartbeats_are_lost() {
-    named("one-way loss, to the server (proxy)").prove(
-        &mut World::of(Server::any()),
-        |world| world.proxy.set_one(Direction::ToServer, Flow::Discard),
-        |world| world.proxy.set_one(Direction::ToServer, Flow::Forward),
-    );
+    prove(Strike::one_way_loss(Direction::ToServer));
 }
 
 #[test]
 fn frozen() {
-    let mut world = World::of(Server::any());
-    let url = Some(world.server.url());
-    Fault { under_way: 2, url, ..named("frozen") }.prove(
-        &mut world,
-        |world| world.server.freeze(),
-        |world| world.server.thaw(),
-    );
+    prove(with(2, Strike::frozen()));
 }
 
 #[test]
 fn killed() {
-    let mut world = World::of(Server::any());
-    let url = Some(world.server.url());
-    Fault { url, ..named("killed") }.prove(
-        &mut world,
-        |world| world.server.kill(),
-        |world| {
-            world.server.start_again();
-            world.registry.reconnect();
-        },
-    );
+    prove(Strike::killed());
 }
 
 #[test]
 fn restarted_with_an_empty_store() {
-    let mut world = World::of(Server::any());
-    let url = Some(world.server.url());
-    Fault { url, keeps: false, ..named("restarted with an empty store") }.prove(
-        &mut world,
-        |world| world.server.kill(),
-        |world| world.server.restart_empty(),
-    );
+    prove(Strike::restarted_with_an_empty_store());
 }
 
 #[test]
 fn the_bucket_deleted() {
-    Fault { keeps: false, ..named("bucket deleted, nobody creates it") }.prove(
-        &mut World::of(Server::any()),
-        |world| {
-            world.registry.delete();
-        },
-        |_| (),
-    );
+    prove(Strike::the_bucket_deleted());
 }
 
 /// "A full bucket refuses even a refresh of the same size"
 #[test]
 fn the_bucket_is_full() {
-    let mut world = World::of(Server::any());
-    world.registry.update(&json!({ "max_bytes": 20_000 }));
-    // Room for a heartbeat comes and goes as entries expire.
-    Fault { flaps: true, ..named("bucket full") }.prove(
-        &mut world,
-        |world| {
+    let mut strike = Strike::new("bucket full", |world, phase| match phase {
+        Phase::Begins => {
             let subject = b"$KV.service_registry.filler";
             for size in [1_000, 100, 1] {
                 let fill = |n| ([&subject[..], format!(".{size}.{n}").as_bytes()].concat(), size);
@@ -169,42 +104,28 @@ fn the_bucket_is_full() {
                     }
                 }
             }
-        },
-        |world| world.registry.purge("filler.>"),
-    );
+        }
+        Phase::Ends => world.registry.purge("filler.>"),
+    });
+    strike.world.registry.update(&json!({ "max_bytes": 20_000 }));
+    // Room for a heartbeat comes and goes as entries expire.
+    prove(Fault { flaps: true, ..strike.into() });
 }
 
 #[test]
 fn the_login_is_withdrawn_and_given_back() {
-    let users = "no_auth_user: tests\nauthorization { users: [\
-        { user: agent, password: \"right\" }, { user: tests, password: tests } ] }\n";
-    let server = Server::with(Setup { extra: users.to_owned(), ..Setup::default() });
-    let environment = [("NATS_USER", "agent"), ("NATS_PASSWORD", "right")];
-    let environment = environment.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
-    Fault { environment, ..named("login expired") }.prove(
-        &mut World::of(server),
-        |world| world.server.reconfigure("\"right\"", "\"other\""),
-        |world| world.server.reconfigure("\"other\"", "\"right\""),
-    );
+    prove(Strike::the_login_is_withdrawn());
 }
 
 #[test]
 fn cut_in_the_middle_of_a_heartbeat() {
-    named("cut mid-request").prove(
-        &mut World::of(Server::any()),
-        |world| world.proxy.cut_after(Direction::ToServer, 60),
-        |_| (),
-    );
+    prove(Strike::cut_after("cut mid-request", Direction::ToServer, 60));
 }
 
 /// The heartbeat is stored; the agent does not know, and finds its own.
 #[test]
 fn cut_in_the_middle_of_an_acknowledgement() {
-    named("cut mid-reply").prove(
-        &mut World::of(Server::any()),
-        |world| world.proxy.cut_after(Direction::ToClient, 15),
-        |_| (),
-    );
+    prove(Strike::cut_after("cut mid-reply", Direction::ToClient, 15));
 }
 
 #[test]

@@ -1,69 +1,51 @@
 //! Faults that only a network can have: packets that are lost without a word,
 //! names that cannot be looked up. Need root; skipped aloud without.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::agent::aegis;
-use crate::harness::fault::{Fault, World, duration, now, say};
-use crate::harness::network::{Names, Network, SERVER, Says};
-use crate::harness::proxy::Proxy;
+use crate::harness::fault::{Fault, OUTAGE, duration, now, say};
+use crate::harness::network::{Network, SERVER, Says};
 use crate::harness::registry::Registry;
 use crate::harness::server::{Server, Setup};
-use crate::harness::{eventually, free_port, millis, secs, time_passes};
+use crate::harness::strike::Strike;
+use crate::harness::{eventually, millis, secs, time_passes};
 
-fn server() -> Server {
-    Server::with(Setup { host: "0.0.0.0", ..Setup::default() })
-}
-
-/// Loses what comes from `sides`, for so long.
-fn packets_lost(name: &str, sides: &[&str], outage: Duration) {
-    let Some(mut network) = Network::enter() else { return };
-    let mut world = World::of(server());
-    let fault = Fault {
-        name,
-        // The server's socket has it, or the router has lost it.
-        under_way: usize::from(sides == ["server"]),
-        url: Some(format!("nats://{SERVER}:{}", world.server.port())),
-        wrapper: network.client(),
-        outage,
-        ..Fault::default()
-    };
-    let network = std::cell::RefCell::new(&mut network);
-    fault.prove(
-        &mut world,
-        |_| sides.iter().for_each(|side| network.borrow_mut().lose(side)),
-        |_| sides.iter().for_each(|side| network.borrow_mut().pass(side)),
-    );
+fn packets_lost(sides: &'static [&'static str], under_way: usize, outage: Duration) {
+    if let Some(strike) = Strike::packets_lost(sides) {
+        Fault { under_way, outage, ..strike.into() }.prove();
+    }
 }
 
 #[test]
 fn packets_are_lost() {
-    packets_lost("packets lost (network)", &["client", "server"], millis(1_900));
+    packets_lost(&["client", "server"], 0, OUTAGE);
 }
 
 #[test]
 fn packets_to_the_server_are_lost() {
-    packets_lost("one-way loss, to the server (network)", &["client"], millis(1_900));
+    packets_lost(&["client"], 0, OUTAGE);
 }
 
+/// The server's socket has the heartbeats.
 #[test]
 fn packets_from_the_server_are_lost() {
-    packets_lost("one-way loss, to the agent (network)", &["server"], millis(1_900));
+    packets_lost(&["server"], 1, OUTAGE);
 }
 
 /// Long enough for TCP to wait for 6 s between two attempts of its own.
 #[test]
 fn packets_are_lost_for_long() {
-    packets_lost("packets lost (network)", &["client", "server"], millis(7_300));
+    packets_lost(&["client", "server"], 0, millis(7_300));
 }
 
 #[test]
 fn a_heartbeat_that_the_network_did_not_take_dies_with_its_agent() {
     let Some(mut network) = Network::enter() else { return };
-    let server = server();
+    let server = Server::with(Setup { host: "0.0.0.0", ..Setup::default() });
     let mut registry = Registry::at(&server.url());
     registry.create(&json!({}));
     let watch = registry.watch(">");
@@ -95,39 +77,17 @@ fn a_heartbeat_that_the_network_did_not_take_dies_with_its_agent() {
     ));
 }
 
-/// The server is away, its name cannot be looked up, and it comes back at
-/// another address.
-fn another_address(name: &str, address: Ipv4Addr, says: Says) {
-    let at = |last: u8| Ipv4Addr::new(127, address.octets()[1], 1, last);
-    let Some(names) = Names::served_at(address, Says::Address(at(1))) else { return };
-    let mut world = World::of(Server::any());
-    let port = free_port();
-    let old = Proxy::listening(SocketAddr::from((at(1), port)), world.server.port());
-    let new = Proxy::listening(SocketAddr::from((at(2), port)), world.server.port());
-    let fault = Fault {
-        name,
-        url: Some(format!("nats://nats.test:{port}")),
-        wrapper: names.client(),
-        ..Fault::default()
-    };
-    fault.prove(
-        &mut world,
-        |_| {
-            names.say(says);
-            old.refuse(true);
-            old.cut();
-        },
-        |_| names.say(Says::Address(at(2))),
-    );
-    assert!(new.accepted() > 0);
+fn another_address(name_server: u8, says: Says) {
+    let at = Ipv4Addr::new(127, name_server, 0, 53);
+    Strike::another_address(at, says, |strike| Fault::from(strike).prove());
 }
 
 #[test]
 fn names_fail_and_the_server_has_another_address() {
-    another_address("DNS failing, another address", Ipv4Addr::new(127, 78, 0, 53), Says::Failure);
+    another_address(78, Says::Failure);
 }
 
 #[test]
 fn the_name_server_is_silent_and_the_server_has_another_address() {
-    another_address("DNS silent, another address", Ipv4Addr::new(127, 79, 0, 53), Says::Nothing);
+    another_address(79, Says::Nothing);
 }

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::agent::{Agent, Usage, aegis};
-use crate::harness::fault::{World, duration, flat, now, say};
+use crate::harness::fault::{duration, flat, now, say};
 use crate::harness::proxy::{Direction, Flow, Greeting};
 use crate::harness::server::Server;
+use crate::harness::strike::World;
 use crate::harness::{eventually, millis, secs, time_passes};
 
 const KEY: &str = "service-instances__soak__host-1";

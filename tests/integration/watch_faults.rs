@@ -6,22 +6,23 @@
 //! called down once, within TTL + 1 s of its last heartbeat or 2 s after the
 //! watcher is back; whoever has come is told once.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::harness::agent::{Agent, aegis};
 use crate::harness::cluster::Cluster;
-use crate::harness::fault::{World, duration, say};
+use crate::harness::fault::{duration, say};
 use crate::harness::host_clocks::HostClocks;
-use crate::harness::network::{Names, Network, SERVER, Says};
+use crate::harness::network::Says;
 use crate::harness::proxy::{Direction, Flow, Greeting, Proxy};
 use crate::harness::registry::{Registry, Watch};
 use crate::harness::scene::key;
-use crate::harness::server::{Server, Setup};
+use crate::harness::server::Server;
+use crate::harness::strike::{Phase, Strike, World};
 use crate::harness::watcher::{Watcher, words};
-use crate::harness::{eventually, free_port, millis, nothing_happens_for, secs, time_passes};
+use crate::harness::{eventually, millis, nothing_happens_for, secs, time_passes};
 
 /// Longer than the TTL of those that go, and than the silence that a watcher
 /// doubts; shorter than what an agent that stays can bear.
@@ -41,50 +42,28 @@ fn agent(url: &str, instance: &str, ttl: u64) -> Agent {
 }
 
 /// A fault, and what may be said of it.
-struct Case<'a> {
-    name: &'a str,
-    /// The watcher's servers; the proxy where nothing is said.
-    url: Option<String>,
-    environment: Vec<(&'a str, &'a str)>,
-    wrapper: Vec<String>,
+struct Case {
+    strike: Strike,
     outage: Duration,
-    /// Nothing that was stored outlives it: whoever stays may be told anew.
-    empties: bool,
     /// Whether the watcher has to say that it knows nothing.
     is_felt: bool,
     /// It is over at once, of itself.
     passes: bool,
 }
 
-fn named(name: &str) -> Case<'_> {
-    Case {
-        name,
-        url: None,
-        environment: Vec::new(),
-        wrapper: Vec::new(),
-        outage: OUTAGE,
-        empties: false,
-        is_felt: true,
-        passes: false,
+impl From<Strike> for Case {
+    fn from(strike: Strike) -> Case {
+        Case { strike, outage: OUTAGE, is_felt: true, passes: false }
     }
 }
 
-impl Case<'_> {
-    fn prove(
-        &self,
-        world: &mut World,
-        begin: impl FnOnce(&mut World),
-        end: impl FnOnce(&mut World),
-    ) {
-        let direct = world.server.url();
-        let mut record = world.registry.watch(">");
+impl Case {
+    fn prove(mut self) {
+        let direct = self.strike.world.server.url();
+        let mut record = self.strike.world.registry.watch(">");
         let _stays = agent(&direct, "stays", LONG);
         let [mut dies, leaves] = ["dies", "leaves"].map(|name| agent(&direct, name, SHORT));
-        let url = self.url.clone().unwrap_or_else(|| world.proxy.url());
-        let mut watch = aegis(&["watch", "--json", "-s", &url]).wrapped(&self.wrapper);
-        for (name, value) in &self.environment {
-            watch = watch.env(name, value);
-        }
+        let watch = self.strike.meets(aegis(&["watch", "--json"]));
         let mut watcher = Watcher::spawn(&watch);
         watcher.wait_for("synced", secs(5));
         for name in ["up stays", "up dies", "up leaves"] {
@@ -92,20 +71,22 @@ impl Case<'_> {
         }
 
         let began = Instant::now();
-        begin(world);
+        self.strike.begin();
         time_passes(millis(300));
         dies.signal("KILL");
         dies.wait_exit(secs(2));
         leaves.signal("TERM");
         let _comes = agent(&direct, "comes", LONG);
         time_passes(self.outage.saturating_sub(began.elapsed()));
-        end(world);
+        self.strike.end();
         let outage = began.elapsed();
         let ended = if self.passes { began } else { Instant::now() };
-        if self.empties {
+        // Nothing that was stored outlives it: whoever stays may be told anew.
+        if !self.strike.keeps {
+            let registry = &mut self.strike.world.registry;
             eventually(BACK, "the bucket is there", || {
-                world.registry.reconnect();
-                world.registry.info()
+                registry.reconnect();
+                registry.info()
             });
             record = Watch::from_the_start(&direct);
         }
@@ -123,6 +104,7 @@ impl Case<'_> {
 
     fn judge(&self, watcher: &Watcher, record: &Watch, span: (Instant, Instant), outage: Duration) {
         let (began, ended) = span;
+        let name = &self.strike.name;
         let told = watcher.told();
         let of = |instance: &str| -> Vec<(Instant, String)> {
             let of = told.iter().filter(|(_, event)| event["instanceId"] == instance);
@@ -135,24 +117,24 @@ impl Case<'_> {
         let first = |word: &str, after: Instant| {
             told.iter().find(|(at, event)| words(event) == word && *at >= after).map(|(at, _)| *at)
         };
-        match self.empties {
-            false => assert_eq!(events("stays"), ["up"], "{}: never away", self.name),
-            true => assert_eq!(events("stays").last().map(String::as_str), Some("up")),
+        match self.strike.keeps {
+            true => assert_eq!(events("stays"), ["up"], "{name}: never away"),
+            false => assert_eq!(events("stays").last().map(String::as_str), Some("up")),
         }
-        assert_eq!(events("comes"), ["up"], "{}", self.name);
+        assert_eq!(events("comes"), ["up"], "{name}");
         let lost = first("lost", began);
         // What passes begins with the next message.
         let ended = if self.passes { lost.unwrap_or(ended) } else { ended };
         let synced = first("synced", lost.unwrap_or(began).max(ended));
-        assert_eq!(lost.is_some(), self.is_felt, "{}: whether it said lost", self.name);
+        assert_eq!(lost.is_some(), self.is_felt, "{name}: whether it said lost");
         let back = synced.map(|at| at.saturating_duration_since(ended));
         if self.is_felt {
-            let back = back.unwrap_or_else(|| panic!("{}: not synced again", self.name));
-            assert!(back < BACK + HEARD, "{}: back after {back:?}", self.name);
+            let back = back.unwrap_or_else(|| panic!("{name}: not synced again"));
+            assert!(back < BACK + HEARD, "{name}: back after {back:?}");
         }
         let mut latest = Duration::ZERO;
         for instance in ["dies", "leaves"] {
-            assert_eq!(events(instance), ["up", "down"], "{}: {instance}", self.name);
+            assert_eq!(events(instance), ["up", "down"], "{name}: {instance}");
             let at = of(instance)[1].0;
             let seen = record.seen();
             let last = seen.iter().rfind(|one| one.key() == key(instance) && !one.is_marker());
@@ -162,12 +144,11 @@ impl Case<'_> {
             let late = at.saturating_duration_since(ended);
             let in_time = due.is_some_and(|due| at <= due);
             let grace = back.unwrap_or_default() + GRACE + HEARD;
-            assert!(in_time || late < grace, "{}: {instance} told {late:?} after it", self.name);
+            assert!(in_time || late < grace, "{name}: {instance} told {late:?} after it");
             latest = latest.max(late);
         }
         say(&format!(
-            "watch: {}, {:.1} s; {}; all that went told {:.2} s after it at the latest",
-            self.name,
+            "watch: {name}, {:.1} s; {}; all that went told {:.2} s after it at the latest",
             outage.as_secs_f64(),
             match (lost, back) {
                 (Some(at), Some(back)) => format!(
@@ -182,211 +163,135 @@ impl Case<'_> {
     }
 }
 
-fn world() -> World {
-    World::of(Server::any())
+fn prove(case: impl Into<Case>) {
+    case.into().prove();
 }
 
-/// Whoever connects meets `bytes` in place of a server.
-fn greeted_with(name: &str, bytes: &[u8], close: bool) {
-    let greeting = Greeting { bytes: bytes.to_vec(), close };
-    named(name).prove(
-        &mut world(),
-        |world| {
-            world.proxy.greet(Some(greeting));
-            world.proxy.cut();
-        },
-        |world| {
-            // In this order: whoever is let through must not be cut.
-            world.proxy.cut();
-            world.proxy.greet(None);
-        },
-    );
+fn that_passes(strike: Strike) -> Case {
+    Case { passes: true, ..strike.into() }
 }
 
 #[test]
 fn refused() {
-    named("refused").prove(
-        &mut world(),
-        |world| {
-            world.proxy.refuse(true);
-            world.proxy.cut();
-        },
-        |world| world.proxy.refuse(false),
-    );
+    prove(Strike::refused());
 }
 
 #[test]
 fn silent() {
-    greeted_with("silent", b"", false);
+    prove(Strike::silent());
 }
 
 #[test]
 fn garbage_instead_of_info() {
-    greeted_with("garbage instead of INFO", b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff", false);
+    prove(Strike::garbage_instead_of_info());
 }
 
 #[test]
 fn an_info_of_a_megabyte() {
-    let info = [b"INFO {\"server_name\":\"".to_vec(), vec![b'x'; 1 << 20]].concat();
-    greeted_with("a 1 MB INFO", &info, false);
+    prove(Strike::an_info_of_a_megabyte());
 }
 
 #[test]
 fn closed_in_the_middle_of_a_line() {
-    greeted_with("closed mid-line", b"INFO {\"server_id\":\"NA", true);
+    prove(Strike::closed_in_the_middle_of_a_line());
 }
 
 #[test]
 fn a_tls_handshake_that_stalls() {
-    let info = b"INFO {\"server_id\":\"N\",\"version\":\"2.12.8\",\"proto\":1,\"headers\":true,\
-        \"max_payload\":1048576,\"tls_required\":true} \r\n";
-    greeted_with("TLS handshake stalled", info, false);
+    prove(Strike::a_tls_handshake_that_stalls());
 }
 
 #[test]
 fn a_black_hole() {
-    named("black hole (proxy)").prove(
-        &mut world(),
-        |world| world.proxy.set(Flow::Hold),
-        |world| world.proxy.set(Flow::Forward),
-    );
+    prove(Strike::a_black_hole());
 }
 
 #[test]
 fn what_the_server_says_is_lost() {
-    named("one-way loss, to the watcher (proxy)").prove(
-        &mut world(),
-        |world| world.proxy.set_one(Direction::ToClient, Flow::Discard),
-        |world| world.proxy.set_one(Direction::ToClient, Flow::Forward),
-    );
+    prove(Strike::one_way_loss(Direction::ToClient));
 }
 
 /// The consumer goes on for as long as it was asked for: only questions, and the
 /// next pull, are lost.
 #[test]
 fn what_the_watcher_says_is_lost() {
-    let outage = millis(7_500);
-    Case { outage, ..named("one-way loss, to the server (proxy)") }.prove(
-        &mut world(),
-        |world| world.proxy.set_one(Direction::ToServer, Flow::Discard),
-        |world| world.proxy.set_one(Direction::ToServer, Flow::Forward),
-    );
+    let strike = Strike::one_way_loss(Direction::ToServer);
+    prove(Case { outage: millis(7_500), ..strike.into() });
 }
 
 #[test]
 fn cut_in_the_middle_of_a_message() {
-    Case { passes: true, ..named("cut mid-message") }.prove(
-        &mut world(),
-        |world| world.proxy.cut_after(Direction::ToClient, 15),
-        |_| (),
-    );
+    prove(that_passes(Strike::cut_after("cut mid-message", Direction::ToClient, 15)));
 }
 
 #[test]
 fn cut_in_the_middle_of_a_question() {
-    Case { passes: true, ..named("cut mid-request") }.prove(
-        &mut world(),
-        |world| world.proxy.cut_after(Direction::ToServer, 15),
-        |_| (),
-    );
+    prove(that_passes(Strike::cut_after("cut mid-request", Direction::ToServer, 15)));
 }
 
 #[test]
 fn slow() {
-    Case { is_felt: false, ..named("slow (300 ms each way)") }.prove(
-        &mut world(),
-        |world| world.proxy.delay(millis(300)),
-        |world| world.proxy.delay(Duration::ZERO),
-    );
+    let strike = Strike::new("slow (300 ms each way)", |world, phase| {
+        world.proxy.delay(if phase == Phase::Begins { millis(300) } else { Duration::ZERO });
+    });
+    prove(Case { is_felt: false, ..strike.into() });
 }
 
 #[test]
 fn frozen() {
-    let mut world = world();
-    Case { url: Some(world.server.url()), ..named("frozen") }.prove(
-        &mut world,
-        |world| world.server.freeze(),
-        |world| world.server.thaw(),
-    );
+    prove(Strike::frozen());
 }
 
 #[test]
 fn killed() {
-    let mut world = world();
-    Case { url: Some(world.server.url()), ..named("killed") }.prove(
-        &mut world,
-        |world| world.server.kill(),
-        |world| world.server.start_again(),
-    );
+    prove(Strike::killed());
 }
 
 #[test]
 fn restarted_with_an_empty_store() {
-    let mut world = world();
-    Case { url: Some(world.server.url()), empties: true, ..named("an empty store") }.prove(
-        &mut world,
-        |world| world.server.kill(),
-        |world| world.server.restart_empty(),
-    );
+    prove(Strike::restarted_with_an_empty_store());
 }
 
 #[test]
 fn the_bucket_deleted() {
-    Case { empties: true, passes: true, ..named("bucket deleted") }.prove(
-        &mut world(),
-        |world| world.registry.delete(),
-        |_| (),
-    );
+    prove(that_passes(Strike::the_bucket_deleted()));
 }
 
 /// Nothing can be written: that is no fault of the watcher's.
 #[test]
 fn the_bucket_is_full() {
-    Case { is_felt: false, ..named("bucket full") }.prove(
-        &mut world(),
-        |world| world.registry.update(&json!({ "max_bytes": 1 })),
-        |world| world.registry.update(&json!({ "max_bytes": -1 })),
-    );
+    let strike = Strike::new("bucket full", |world, phase| {
+        let bytes = if phase == Phase::Begins { 1 } else { -1 };
+        world.registry.update(&json!({ "max_bytes": bytes }));
+    });
+    prove(Case { is_felt: false, ..strike.into() });
 }
 
 #[test]
 fn the_login_is_withdrawn_and_given_back() {
-    let users = "no_auth_user: tests\nauthorization { users: [\
-        { user: agent, password: \"right\" }, { user: tests, password: tests } ] }\n";
-    let server = Server::with(Setup { extra: users.to_owned(), ..Setup::default() });
-    let environment = vec![("NATS_USER", "agent"), ("NATS_PASSWORD", "right")];
-    Case { environment, ..named("login withdrawn") }.prove(
-        &mut World::of(server),
-        |world| world.server.reconfigure("\"right\"", "\"other\""),
-        |world| world.server.reconfigure("\"other\"", "\"right\""),
-    );
+    prove(Strike::the_login_is_withdrawn());
 }
 
 /// Three of four servers let nobody in.
 #[test]
 fn the_first_servers_of_the_list_hang() {
-    let mut world = world();
-    let hanging: Vec<Proxy> = (0..3).map(|_| Proxy::to(world.server.port())).collect();
+    let mut strike = Strike::refused();
+    let port = strike.world.server.port();
+    let hanging: Vec<Proxy> = (0..3).map(|_| Proxy::to(port)).collect();
     for proxy in &hanging {
         proxy.greet(Some(Greeting { bytes: Vec::new(), close: false }));
     }
-    let urls: Vec<String> = hanging.iter().chain([&world.proxy]).map(Proxy::url).collect();
-    Case { url: Some(urls.join(",")), ..named("three of four servers hang, the fourth refuses") }
-        .prove(
-            &mut world,
-            |world| {
-                world.proxy.refuse(true);
-                world.proxy.cut();
-            },
-            |world| world.proxy.refuse(false),
-        );
+    let urls: Vec<String> = hanging.iter().chain([&strike.world.proxy]).map(Proxy::url).collect();
+    strike.name = "three of four servers hang, the fourth refuses".to_owned();
+    strike.url = urls.join(",");
+    prove(strike);
 }
 
 /// The wall clock of the watcher's host is set.
 #[test]
 fn the_clock_of_the_host_is_set() {
     let clocks = HostClocks::new();
-    let mut world = world();
+    let mut world = World::of(Server::any());
     let mut watch = clocks.of(aegis(&["watch", "--json", "-s", &world.server.url()]));
     watch = watch.arg("--verbose");
     let mut watcher = Watcher::spawn(&watch);
@@ -411,74 +316,41 @@ fn the_clock_of_the_host_is_set() {
 
 // The network: packets and names.
 
-/// Loses what comes from `sides`.
-fn packets_lost(name: &str, sides: &[&str], outage: Duration) {
-    let Some(mut network) = Network::enter() else { return };
-    let mut world = World::of(Server::with(Setup { host: "0.0.0.0", ..Setup::default() }));
-    let case = Case {
-        url: Some(format!("nats://{SERVER}:{}", world.server.port())),
-        wrapper: network.client(),
-        outage,
-        ..named(name)
-    };
-    let network = std::cell::RefCell::new(&mut network);
-    case.prove(
-        &mut world,
-        |_| sides.iter().for_each(|side| network.borrow_mut().lose(side)),
-        |_| sides.iter().for_each(|side| network.borrow_mut().pass(side)),
-    );
+fn packets_lost(sides: &'static [&'static str], outage: Duration) {
+    if let Some(strike) = Strike::packets_lost(sides) {
+        prove(Case { outage, ..strike.into() });
+    }
 }
 
 #[test]
 fn packets_are_lost() {
-    packets_lost("packets lost (network)", &["client", "server"], OUTAGE);
+    packets_lost(&["client", "server"], OUTAGE);
 }
 
 #[test]
 fn packets_from_the_server_are_lost() {
-    packets_lost("one-way loss, to the watcher (network)", &["server"], OUTAGE);
+    packets_lost(&["server"], OUTAGE);
 }
 
 /// Where the acknowledgements of TCP do not pass, nothing does for long.
 #[test]
 fn packets_to_the_server_are_lost() {
-    packets_lost("one-way loss, to the server (network)", &["client"], millis(5_500));
+    packets_lost(&["client"], millis(5_500));
 }
 
 #[test]
 fn packets_are_lost_for_long() {
-    packets_lost("packets lost (network)", &["client", "server"], millis(7_300));
-}
-
-/// The server's name cannot be looked up, and it comes back at another address.
-fn another_address(name: &str, address: Ipv4Addr, says: Says) {
-    let at = |last: u8| Ipv4Addr::new(127, address.octets()[1], 1, last);
-    let Some(names) = Names::served_at(address, Says::Address(at(1))) else { return };
-    let mut world = world();
-    let port = free_port();
-    let old = Proxy::listening(SocketAddr::from((at(1), port)), world.server.port());
-    let new = Proxy::listening(SocketAddr::from((at(2), port)), world.server.port());
-    let url = Some(format!("nats://nats.test:{port}"));
-    Case { url, wrapper: names.client(), ..named(name) }.prove(
-        &mut world,
-        |_| {
-            names.say(says);
-            old.refuse(true);
-            old.cut();
-        },
-        |_| names.say(Says::Address(at(2))),
-    );
-    assert!(new.accepted() > 0);
+    packets_lost(&["client", "server"], millis(7_300));
 }
 
 #[test]
 fn names_fail_and_the_server_has_another_address() {
-    another_address("DNS failing, another address", Ipv4Addr::new(127, 88, 0, 53), Says::Failure);
+    Strike::another_address(Ipv4Addr::new(127, 88, 0, 53), Says::Failure, prove);
 }
 
 #[test]
 fn the_name_server_is_silent_and_the_server_has_another_address() {
-    another_address("DNS silent, another address", Ipv4Addr::new(127, 89, 0, 53), Says::Nothing);
+    Strike::another_address(Ipv4Addr::new(127, 89, 0, 53), Says::Nothing, prove);
 }
 
 // A cluster.

@@ -1,4 +1,4 @@
-//! One fault, proved: agents run, the fault comes in the worst moment and
+//! One fault (`strike.rs`), proved: agents run, it comes in the worst moment and
 //! goes, and the promises P1 to P5 are held against what the server stored.
 //!
 //! - P1: the agent `kept` (TTL 6 s, a heartbeat each second) is never gone: an
@@ -13,13 +13,11 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::agent::{Agent, Invocation, aegis};
-use super::proxy::Proxy;
-use super::registry::{Entry, Registry, Watch};
-use super::server::Server;
+use super::registry::{Entry, Watch};
+use super::strike::Strike;
 use super::{eventually, millis, secs, time as clock, time_passes};
 
 const TTL: Duration = secs(6);
@@ -27,29 +25,9 @@ const TTL: Duration = secs(6);
 pub const OUTAGE: Duration = millis(1_900);
 const BACK: Duration = secs(3);
 
-/// Where a fault happens.
-pub struct World {
-    pub server: Server,
-    /// Between the agents and the server.
-    pub proxy: Proxy,
-    /// Straight to the server.
-    pub registry: Registry,
-}
-
-impl World {
-    /// This server with a bucket, and a proxy.
-    pub fn of(server: Server) -> World {
-        let mut registry = Registry::at(&server.url());
-        registry.create(&json!({}));
-        World { proxy: Proxy::to(server.port()), server, registry }
-    }
-}
-
 /// A fault and what may be said of it.
-pub struct Fault<'a> {
-    pub name: &'a str,
-    /// Whether the entries outlive it in the store.
-    pub keeps: bool,
+pub struct Fault {
+    pub strike: Strike,
     /// Heartbeats of each agent that may be stored late, since they were on
     /// their way through somebody else's buffers when the fault came.
     pub under_way: usize,
@@ -57,75 +35,31 @@ pub struct Fault<'a> {
     pub outage: Duration,
     /// It comes and goes by itself, and is said each time.
     pub flaps: bool,
-    /// The agents' servers; the proxy where nothing is said.
-    pub url: Option<String>,
-    pub environment: Vec<(String, String)>,
-    pub wrapper: Vec<String>,
 }
 
-impl Default for Fault<'_> {
-    fn default() -> Self {
-        Fault {
-            name: "",
-            keeps: true,
-            under_way: 0,
-            outage: OUTAGE,
-            flaps: false,
-            url: None,
-            environment: Vec::new(),
-            wrapper: Vec::new(),
-        }
+impl From<Strike> for Fault {
+    fn from(strike: Strike) -> Fault {
+        Fault { strike, under_way: 0, outage: OUTAGE, flaps: false }
     }
 }
 
-/// What was measured.
-#[derive(Debug, Clone, Copy)]
-pub struct Measured {
-    /// From the end of the fault to the first fresh heartbeat: of an entry that
-    /// was kept, of one that had expired.
-    pub back: [Duration; 2],
-    /// The longest time between two heartbeats of `kept`.
-    pub gap: Duration,
-}
-
-pub fn name_of(instance: &str) -> String {
+fn name_of(instance: &str) -> String {
     format!("service-instances__faults__{instance}")
 }
 
-impl Fault<'_> {
-    fn agent(&self, world: &World, instance: &str, ttl: &str, interval: &str) -> Invocation {
-        let url = self.url.clone().unwrap_or_else(|| world.proxy.url());
-        let mut agent = aegis(&[
-            "run",
-            "--service=faults",
-            "--instance",
-            instance,
-            "--ttl",
-            ttl,
-            "--interval",
-            interval,
-            "-s",
-            &url,
-        ])
-        .wrapped(&self.wrapper);
-        for (name, value) in &self.environment {
-            agent = agent.env(name, value);
-        }
-        agent
+impl Fault {
+    fn agent(&self, instance: &str, ttl: &str, interval: &str) -> Invocation {
+        let run = aegis(&["run", "--service=faults", "--instance", instance]);
+        self.strike.meets(run.arg("--ttl").arg(ttl).arg("--interval").arg(interval))
     }
 
-    /// Brings the fault about by `begin`, ends it by `end` after 1.9 s, and
-    /// holds the promises against it.
-    pub fn prove(
-        &self,
-        world: &mut World,
-        begin: impl FnOnce(&mut World),
-        end: impl FnOnce(&mut World),
-    ) -> Measured {
-        let mut watch = world.registry.watch(">");
-        let mut kept = self.agent(world, "kept", "6s", "1s").spawn();
-        let lost = self.agent(world, "lost", "1s", "300ms").spawn();
-        let mut left = self.agent(world, "left", "60s", "20s").arg("--timeout=1s").spawn();
+    /// Has the fault come, ends it after `outage`, and holds the promises against
+    /// it.
+    pub fn prove(mut self) {
+        let mut watch = self.strike.world.registry.watch(">");
+        let mut kept = self.agent("kept", "6s", "1s").spawn();
+        let lost = self.agent("lost", "1s", "300ms").spawn();
+        let mut left = self.agent("left", "60s", "20s").arg("--timeout=1s").spawn();
         let beats = |watch: &Watch, instance: &str| -> Vec<Entry> {
             let key = name_of(instance);
             watch.seen().into_iter().filter(|e| e.key() == key && !e.is_marker()).collect()
@@ -145,27 +79,22 @@ impl Fault<'_> {
         });
         time_passes(millis(850));
 
-        begin(world);
+        self.strike.begin();
         let began = Instant::now();
         left.signal("TERM");
-        let list = {
-            let url = self.url.clone().unwrap_or_else(|| world.proxy.url());
-            let mut list = aegis(&["list", "--timeout=1s", "-s", &url]).wrapped(&self.wrapper);
-            for (name, value) in &self.environment {
-                list = list.env(name, value);
-            }
-            std::thread::spawn(move || list.run())
-        };
+        let list = self.strike.meets(aegis(&["list", "--timeout=1s"]));
+        let list = std::thread::spawn(move || list.run());
         let left_took = {
             left.wait_exit(secs(4));
             began.elapsed()
         };
         time_passes(self.outage.saturating_sub(began.elapsed()));
         let ending = clock::now();
-        end(world);
+        self.strike.end();
         let ended = clock::now();
         let outage = began.elapsed();
-        if !self.keeps {
+        let (keeps, world) = (self.strike.keeps, &mut self.strike.world);
+        if !keeps {
             world.registry.reconnect();
             eventually(BACK, "the bucket is there", || world.registry.info());
             watch = Watch::from_the_start(&world.server.url());
@@ -202,7 +131,7 @@ impl Fault<'_> {
         for line in [kept.stderr(), lost.stderr()] {
             assert!(!line.contains("writes this entry too"), "its own: {line}");
         }
-        if self.keeps && self.outage <= OUTAGE {
+        if keeps && self.outage <= OUTAGE {
             assert!(gap < TTL, "P1: kept was gone: {gap:?} between two heartbeats");
             let key = name_of("kept");
             assert!(watch.seen().iter().all(|e| e.key() != key || !e.is_marker()), "P1: deleted");
@@ -232,7 +161,7 @@ impl Fault<'_> {
             "fault: {}, {:.1} s; recovered in {:.2} s (kept), {:.2} s (expired); longest gap {:.2} s of \
              TTL 6 s; list ended in {:.2} s with {}, SIGTERM in {:.2} s; after it SIGTERM in {:.3} s; \
              threads {} -> {}, descriptors {} -> {}",
-            self.name,
+            self.strike.name,
             outage.as_secs_f64(),
             back[0].as_secs_f64(),
             back[1].as_secs_f64(),
@@ -246,7 +175,6 @@ impl Fault<'_> {
             before.descriptors,
             after.1
         ));
-        Measured { back, gap }
     }
 }
 

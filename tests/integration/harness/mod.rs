@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod registry;
 pub mod scene;
 pub mod server;
+pub mod strike;
 pub mod syscalls;
 pub mod time;
 pub mod watcher;
