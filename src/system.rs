@@ -7,7 +7,7 @@ pub mod children;
 pub mod clock_changes;
 pub mod logging;
 pub mod looker;
-mod ourselves;
+pub mod ourselves;
 pub mod outlet;
 pub mod signals;
 pub mod systemd;

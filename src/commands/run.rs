@@ -87,7 +87,7 @@ pub fn keep(begin: Settled<'_>, host: &mut Host, outside: Rc<dyn Waiter>, anew: 
     host.configure(options.health.as_ref(), options.metrics_file.as_ref(), options.interval);
     let registry = Registry::new(connect(settings), bucket);
     let mut agent =
-        Agent::new(options, registry, host_name, servers, outside.random(), host.looker());
+        Agent::new(options, registry, host_name, servers, outside.random(), host.helpers());
 
     let mut slept = Slept::new(&*outside);
     while !outside.stop_requested() {

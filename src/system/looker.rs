@@ -4,20 +4,17 @@
 //! and says so for the price of one call. Everything else is looked at by a
 //! process of its own (`ourselves`), of which there is never more than one.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode};
-use std::rc::Rc;
+use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use rustix::process::Pid;
 
-use super::ourselves;
+use super::ourselves::{Helper, Helpers};
 use crate::nats::Interest;
 use crate::nats::waiter::poll_all;
 
@@ -26,22 +23,18 @@ const WORD: &str = "look-at-file-and-say-on-standard-output";
 /// No answer is longer.
 const LONGEST: u64 = 4 << 10;
 
-/// The process that looks, if there is one: for whoever reaps children.
-pub type LookerPid = Rc<Cell<Option<Pid>>>;
-
 /// Looks at one file.
 #[derive(Debug)]
 pub struct Looker {
     path: PathBuf,
-    looking: Option<Child>,
-    pid: LookerPid,
+    helpers: Helpers,
+    looking: Option<Helper>,
 }
 
 impl Looker {
-    /// Nothing was looked at yet. The process that looks stands in `pid` while
-    /// there is one.
-    pub fn new(path: PathBuf, pid: LookerPid) -> Looker {
-        Looker { path, looking: None, pid }
+    /// Nothing was looked at yet. The process that looks is one of `helpers`.
+    pub fn new(path: PathBuf, helpers: Helpers) -> Looker {
+        Looker { path, helpers, looking: None }
     }
 
     /// What is looked at.
@@ -58,16 +51,15 @@ impl Looker {
     /// be started.
     pub fn begin(&mut self) -> io::Result<()> {
         if self.looking.is_none() {
-            let child = ourselves::command(&[OsStr::new(WORD), self.path.as_os_str()]).spawn()?;
-            self.pid.set(Some(Pid::from_child(&child)));
-            self.looking = Some(child);
+            let words = [OsStr::new(WORD), self.path.as_os_str()];
+            self.looking = Some(self.helpers.start(&words, Stdio::null())?);
         }
         Ok(())
     }
 
     /// What the process said, if that comes before `until`.
     pub fn answer(&mut self, until: Instant) -> Option<Vec<u8>> {
-        let child = self.looking.as_mut()?;
+        let child = &mut self.looking.as_mut()?.child;
         let mut said = Vec::new();
         if let Some(out) = child.stdout.as_mut() {
             let mut interest = [Interest::reading(out.as_fd(), false)];
@@ -80,19 +72,7 @@ impl Looker {
         }
         child.wait().ok();
         self.looking = None;
-        self.pid.set(None);
         Some(said)
-    }
-}
-
-impl Drop for Looker {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.looking {
-            child.kill().ok();
-            // Later than that nobody asks.
-            child.try_wait().ok();
-            self.pid.set(None);
-        }
     }
 }
 

@@ -7,13 +7,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode};
+use std::process::ExitCode;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::Pid;
 
 use crate::error::plain;
-use crate::system::{ourselves, textfile};
+use crate::system::ourselves::{Helper, Helpers};
+use crate::system::textfile;
 
 /// The first argument of the process that writes. Not for people.
 const WORD: &str = "write-text-file-from-standard-input";
@@ -24,13 +24,14 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct TextWriter {
     path: PathBuf,
-    writing: Option<Child>,
+    helpers: Helpers,
+    writing: Option<Helper>,
 }
 
 impl TextWriter {
-    /// Nothing is written yet.
-    pub fn new(path: PathBuf) -> TextWriter {
-        TextWriter { path, writing: None }
+    /// Nothing is written yet. The process that writes is one of `helpers`.
+    pub fn new(path: PathBuf, helpers: Helpers) -> TextWriter {
+        TextWriter { path, helpers, writing: None }
     }
 
     /// What is written.
@@ -38,10 +39,10 @@ impl TextWriter {
         &self.path
     }
 
-    /// The process that writes, while one does: its end comes as SIGCHLD, and is for `finished`
-    /// to take.
-    pub fn pid(&self) -> Option<Pid> {
-        self.writing.as_ref().map(Pid::from_child)
+    /// Whether a process writes. Its end comes as SIGCHLD, and is for `finished` to
+    /// take.
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
     }
 
     /// Begins to write, unless that is under way; `true` where the result is
@@ -50,9 +51,9 @@ impl TextWriter {
         if self.writing.is_some() {
             return Ok(true);
         }
-        match start(&self.path, text) {
-            Ok(child) => {
-                self.writing = Some(child);
+        match start(&self.path, text, &self.helpers) {
+            Ok(helper) => {
+                self.writing = Some(helper);
                 Ok(true)
             }
             // Where there is no /proc there is no other way.
@@ -62,7 +63,7 @@ impl TextWriter {
 
     /// The result of what was begun, once it is there.
     pub fn finished(&mut self) -> Option<io::Result<()>> {
-        let child = self.writing.as_mut()?;
+        let child = &mut self.writing.as_mut()?.child;
         let status = match child.try_wait() {
             Ok(None) => return None,
             Ok(Some(status)) => Ok(status),
@@ -82,25 +83,15 @@ impl TextWriter {
     }
 }
 
-impl Drop for TextWriter {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.writing {
-            child.kill().ok();
-            // Later than that nobody asks.
-            child.try_wait().ok();
-        }
-    }
-}
-
 /// Starts a process that writes `text`. It gets it whole at once, so that
 /// nobody waits for it: a pipe can be smaller than the text.
-fn start(path: &Path, text: &str) -> io::Result<Child> {
+fn start(path: &Path, text: &str, helpers: &Helpers) -> io::Result<Helper> {
     let mut input = File::from(memfd_create("text", MemfdFlags::CLOEXEC)?);
     input.write_all(text.as_bytes())?;
     input.rewind()?;
     let number = std::process::id().to_string();
     let words = [OsStr::new(WORD), OsStr::new(&number), path.as_os_str()];
-    ourselves::command(&words).stdin(input).spawn()
+    helpers.start(&words, input.into())
 }
 
 /// The part of the process that writes; `None` where the call is another one.

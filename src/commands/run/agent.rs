@@ -29,7 +29,7 @@ use crate::registry::Registry;
 use crate::registry::Told;
 use crate::registry::failure::RegistryError;
 use crate::registry::outage::{Outage, Repeats};
-use crate::system::looker::LookerPid;
+use crate::system::ourselves::Helpers;
 use crate::text::duration::{as_setting, signed_words};
 use crate::text::printable::printable;
 
@@ -45,7 +45,7 @@ pub(super) struct Agent {
     /// The service's own health; `None` where nothing checks it.
     healthy: Option<bool>,
     drain_file: Option<DrainFile>,
-    looker: LookerPid,
+    helpers: Helpers,
     /// Why it drains, while it does.
     draining: Option<String>,
     /// It cannot be told whether to drain, which was said.
@@ -74,7 +74,7 @@ impl Agent {
         host: &str,
         servers: String,
         seed: u64,
-        looker: LookerPid,
+        helpers: Helpers,
     ) -> Agent {
         let name = format!("{}/{}", options.service, options.instance);
         Agent {
@@ -90,7 +90,7 @@ impl Agent {
             drain_unknown: false,
             repeats: Repeats::default(),
             drain_file: None,
-            looker,
+            helpers,
             stamped: None,
             outage: None,
             defeats: Vec::new(),

@@ -5,18 +5,17 @@
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
 use std::time::{Duration, Instant};
 
 use log::warn;
-use rustix::process::Pid;
 
 use crate::health::runner::{self, Runner};
 use crate::nats::{Interest, Waiter};
 use crate::system::children::{Children, hide_memory};
 use crate::system::clock_changes::ClockChanges;
 use crate::system::logging;
-use crate::system::looker::LookerPid;
+use crate::system::ourselves::Helpers;
 use crate::system::signals::{Signals, wait_beside};
 use crate::system::systemd::Manager;
 
@@ -32,10 +31,7 @@ pub struct Attention {
     changes: Option<ClockChanges>,
     runner: RefCell<Option<Runner>>,
     children: Children,
-    /// The process that writes the metrics, which is not for us to reap.
-    writer: Cell<Option<Pid>>,
-    /// The process that looks at a file, which is not for us to reap either.
-    looker: LookerPid,
+    helpers: Helpers,
 }
 
 impl Attention {
@@ -45,9 +41,8 @@ impl Attention {
         // What had ended before SIGCHLD was ours.
         children.sweep(&[], false);
         let changes = ClockChanges::watch();
-        let (runner, writer) = (RefCell::new(None), Cell::new(None));
-        let looker = LookerPid::default();
-        Attention { signals, manager, changes, runner, children, writer, looker }
+        let (runner, helpers) = (RefCell::new(None), Helpers::default());
+        Attention { signals, manager, changes, runner, children, helpers }
     }
 
     /// Checks are about to run programs: what they leave behind comes to us,
@@ -63,14 +58,9 @@ impl Attention {
         }
     }
 
-    /// Who writes the metrics now.
-    pub fn set_writer(&self, writer: Option<Pid>) {
-        self.writer.set(writer);
-    }
-
-    /// Where the process stands that looks at a file.
-    pub fn looker(&self) -> LookerPid {
-        LookerPid::clone(&self.looker)
+    /// The processes that write and look at files for this agent.
+    pub fn helpers(&self) -> Helpers {
+        self.helpers.clone()
     }
 
     /// Ends and reaps what checks have left behind. How many were alive.
@@ -78,7 +68,7 @@ impl Attention {
         let runner = self.runner.borrow();
         let runner = runner.as_ref();
         let mut own = runner.map(Runner::processes).unwrap_or_default();
-        own.extend([self.writer.get(), self.looker.get()].into_iter().flatten());
+        own.extend(self.helpers.pids());
         self.children.sweep(&own, !runner.is_some_and(Runner::runs_a_program))
     }
 

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::plain;
 use crate::files;
-use crate::system::looker::{self, Looker, LookerPid, is_known_to_be_absent};
+use crate::system::looker::{self, Looker, is_known_to_be_absent};
+use crate::system::ourselves::Helpers;
 use crate::text::printable::clipped;
 
 /// Characters of the reason; the rest is cut.
@@ -44,9 +45,9 @@ pub(super) struct DrainFile {
 }
 
 impl DrainFile {
-    /// Not looked at yet. The process that looks stands in `pid`.
-    pub(super) fn new(path: PathBuf, pid: LookerPid) -> DrainFile {
-        DrainFile { looker: Looker::new(path, pid), patience: FIRST_PATIENCE }
+    /// Not looked at yet. The process that looks is one of `helpers`.
+    pub(super) fn new(path: PathBuf, helpers: Helpers) -> DrainFile {
+        DrainFile { looker: Looker::new(path, helpers), patience: FIRST_PATIENCE }
     }
 
     /// Its path.

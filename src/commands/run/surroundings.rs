@@ -17,7 +17,7 @@ use super::status::{Labels, Standing};
 use crate::error::plain;
 use crate::health::runner::{CheckResult, Runner};
 use crate::health::verdict::{HealthCheck, HealthOptions, Verdict};
-use crate::system::looker::LookerPid;
+use crate::system::ourselves::Helpers;
 use crate::system::signals::Signals;
 use crate::system::textwriter::TextWriter;
 
@@ -86,16 +86,16 @@ impl Host {
             health.apart = interval.mul_f64(0.8).max(timeout + Duration::from_millis(50));
         }
         self.metrics = metrics.map(|path| Metrics {
-            writer: TextWriter::new(path.clone()),
+            writer: TextWriter::new(path.clone(), self.attention.helpers()),
             every: interval,
             written: None,
             failing: false,
         });
     }
 
-    /// Where the process stands that looks at files for the agent.
-    pub fn looker(&self) -> LookerPid {
-        self.attention.looker()
+    /// The processes that write and look at files for the agent.
+    pub fn helpers(&self) -> Helpers {
+        self.attention.helpers()
     }
 
     /// Whether the service passes its checks; `None` where it has none.
@@ -125,7 +125,6 @@ impl Host {
         }
         if let Some(metrics) = &mut self.metrics {
             metrics.turn(now, standing, labels);
-            attention.set_writer(metrics.writer.pid());
         }
         turned
     }
@@ -168,7 +167,6 @@ impl Host {
         standing.stopped();
         if let Some(metrics) = &mut self.metrics {
             metrics.write_last(&self.attention.signals, now, standing, labels);
-            self.attention.set_writer(metrics.writer.pid());
         }
     }
 }
@@ -231,7 +229,7 @@ impl Metrics {
         if let Some(result) = self.writer.finished() {
             self.note(result);
         }
-        if self.writer.pid().is_some() {
+        if self.writer.is_writing() {
             if self.wake_at().is_some_and(|at| now >= at) {
                 self.failed(&"its file system does not answer");
             }
@@ -281,10 +279,10 @@ impl Metrics {
     /// that hangs comes by itself.
     fn wake_at(&self) -> Option<Duration> {
         let (written, ..) = self.written?;
-        match self.writer.pid() {
-            Some(_) if self.failing => None,
-            Some(_) => Some(written + self.every.max(WRITE_PATIENCE)),
-            None => Some(written + self.every),
+        match (self.writer.is_writing(), self.failing) {
+            (true, true) => None,
+            (true, false) => Some(written + self.every.max(WRITE_PATIENCE)),
+            (false, _) => Some(written + self.every),
         }
     }
 
@@ -299,7 +297,7 @@ impl Metrics {
         let until = clock() + LAST_WRITE;
         // A stop of the whole unit ended this process, too.
         self.wait(signals, until);
-        if self.writer.pid().is_none() {
+        if !self.writer.is_writing() {
             self.write(now, standing, labels);
             if let Some(result) = self.wait(signals, until) {
                 self.note(result);
@@ -311,7 +309,7 @@ impl Metrics {
     fn wait(&mut self, signals: &Signals, until: Instant) -> Option<io::Result<()>> {
         loop {
             let result = self.writer.finished();
-            if result.is_some() || self.writer.pid().is_none() || clock() >= until {
+            if result.is_some() || !self.writer.is_writing() || clock() >= until {
                 return result;
             }
             signals.wait_until(until);

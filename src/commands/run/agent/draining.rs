@@ -7,13 +7,12 @@ use log::{info, warn};
 use super::Agent;
 use crate::commands::run::drain::{DrainFile, Unknown};
 use crate::nats::address::shown_name;
-use crate::system::looker::LookerPid;
 
 impl Agent {
     pub(super) fn look_for_drain(&mut self) {
         let path = self.options.drain_file.as_deref();
         if self.drain_file.as_ref().map(DrainFile::path) != path {
-            let new = |path: &Path| DrainFile::new(path.to_owned(), LookerPid::clone(&self.looker));
+            let new = |path: &Path| DrainFile::new(path.to_owned(), self.helpers.clone());
             self.drain_file = path.map(new);
         }
         let found = self.drain_file.as_mut().map_or(Ok(None), DrainFile::look);
