@@ -94,7 +94,7 @@ fn silent(bytes: &[u8]) -> String {
         [] => "nothing came out of this pipe",
         _ => "this pipe did not come to its end",
     };
-    format!("{what} within {} s", PATIENCE.as_secs())
+    format!("{what} within {}s", PATIENCE.as_secs())
 }
 
 fn bounded(bytes: Vec<u8>, largest: u64) -> io::Result<Vec<u8>> {
@@ -142,7 +142,7 @@ mod tests {
     fn a_fifo_that_nobody_writes_to_is_given_up_in_time() {
         let path = fifo("silent");
         let began = Instant::now();
-        assert_eq!(words(&path), "nothing came out of this pipe within 1 s");
+        assert_eq!(words(&path), "nothing came out of this pipe within 1s");
         assert!((SOON..SOON * 5).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 
@@ -151,7 +151,7 @@ mod tests {
         let path = fifo("open");
         let mut writer = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         writer.write_all(b"secret").unwrap();
-        assert_eq!(words(&path), "this pipe did not come to its end within 1 s");
+        assert_eq!(words(&path), "this pipe did not come to its end within 1s");
         // Nor does one that trickles for ever push the end out.
         let writing = thread::spawn(move || {
             for _ in 0..200 {

@@ -189,7 +189,7 @@ pub(super) struct InitArgs {
 is written. The options for connection and bucket are in aegis-agent --help."
 )]
 pub(super) struct CheckArgs {
-    /// store an entry of its own with a TTL of 1 s and wait for it to go (AEGIS_PROBE)
+    /// store an entry of its own with a TTL of 1s and wait for it to go (AEGIS_PROBE)
     #[argh(switch)]
     pub(super) probe: bool,
     /// at least MIN instances of this service are alive (default 1), else critical; fewer

@@ -140,7 +140,7 @@ by the package.
 .PP
 .B systemctl status
 shows in words what an agent is doing; times of day in it are UTC. It is ready
-with its first acknowledgement, or after 10 s without one.
+with its first acknowledgement, or after 10s without one.
 .B systemctl reload
 reads environment files and the files that they name anew, without the entry
 disappearing; service, instance and bucket need a restart, and so does what

@@ -54,8 +54,8 @@ impl BugKind {
     fn symptom(self) -> &'static str {
         match self {
             BugKind::Starved => {
-                "nothing expires while entries with a TTL arrive less than 250 ms apart \
-                 (about 41 instances at 10 s)"
+                "nothing expires while entries with a TTL arrive less than 250ms apart \
+                 (about 41 instances at 10s)"
             }
             BugKind::ForgottenByCrash => {
                 "after a crash TTLs never fire again and purges are undone, and per-message TTL \

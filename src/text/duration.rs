@@ -1,10 +1,10 @@
 //! Durations as people, environment files and `Nats-TTL` headers write them.
 //!
 //! Decides what `10s`, `1m30s`, `500ms` and a bare number of seconds mean, and
-//! how a duration is shown: a setting as one types it (`30s`, [`as_setting`]),
-//! what was measured with a space (`9.7 s`, [`words`]), in every output. Which
-//! durations make sense for a setting (whole seconds, 1 s to 1 day) is for the
-//! setting to say. *Pure*.
+//! how a duration is shown, in every output: without a space, as one types it. A
+//! setting is exact ([`as_setting`]), a measure as fine as people want it
+//! ([`words`]). Which durations make sense for a setting (whole seconds, 1 s to
+//! 1 day) is for the setting to say. *Pure*.
 
 use std::error::Error;
 use std::fmt;
@@ -74,17 +74,17 @@ pub fn parse_go(text: &str) -> Result<Duration, ParseError> {
     }
 }
 
-/// A measured duration for people, never longer than it is: `310 us`, `4.2 ms`,
-/// `850 ms`, `9.7 s`, `30 s`, `2m05s`, `3h12m`, `41d`.
+/// A measured duration for people, never longer than it is: `310us`, `4.2ms`,
+/// `850ms`, `9.7s`, `30s`, `2m05s`, `3h12m`, `41d`.
 pub fn words(d: Duration) -> String {
     let (secs, micros) = (d.as_secs(), d.subsec_micros());
     match secs {
-        0 if d.is_zero() => "0 s".to_owned(),
-        0 if micros < 1_000 => format!("{micros} us"),
-        0 if micros < 10_000 => format!("{}.{} ms", micros / 1_000, micros / 100 % 10),
-        0 => format!("{} ms", micros / 1_000),
-        1..60 if d.subsec_nanos() == 0 => format!("{secs} s"),
-        1..60 => format!("{secs}.{} s", d.subsec_millis() / 100),
+        0 if d.is_zero() => "0s".to_owned(),
+        0 if micros < 1_000 => format!("{micros}us"),
+        0 if micros < 10_000 => format!("{}.{}ms", micros / 1_000, micros / 100 % 10),
+        0 => format!("{}ms", micros / 1_000),
+        1..60 if d.subsec_nanos() == 0 => format!("{secs}s"),
+        1..60 => format!("{secs}.{}s", d.subsec_millis() / 100),
         60..3600 => format!("{}m{:02}s", secs / 60, secs % 60),
         3600..172_800 => format!("{}h{:02}m", secs / 3600, secs / 60 % 60),
         _ => format!("{}d", secs / 86_400),
@@ -92,7 +92,7 @@ pub fn words(d: Duration) -> String {
 }
 
 /// A difference with its sign, in [`words`], to the nearest tenth of a second
-/// where it has any: `-1m00s`, `+5.2 s`.
+/// where it has any: `-1m00s`, `+5.2s`.
 pub fn signed_words(difference: time::Duration) -> String {
     const TENTH: u128 = 100;
     let sign = if difference.is_negative() { '-' } else { '+' };
@@ -269,19 +269,19 @@ mod tests {
     #[test]
     fn words_fit_the_size_of_the_duration() {
         for (duration, expected) in [
-            (Duration::ZERO, "0 s"),
-            (Duration::from_nanos(1), "0 us"),
-            (Duration::from_micros(999), "999 us"),
-            (Duration::from_micros(4_290), "4.2 ms"),
-            (Duration::from_micros(10_900), "10 ms"),
-            (Duration::from_millis(850), "850 ms"),
-            (Duration::from_micros(999_999), "999 ms"),
-            (Duration::from_secs(1), "1 s"),
-            (Duration::from_millis(9_700), "9.7 s"),
-            (Duration::from_millis(9_799), "9.7 s"),
-            (Duration::from_millis(30_001), "30.0 s"),
-            (Duration::from_secs(30), "30 s"),
-            (Duration::from_millis(59_999), "59.9 s"),
+            (Duration::ZERO, "0s"),
+            (Duration::from_nanos(1), "0us"),
+            (Duration::from_micros(999), "999us"),
+            (Duration::from_micros(4_290), "4.2ms"),
+            (Duration::from_micros(10_900), "10ms"),
+            (Duration::from_millis(850), "850ms"),
+            (Duration::from_micros(999_999), "999ms"),
+            (Duration::from_secs(1), "1s"),
+            (Duration::from_millis(9_700), "9.7s"),
+            (Duration::from_millis(9_799), "9.7s"),
+            (Duration::from_millis(30_001), "30.0s"),
+            (Duration::from_secs(30), "30s"),
+            (Duration::from_millis(59_999), "59.9s"),
             (Duration::from_secs(60), "1m00s"),
             (Duration::from_secs(125), "2m05s"),
             (Duration::from_secs(3_599), "59m59s"),
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn a_difference_has_its_sign() {
         for (millis, expected) in
-            [(-59_997, "-1m00s"), (5_240, "+5.2 s"), (999, "+1 s"), (-42, "-42 ms")]
+            [(-59_997, "-1m00s"), (5_240, "+5.2s"), (999, "+1s"), (-42, "-42ms")]
         {
             assert_eq!(signed_words(time::Duration::milliseconds(millis)), expected);
         }

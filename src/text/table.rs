@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn columns_fit_their_widest_cell() {
-        let rows = [row(&["orders-api", "host-1", "9.7 s"]), row(&["web", "a", "850 ms"])];
+        let rows = [row(&["orders-api", "host-1", "9.7s"]), row(&["web", "a", "850ms"])];
         assert_eq!(
             render(&["SERVICE", "INSTANCE", "AGE"], &rows, &[false, false, true]),
-            "SERVICE     INSTANCE     AGE\n\
-             orders-api  host-1     9.7 s\n\
-             web         a         850 ms\n"
+            "SERVICE     INSTANCE    AGE\n\
+             orders-api  host-1     9.7s\n\
+             web         a         850ms\n"
         );
     }
 

@@ -159,7 +159,7 @@ fn a_missing_flag_is_critical_in_the_words_of_run() {
 fn a_version_with_known_bugs_is_a_warning_with_symptom_and_fix() {
     let (server, _registry) = bucket_on("2.11.0", &json!({}));
     let answer = check(&server.url(), &[]).exits(1).json();
-    says(&answer, "server-version", "warning", &["2.11.0", "250 ms apart", "2.11.10", "#7344"]);
+    says(&answer, "server-version", "warning", &["2.11.0", "250ms apart", "2.11.10", "#7344"]);
     says(&answer, "server-version", "warning", &["after a crash", "2.11.2"]);
     hints(&answer, "server-version", "2.11.10");
     else_ok(&answer, &["server-version"]);

@@ -457,7 +457,7 @@ fn with_spare_beating_a_clock_that_jumped_takes_the_dead_and_not_the_living() {
     assert!(living && goes.contains(&key("dead")), "without it: {goes:?}");
     let output = jumped(&["--spare-beating"]);
     assert_eq!(keys(&output.json(), "removed"), [key("dead")]);
-    assert!(output.stderr.contains("waiting 3 s before removing: "), "{output:?}");
+    assert!(output.stderr.contains("waiting 3s before removing: "), "{output:?}");
     assert_eq!(stored(&mut registry), [key("a"), key("b")]);
 }
 

@@ -70,9 +70,6 @@ fn split(text: &str) -> (Vec<Block>, Vec<(usize, String)>) {
     (blocks, prose)
 }
 
-/// The words before which numbers are what a machine happened to measure.
-const UNITS: [&str; 4] = ["ms", "s", "us", "m"];
-
 /// The text without what differs from run to run.
 fn normal(text: &str) -> String {
     // The offset of two clocks of one machine has either sign.
@@ -81,15 +78,10 @@ fn normal(text: &str) -> String {
     for line in text.lines() {
         let mut words: Vec<String> = Vec::new();
         for word in line.split_whitespace() {
-            let bare = word.trim_matches(|c: char| !c.is_ascii_alphabetic());
-            let measured = UNITS.contains(&bare) && words.last().is_some_and(|w| is_number(w));
             // Of Prometheus' text and of JSON.
             let sample = ["}", "econds\":", "\"value\":"];
             let sample = words.last().is_some_and(|w| sample.iter().any(|end| w.ends_with(end)));
-            if measured {
-                words.pop();
-                words.push("N".to_owned());
-            } else if is_short_time(word) || sample && word.contains('.') && is_number(word) {
+            if is_measured(word) || sample && word.contains('.') && is_number(word) {
                 words.push("N".to_owned());
             } else {
                 words.push(without_moments(word));
@@ -104,10 +96,19 @@ fn is_number(word: &str) -> bool {
     word.trim_start_matches(['+', '-', '(']).trim_end_matches(',').parse::<f64>().is_ok()
 }
 
-/// `1m02s`.
-fn is_short_time(word: &str) -> bool {
-    let parts = word.strip_suffix('s').and_then(|word| word.split_once('m'));
-    parts.is_some_and(|(m, s)| m.parse::<u32>().is_ok() && s.len() == 2 && is_number(s))
+/// Whether this is a duration as a machine happens to measure it: `205ms`, `29.9s`,
+/// `1m02s`. `30s` is a setting.
+fn is_measured(word: &str) -> bool {
+    let word = word.trim_end_matches([',', ';', ')']);
+    let number = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    match &word[number.len()..] {
+        "us" | "ms" => is_number(number),
+        "s" => match number.split_once('m') {
+            Some((m, s)) => is_number(m) && s.len() == 2 && is_number(s),
+            None => (number == "0" || number.contains('.')) && is_number(number),
+        },
+        _ => false,
+    }
 }
 
 /// A word without its times of day and dates.

@@ -359,11 +359,11 @@ mod tests {
         assert_eq!(report(TEXT, false, |r| r.take(&target(1), Fate::Spared)), "");
         assert_eq!(
             report(TEXT, true, |_| ()),
-            "scanned 0, removed 0, spared 0, failed 0, unreadable 0, in 0 s\n"
+            "scanned 0, removed 0, spared 0, failed 0, unreadable 0, in 0s\n"
         );
         assert_eq!(
             report(Style { dry_run: true, ..TEXT }, false, |_| ()),
-            "scanned 0, would remove 0, spared 0, failed 0, unreadable 0, in 0 s\n"
+            "scanned 0, would remove 0, spared 0, failed 0, unreadable 0, in 0s\n"
         );
     }
 
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(
             report(TEXT, false, |r| r.take(&target(1), Fate::Removed)),
             "removed service-instances__web__1 (revision 1): heartbeat-too-old no-ttl clock-skew -1m00s\n\
-             scanned 0, removed 1 (heartbeat-too-old 1, no-ttl 1), spared 0, failed 0, unreadable 0, in 0 s\n"
+             scanned 0, removed 1 (heartbeat-too-old 1, no-ttl 1), spared 0, failed 0, unreadable 0, in 0s\n"
         );
         let many = |r: &mut Report<'_>| (1..=25).for_each(|n| r.take(&target(n), Fate::Removed));
         let text = report(TEXT, false, many);
@@ -409,7 +409,7 @@ mod tests {
             "unreadable: \\u{1b}[2J (revision 3): not JSON; not removed: its key cannot be named \
              safely\n"
         ));
-        assert!(text.ends_with("unreadable 1, in 0 s\n"), "{text}");
+        assert!(text.ends_with("unreadable 1, in 0s\n"), "{text}");
         let text = report(TEXT, false, |r| r.unreadable(&entry, false));
         assert!(text.starts_with("unreadable: \\u{1b}[2J (revision 3): not JSON\n"), "{text}");
     }

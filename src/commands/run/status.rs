@@ -392,7 +392,7 @@ mod tests {
         assert!(standing.is_registered());
         assert_eq!(
             standing.line(),
-            "registered orders-api/host-1, revision 812, last ack 14:02:13Z, 400 us"
+            "registered orders-api/host-1, revision 812, last ack 14:02:13Z, 400us"
         );
         standing.set_health(Some(false));
         assert!(standing.line().starts_with("registered orders-api/host-1 as UNHEALTHY, rev"));
@@ -406,7 +406,7 @@ mod tests {
         let too = "; another agent (host h, pid 1) writes this entry too (duplicate agent)";
         standing.acknowledged(8, at(1, 0, 0), Duration::ZERO, Duration::ZERO);
         standing.set_duplicate(Some("another agent (host h, pid 1)".into()));
-        assert!(standing.line().ends_with(&format!(", 0 s{too}")), "{}", standing.line());
+        assert!(standing.line().ends_with(&format!(", 0s{too}")), "{}", standing.line());
         standing.lost("connection refused", at(1, 0, 1));
         assert!(standing.line().ends_with(too), "{}", standing.line());
         standing.set_duplicate(None);

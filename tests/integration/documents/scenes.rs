@@ -97,10 +97,11 @@ impl Stage {
         Stage::on("2.12.8")
     }
 
-    /// A server with a bucket fit for the program.
+    /// A server with a bucket as `init` makes it.
     fn bucket() -> Stage {
         let stage = Stage::empty();
-        stage.registry().create(&json!({}));
+        let minute = 60_000_000_000_u64;
+        stage.registry().create(&json!({ "subject_delete_marker_ttl": minute }));
         stage
     }
 

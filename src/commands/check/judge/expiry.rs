@@ -45,7 +45,7 @@ pub(super) fn ttl_probe(probe: &Result<Probed, Gap>, known: &[Bug]) -> Row {
             let check = if *late < LATE_LIMIT {
                 Row::new(NAME, Grade::Ok, message)
             } else {
-                let message = format!("{message}: 4 to 250 ms are usual");
+                let message = format!("{message}: 4ms to 250ms are usual");
                 Row::new(NAME, Grade::Warning, message)
                     .hint("look at the load of the server, and at the server-version check")
             };

@@ -196,7 +196,7 @@ fn the_clock_warns_from_a_second_on_to_either_side() {
     }
     let facts = Facts { clock: Some(SignedDuration::milliseconds(-250)), ..healthy() };
     let check = found(&facts, "clock");
-    assert_eq!(check.message, "this host's clock is 250 ms behind the registry's");
+    assert_eq!(check.message, "this host's clock is 250ms behind the registry's");
     assert_eq!(check.value, Some(json!(-0.25)));
 }
 
@@ -366,7 +366,7 @@ fn a_login_warns_two_weeks_before_it_ends() {
 
 #[test]
 fn a_round_trip_is_never_nothing() {
-    for (micros, text) in [(0, "1 us"), (40, "40 us"), (4_200, "4.2 ms"), (1_500_000, "1.5 s")] {
+    for (micros, text) in [(0, "1us"), (40, "40us"), (4_200, "4.2ms"), (1_500_000, "1.5s")] {
         let mut facts = healthy();
         facts.connection.as_mut().unwrap().round_trip = Duration::from_micros(micros);
         let message = found(&facts, "connection").message;
