@@ -415,9 +415,10 @@ impl Registry {
         Ok(info)
     }
 
-    /// Notes whether the bucket has replicas, which may lag.
-    pub fn note_replicas(&mut self, info: &StreamInfo) {
-        self.asides.set_replicated(info.number("num_replicas") > 1);
+    /// Notes whether the bucket has replicas, which may lag, and how large its
+    /// messages may be.
+    pub fn note(&mut self, info: &StreamInfo) {
+        self.asides.note(info);
     }
 
     /// The bucket, and what stands under a key, in one exchange: each as `info`

@@ -7,7 +7,7 @@ use std::fmt;
 use crate::error::{Failure, Kind};
 use crate::jetstream::fitness::Unfit;
 use crate::jetstream::replies::{ApiError, ReplyError};
-use crate::nats::{ConnectError, RequestError};
+use crate::nats::{ConnectError, Request, RequestError};
 use crate::text::printable::clipped;
 
 /// What is being done while a bucket is made.
@@ -43,9 +43,9 @@ pub enum RegistryError {
 /// A record that is too large.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooLarge {
-    /// So many bytes it has, with its headers where the server counts them.
+    /// So many bytes it has, with its headers, which servers count.
     pub size: usize,
-    /// So many are taken, and which setting says so.
+    /// Who takes how many, and which setting says so.
     pub limit: String,
     /// The largest piece of metadata, and its size.
     pub largest: Option<(String, usize)>,
@@ -53,40 +53,42 @@ pub struct TooLarge {
 
 impl TooLarge {
     /// The error, in these words where the record's size is why.
-    pub fn named(error: RegistryError, record: &[u8]) -> RegistryError {
-        match TooLarge::of(&error, record) {
+    pub fn named(error: RegistryError, put: &Request, largest: Option<u64>) -> RegistryError {
+        match TooLarge::of(&error, put, largest) {
             Some(large) => RegistryError::TooLarge(large),
             None => error,
         }
     }
 
-    /// What is wrong with a record, if its size is why it was not stored.
-    pub fn of(error: &RegistryError, record: &[u8]) -> Option<TooLarge> {
-        let (size, limit) = match error {
-            RegistryError::Request(_, RequestError::TooLarge { size, limit }) => {
-                (*size, format!("{limit} bytes (max_payload)"))
+    /// What is wrong with a record, if its size is why it was not stored. `largest`
+    /// is the bucket's `max_msg_size`, where that is known.
+    fn of(error: &RegistryError, put: &Request, largest: Option<u64>) -> Option<TooLarge> {
+        let limit = match error {
+            RegistryError::Request(_, RequestError::TooLarge { limit, .. }) => {
+                format!("the server takes {limit} bytes (max_payload)")
             }
             RegistryError::Reply(_, ReplyError::Api(api))
                 if api.err_code == ApiError::TOO_LARGE =>
             {
-                (record.len(), "less (max_msg_size, 10054)".to_owned())
+                let most = largest.filter(|largest| *largest < put.size() as u64);
+                let most = most.map_or("less".to_owned(), |largest| format!("{largest} bytes"));
+                format!("the bucket takes {most} (max_msg_size, {})", ApiError::TOO_LARGE)
             }
             _ => return None,
         };
-        let record: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&put.payload).unwrap_or_default();
         let metadata = record.get("metadata").and_then(|metadata| metadata.as_object());
         let sizes = metadata.into_iter().flatten().map(|(name, value)| {
             let size = value.as_str().map_or_else(|| value.to_string().len(), str::len);
             (name.clone(), size)
         });
-        Some(TooLarge { size, limit, largest: sizes.max_by_key(|(_, size)| *size) })
+        Some(TooLarge { size: put.size(), limit, largest: sizes.max_by_key(|(_, size)| *size) })
     }
 }
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let taker = if self.limit.contains("max_payload") { "the server" } else { "the bucket" };
-        write!(f, "the record has {} bytes, and {taker} takes {}", self.size, self.limit)?;
+        write!(f, "the record has {} bytes with its headers, and {}", self.size, self.limit)?;
         match &self.largest {
             Some((name, size)) => {
                 let name = clipped(name, 64);
@@ -240,16 +242,27 @@ mod tests {
 
     #[test]
     fn a_record_that_is_too_large_names_its_largest_metadata() {
-        let record = br#"{"metadata":{"a":"1","labels":"0123456789","n":12}}"#;
-        let error = RequestError::TooLarge { size: 900, limit: 800 };
-        let large = TooLarge::of(&RegistryError::Request(WRITING, error), record).expect("it is");
-        assert_eq!(
-            large.to_string(),
-            "the record has 900 bytes, and the server takes 800 bytes (max_payload); its largest \
-             metadata is labels with 10 bytes"
-        );
+        let put = Request::new("", *br#"{"metadata":{"a":"1","labels":"0123456789","n":12}}"#);
+        let words = |error, largest| TooLarge::named(error, &put, largest).to_string();
+        let server = RequestError::TooLarge { size: put.size(), limit: 40 };
+        let api = ApiError { code: 400, err_code: ApiError::TOO_LARGE, description: String::new() };
+        let bucket = || RegistryError::Reply(WRITING, ReplyError::Api(api.clone()));
+        for (said, limit) in [
+            (
+                words(RegistryError::Request(WRITING, server), None),
+                "the server takes 40 bytes (max_payload)",
+            ),
+            (words(bucket(), Some(30)), "the bucket takes 30 bytes (max_msg_size, 10054)"),
+            (words(bucket(), None), "the bucket takes less (max_msg_size, 10054)"),
+            // Lowered since.
+            (words(bucket(), Some(99)), "the bucket takes less (max_msg_size, 10054)"),
+        ] {
+            let ends = "; its largest metadata is labels with 10 bytes";
+            let words = format!("the record has 51 bytes with its headers, and {limit}{ends}");
+            assert_eq!(said, format!("{WRITING}: {words}"));
+        }
         let lost = RegistryError::Request(WRITING, RequestError::TimedOut);
-        assert_eq!(TooLarge::of(&lost, record), None);
+        assert_eq!(TooLarge::of(&lost, &put, None), None);
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub(super) struct Asides {
     unmatched: Option<(Mark, OffsetDateTime)>,
     told: Vec<Told>,
     is_replicated: bool,
+    /// The bucket's `max_msg_size`, where it has one and was seen.
+    largest: Option<u64>,
     leader_denied: bool,
 }
 
@@ -119,8 +121,9 @@ impl Asides {
         self.leader_denied = false;
     }
 
-    pub(super) fn set_replicated(&mut self, is_replicated: bool) {
-        self.is_replicated = is_replicated;
+    pub(super) fn note(&mut self, info: &StreamInfo) {
+        self.is_replicated = info.number("num_replicas") > 1;
+        self.largest = u64::try_from(info.number("max_msg_size")).ok().filter(|size| *size > 0);
     }
 
     pub(super) fn asks_leader(&self) -> bool {
@@ -161,7 +164,8 @@ impl Registry {
             self.ask_aside(*aside, &key, sent);
         }
         let request = requests::put(&self.bucket, put);
-        let named = |error| TooLarge::named(error, &request.payload);
+        let largest = self.asides.largest;
+        let named = |error| TooLarge::named(error, &request, largest);
         let token = self.send(DOING, &request).map_err(named)?;
         for aside in asides.iter().filter(|aside| **aside != Aside::Entry) {
             self.ask_aside(*aside, &key, sent);

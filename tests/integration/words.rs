@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::harness::agent::{Output, aegis};
+use crate::harness::agent::{Agent, Output, aegis};
 use crate::harness::hostile::greeting;
 use crate::harness::registry::Registry;
 use crate::harness::scene::{KEY, record};
@@ -43,18 +43,29 @@ fn a_record_that_is_too_large_is_measured_and_its_largest_metadata_named() {
     let small = Server::with(Setup { version: "2.12.8", extra: payload, ..Setup::default() });
     Registry::at(&small.url()).create(&json!({}));
     let narrow = Server::start("2.12.8");
-    Registry::at(&narrow.url()).create(&json!({ "max_msg_size": 400 }));
-    for (server, limit) in [(&small, "(max_payload)"), (&narrow, "(max_msg_size, 10054)")] {
+    let mut registry = Registry::at(&narrow.url());
+    registry.create(&json!({ "max_msg_size": 400 }));
+    let agent = |server: &Server| {
         let labels = format!("--meta=labels={}", "x".repeat(900));
-        let mut agent = aegis(&["run", "--service=web", "--instance=a", "--meta=zone=b", "-s"])
-            .arg(&server.url())
-            .arg(&labels)
-            .spawn();
+        let words = ["run", "--service=web", "--instance=a", "--meta=zone=b", &labels, "-s"];
+        aegis(&words).arg(&server.url()).spawn()
+    };
+    let says = |agent: &mut Agent, limit: &str| {
         let line = agent.wait_for_line("cannot register web/a", secs(5)).text;
         assert!(line.contains(limit), "{line}");
         assert!(line.contains("its largest metadata is labels with 900 bytes"), "{line}");
         assert!(line.contains("hint: shorten or leave out --meta labels="), "{line}");
-    }
+        let size = line.split("the record has ").nth(1).and_then(|rest| rest.split(' ').next());
+        size.and_then(|size| size.parse::<u64>().ok()).expect("its size")
+    };
+    says(&mut agent(&small), "the server takes 1024 bytes (max_payload)");
+    let size = says(&mut agent(&narrow), "the bucket takes 400 bytes (max_msg_size, 10054)");
+    // It is the size that the server counts.
+    registry.update(&json!({ "max_msg_size": size - 1 }));
+    let mut agent = agent(&narrow);
+    says(&mut agent, &format!("the bucket takes {} bytes (max_msg_size", size - 1));
+    registry.update(&json!({ "max_msg_size": size }));
+    agent.wait_for_line("registered web/a", secs(8));
 }
 
 /// It was called "is JetStream enabled?".

@@ -17,7 +17,7 @@ impl Agent {
     /// The bucket as it is now, fit for us.
     pub(super) fn saw(&mut self, info: &StreamInfo) {
         self.keeper.saw_bucket(self.now());
-        self.registry.note_replicas(info);
+        self.registry.note(info);
         self.say_defeats(info);
         if self.seen.as_ref() != Some(&info.config) {
             self.seen = Some(info.config.clone());
