@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::agent::{Invocation, aegis};
+use crate::harness::document::{quoted, table};
 use crate::harness::registry::Registry;
 use crate::harness::scene::{KEY, any_bucket};
 use crate::harness::server::{Server, Setup};
@@ -164,6 +165,86 @@ fn the_status_tells_of_an_outage_and_of_its_end() {
     assert!(!message.contains("READY"), "{message}");
     // Each heartbeat has news: its revision and its time.
     manager.wait_for(back + 1, "STATUS=registered orders-api", secs(5));
+}
+
+/// A status without what differs from host to host and from time to time.
+fn shape(status: &str) -> String {
+    let is_number = |text: &str| text.parse::<f64>().is_ok();
+    let mut words: Vec<String> = Vec::new();
+    for word in status.split(' ') {
+        let bare = word.trim_end_matches([',', ';', ':']);
+        let took = bare.strip_suffix("us").or(bare.strip_suffix("ms")).is_some_and(is_number);
+        let known = match bare {
+            _ if is_time_of_day(bare) => "TIME",
+            _ if bare.rsplit_once(':').is_some_and(|(_, port)| is_number(port)) => "SERVER",
+            _ if took || is_number(bare) => "N",
+            _ => bare,
+        };
+        words.push(word.replacen(bare, known, 1));
+    }
+    words.join(" ").replace("SERVER, SERVER", "SERVER")
+}
+
+/// Each row of the table in docs/systemd.md is said in the life of one agent, and
+/// nothing else.
+#[test]
+fn the_statuses_are_those_of_the_document() {
+    let rows = table("systemd.md", "status");
+    let documented: Vec<String> = rows.iter().map(|row| shape(quoted(&row[0])[0])).collect();
+    // What may stand after the name, and the cause of an outage.
+    let registered = rows.iter().find(|row| row[0].contains("registered ")).expect("its row");
+    let additions = quoted(&registered[1]);
+    assert_eq!(additions, ["as UNHEALTHY", "as STANDBY (draining: kernel upgrade)"]);
+
+    let directory = scratch("statuses");
+    let (healthy, drain) = (directory.join("healthy"), directory.join("drain"));
+    std::fs::write(&healthy, "").expect("writes");
+    let mut server = Server::absent(Setup::default());
+    let mut manager = Manager::new();
+    let mut watched = agent(&server.url(), &manager)
+        .env("AEGIS_HEALTH_EXEC", &format!("test -e {}", healthy.display()))
+        .env("AEGIS_HEALTH_FAILURES", "1")
+        .env("AEGIS_DRAIN_FILE", &drain.display().to_string())
+        .spawn();
+    let (lost, ..) = manager.wait_for(0, "STATUS=no registry since ", secs(5));
+    server.start_again();
+    let (first, ..) = manager.wait_for(lost, "STATUS=registered orders-api/host-1, ", secs(8));
+    std::fs::remove_file(&healthy).expect("it is there");
+    let (sick, ..) = manager.wait_for(first, "STATUS=registered orders-api/host-1 as UN", secs(5));
+    std::fs::write(&drain, "kernel upgrade\n").expect("writes");
+    let (drained, ..) = manager.wait_for(sick, "STATUS=registered orders-api/host-1 as S", secs(5));
+    let other = Manager::new();
+    let _duplicate = agent(&server.url(), &other).spawn();
+    eventually(secs(8), "the duplicate agent is named", || {
+        let heard = &manager.hear()[drained..];
+        let named = heard.iter().any(|(_, message)| {
+            message.contains("(host ")
+                && message.ends_with(" writes this entry too (duplicate agent)")
+        });
+        if named { Ok(()) } else { Err(format!("{heard:#?}")) }
+    });
+    watched.signal("TERM");
+    manager.wait_for(drained, "STATUS=deregistering", secs(3));
+    assert_eq!(watched.wait_exit(secs(6)), 0);
+
+    let mut said = Vec::new();
+    for (_, message) in manager.hear() {
+        for status in message.lines().filter_map(|line| line.strip_prefix("STATUS=")) {
+            let (status, rest) = status.split_once("; another agent ").unwrap_or((status, ""));
+            assert!(rest.is_empty() || rest.contains("duplicate agent"), "{message}");
+            let plain = additions.iter().fold(status.to_owned(), |status, addition| {
+                status.replace(&format!(" {addition}"), "")
+            });
+            said.push(shape(&plain));
+        }
+    }
+    for status in &documented {
+        assert!(said.contains(status), "never said: {status}\n{said:#?}");
+    }
+    for status in &said {
+        let is_outage = status.starts_with("no registry since TIME: ");
+        assert!(is_outage || documented.contains(status), "not in the document: {status}");
+    }
 }
 
 #[test]

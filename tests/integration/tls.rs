@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::agent::{Invocation, Output, aegis};
+use crate::harness::document::{quoted, table};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{millis, nothing_happens_for, scratch, secs};
 
@@ -147,17 +148,50 @@ fn a_context_gives_the_certificates() {
 
 // What is said of those that are not.
 
+/// Each row of the table in docs/logins.md: what is wrong, its words, the exit code.
 #[test]
-fn a_server_certificate_that_is_not_taken_is_said_why() {
-    for (certificate, ca, words) in [
-        ("server-expired", "ca", "the server's certificate has expired".to_owned()),
-        ("server-elsewhere", "ca", "is not for the name localhost".to_owned()),
-        ("server-ec", "other-ca", format!("is not signed by any CA in {}", pem("other-ca"))),
-        ("server-p521", "ca", "P-521".to_owned()),
-    ] {
-        let server = server(certificate);
-        let list = verb("list", &tls_url(&server)).arg("--tlsca").arg(&pem(ca)).run();
-        refused(list, 69, &["TLS: ", &words, "hint: "]);
+fn what_is_wrong_is_said_in_the_words_of_the_document() {
+    let list = |server: &Server| verb("list", &tls_url(server));
+    let with_key = |key: &str| {
+        let file = pem(key);
+        (with_client(verb("list", "tls://127.0.0.1:1"), "client-ec", key).run(), file)
+    };
+    let presented = |certificate: &str, ca: &str| {
+        (list(&server(certificate)).arg("--tlsca").arg(&pem(ca)).run(), pem(ca))
+    };
+    let scenes: [(&str, Vec<(Output, String)>); 8] = [
+        ("expired server certificate", vec![presented("server-expired", "ca")]),
+        ("wrong name", vec![presented("server-elsewhere", "ca")]),
+        ("unknown CA", vec![presented("server-ec", "other-ca")]),
+        ("server key is P-521", vec![presented("server-p521", "ca")]),
+        ("server wants a client certificate", {
+            vec![(with_ca(list(&mutual())).run(), String::new())]
+        }),
+        ("ours has expired or is refused", {
+            let ours = "client-expired";
+            vec![(with_client(list(&mutual()), ours, "client-expired-key").run(), pem(ours))]
+        }),
+        ("no TLS there", vec![(with_ca(list(&Server::any())).run(), String::new())]),
+        ("our key is P-521, encrypted, no PEM", {
+            ["client-p521-key", "client-ec-key-encrypted", "ca"].map(with_key).into()
+        }),
+    ];
+    let rows = table("logins.md", "wrong");
+    assert_eq!(rows.len(), scenes.len());
+    for ((wrong, outputs), row) in scenes.into_iter().zip(&rows) {
+        assert_eq!(row[0], wrong);
+        let code = row[2].parse().expect("an exit code");
+        for (output, file) in outputs {
+            let words = match quoted(&row[1])[..] {
+                [words] => words.replace("/etc/x/ca.pem", &file).replace("/etc/x/c.pem", &file),
+                _ => {
+                    assert_eq!(row[1], "named with its file");
+                    file
+                }
+            };
+            let hint = if code == 69 { "hint: " } else { "" };
+            refused(output, code, &[words.trim_end_matches("..."), hint]);
+        }
     }
 }
 
@@ -169,21 +203,10 @@ fn without_a_ca_the_systems_roots_count() {
 }
 
 #[test]
-fn a_missing_client_certificate_is_asked_for() {
+fn a_client_certificate_with_the_key_of_another_is_named() {
     let server = mutual();
-    let list = with_ca(verb("list", &tls_url(&server))).run();
-    refused(list, 69, &["TLS: ", "wants a certificate of ours", "--tlscert", "--tlskey"]);
-}
-
-#[test]
-fn a_client_certificate_that_is_refused_is_named() {
-    let server = mutual();
-    let list = || verb("list", &tls_url(&server));
-    let expired = with_client(list(), "client-expired", "client-expired-key").run();
-    refused(expired, 69, &["TLS: ", &pem("client-expired")]);
-    // Key and certificate of two pairs.
-    let mixed = with_client(list(), "client-ec", "client-ec384-key").run();
-    refused(mixed, 69, &["TLS: ", &pem("client-ec")]);
+    let mixed = with_client(verb("list", &tls_url(&server)), "client-ec", "client-ec384-key");
+    refused(mixed.run(), 69, &["TLS: ", &pem("client-ec")]);
 }
 
 #[test]
@@ -209,13 +232,6 @@ fn a_file_that_cannot_be_used_is_named_with_what_is_wrong_with_it() {
             refused(output, 78, &[bad, why]);
         }
     }
-}
-
-#[test]
-fn a_port_that_speaks_no_tls_is_said() {
-    let server = Server::any();
-    let list = with_ca(verb("list", &tls_url(&server))).run();
-    refused(list, 69, &["TLS: ", "does not speak TLS"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod backup;
 pub mod clock;
 pub mod cluster;
+pub mod document;
 pub mod fault;
 pub mod front;
 pub mod hanging;
