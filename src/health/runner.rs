@@ -57,10 +57,10 @@ struct Running {
     place: usize,
     /// All checks together have until then.
     deadline: Instant,
-    step: Step,
+    stage: Stage,
 }
 
-enum Step {
+enum Stage {
     Exec(Child),
     Resolving(Lookup),
     Connecting { socket: TcpStream, others: Vec<SocketAddr> },
@@ -68,7 +68,7 @@ enum Step {
 
 /// What became of one check.
 enum Outcome {
-    Goes(Step),
+    Goes(Stage),
     Done(CheckResult),
 }
 
@@ -103,10 +103,10 @@ impl Runner {
 
     /// What to wait for. The end of a child comes as SIGCHLD.
     pub fn interest(&self) -> Option<Interest<'_>> {
-        match &self.running.as_ref()?.step {
-            Step::Exec(_) => None,
-            Step::Resolving(lookup) => Some(Interest::reading(lookup.as_fd(), false)),
-            Step::Connecting { socket, .. } => Some(Interest::connecting(socket.as_fd())),
+        match &self.running.as_ref()?.stage {
+            Stage::Exec(_) => None,
+            Stage::Resolving(lookup) => Some(Interest::reading(lookup.as_fd(), false)),
+            Stage::Connecting { socket, .. } => Some(Interest::connecting(socket.as_fd())),
         }
     }
 
@@ -117,13 +117,13 @@ impl Runner {
 
     /// Whether a program is running, which may need what it has started.
     pub fn runs_a_program(&self) -> bool {
-        matches!(self.running, Some(Running { step: Step::Exec(_), .. }))
+        matches!(self.running, Some(Running { stage: Stage::Exec(_), .. }))
     }
 
     /// The processes that are for us to reap.
     pub fn processes(&self) -> Vec<Pid> {
         let running = match &self.running {
-            Some(Running { step: Step::Exec(child), .. }) => Some(child),
+            Some(Running { stage: Stage::Exec(child), .. }) => Some(child),
             _ => None,
         };
         running.into_iter().chain(&self.dying).map(Pid::from_child).collect()
@@ -132,11 +132,11 @@ impl Runner {
     /// Goes on with what is under way, without waiting.
     pub fn attend(&mut self, now: Instant) {
         self.dying.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        while let Some(Running { place, deadline, step }) = self.running.take() {
+        while let Some(Running { place, deadline, stage }) = self.running.take() {
             let late = now >= deadline;
-            match self.advance(step, late) {
-                Outcome::Goes(step) => {
-                    self.running = Some(Running { place, deadline, step });
+            match self.advance(stage, late) {
+                Outcome::Goes(stage) => {
+                    self.running = Some(Running { place, deadline, stage });
                     return;
                 }
                 Outcome::Done(Ok(())) if place + 1 < self.options.checks.len() => {
@@ -149,15 +149,15 @@ impl Runner {
     }
 
     fn begin(&mut self, place: usize, deadline: Instant) {
-        let step = match &self.options.checks[place] {
-            HealthCheck::Exec(command) => spawn(command).map(Step::Exec),
+        let stage = match &self.options.checks[place] {
+            HealthCheck::Exec(command) => spawn(command).map(Stage::Exec),
             HealthCheck::Tcp { host, port } => match host.parse::<IpAddr>() {
                 Ok(ip) => connect(vec![SocketAddr::new(ip, *port)]),
-                Err(_) => self.lookups.begin(host, *port).map(Step::Resolving),
+                Err(_) => self.lookups.begin(host, *port).map(Stage::Resolving),
             },
         };
-        match step {
-            Ok(step) => self.running = Some(Running { place, deadline, step }),
+        match stage {
+            Ok(stage) => self.running = Some(Running { place, deadline, stage }),
             Err(why) => self.fail(place, &why),
         }
     }
@@ -166,27 +166,27 @@ impl Runner {
         self.result = Some(Err(format!("{}: {why}", self.options.checks[place])));
     }
 
-    fn advance(&mut self, step: Step, late: bool) -> Outcome {
-        match step {
+    fn advance(&mut self, stage: Stage, late: bool) -> Outcome {
+        match stage {
             // Its result counts, however late we are to look.
-            Step::Exec(child) if has_ended(&child) => Outcome::Done(self.end(child)),
-            Step::Exec(child) if late => {
+            Stage::Exec(child) if has_ended(&child) => Outcome::Done(self.end(child)),
+            Stage::Exec(child) if late => {
                 self.end(child).ok();
                 Outcome::Done(Err(self.late()))
             }
-            Step::Resolving(lookup) => match lookup.result() {
+            Stage::Resolving(lookup) => match lookup.result() {
                 Some(addresses) => go_on(addresses.and_then(connect)),
                 None if late => Outcome::Done(Err(self.late())),
-                None => Outcome::Goes(Step::Resolving(lookup)),
+                None => Outcome::Goes(Stage::Resolving(lookup)),
             },
-            Step::Connecting { socket, others } => match tcp::is_connected(&socket) {
+            Stage::Connecting { socket, others } => match tcp::is_connected(&socket) {
                 Ok(true) => Outcome::Done(Ok(())),
                 Ok(false) if late => Outcome::Done(Err(self.late())),
-                Ok(false) => Outcome::Goes(Step::Connecting { socket, others }),
+                Ok(false) => Outcome::Goes(Stage::Connecting { socket, others }),
                 Err(error) if others.is_empty() => Outcome::Done(Err(plain(&error))),
                 Err(_) => go_on(connect(others)),
             },
-            step @ Step::Exec(_) => Outcome::Goes(step),
+            stage @ Stage::Exec(_) => Outcome::Goes(stage),
         }
     }
 
@@ -215,26 +215,26 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         // Nobody is left to end it.
-        if let Some(Running { step: Step::Exec(child), .. }) = self.running.take() {
+        if let Some(Running { stage: Stage::Exec(child), .. }) = self.running.take() {
             self.end(child).ok();
         }
     }
 }
 
-fn go_on(step: Result<Step, String>) -> Outcome {
-    match step {
-        Ok(step) => Outcome::Goes(step),
+fn go_on(stage: Result<Stage, String>) -> Outcome {
+    match stage {
+        Ok(stage) => Outcome::Goes(stage),
         Err(why) => Outcome::Done(Err(why)),
     }
 }
 
 /// Begins to connect to the first of these that can be tried at all.
-fn connect(addresses: Vec<SocketAddr>) -> Result<Step, String> {
+fn connect(addresses: Vec<SocketAddr>) -> Result<Stage, String> {
     let mut why = "the name has no address".to_owned();
     let mut addresses = addresses.into_iter();
     while let Some(address) = addresses.next() {
         match tcp::connect(address) {
-            Ok(socket) => return Ok(Step::Connecting { socket, others: addresses.collect() }),
+            Ok(socket) => return Ok(Stage::Connecting { socket, others: addresses.collect() }),
             Err(error) => why = plain(&error),
         }
     }
@@ -386,7 +386,7 @@ mod tests {
         let mut runner = runner(vec![program(&["true"])], LONG);
         let now = Instant::now();
         runner.start(now);
-        while let Some(Running { step: Step::Exec(child), .. }) = &runner.running
+        while let Some(Running { stage: Stage::Exec(child), .. }) = &runner.running
             && !has_ended(child)
         {
             assert!(now.elapsed() < LONG);
@@ -416,7 +416,7 @@ mod tests {
         let mut runner = runner(vec![name], timeout);
         let deadline = Instant::now() + timeout;
         match connect(addresses) {
-            Ok(step) => runner.running = Some(Running { place: 0, deadline, step }),
+            Ok(stage) => runner.running = Some(Running { place: 0, deadline, stage }),
             Err(why) => runner.fail(0, &why),
         }
         result(&mut runner)

@@ -151,18 +151,18 @@ impl fmt::Display for ReplyError {
 impl std::error::Error for ReplyError {}
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorReply {
     error: Option<ApiError>,
 }
 
 /// What the server has against a request, if it says so.
 pub fn refusal_in(data: &[u8]) -> Option<ApiError> {
-    serde_json::from_slice::<Refusal>(data).ok()?.error
+    serde_json::from_slice::<ErrorReply>(data).ok()?.error
 }
 
 pub(super) fn reply<T: DeserializeOwned>(data: &[u8]) -> Result<T, ReplyError> {
     let unreadable = |error: serde_json::Error| ReplyError::Unreadable(error.to_string());
-    let refusal: Refusal = serde_json::from_slice(data).map_err(unreadable)?;
+    let refusal: ErrorReply = serde_json::from_slice(data).map_err(unreadable)?;
     match refusal.error {
         Some(error) => Err(ReplyError::Api(error)),
         None => serde_json::from_slice(data).map_err(unreadable),

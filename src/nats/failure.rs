@@ -226,21 +226,21 @@ impl StdError for RequestError {}
 
 /// A permission that the server says we lack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct PermissionViolation {
     /// The subject as the server names it.
     pub(super) subject: String,
     /// To subscribe, not to publish.
     pub(super) is_subscription: bool,
 }
 
-impl Refusal {
+impl PermissionViolation {
     /// Reads `Permissions Violation for Publish to "x"` and its kin.
-    pub(super) fn read(error: &str) -> Option<Refusal> {
+    pub(super) fn read(error: &str) -> Option<PermissionViolation> {
         let (_, rest) = error.split_once("Permissions Violation for ")?;
         let (verb, subject) = rest.split_once(" to ")?;
         let subject = subject.split('"').find(|part| !part.is_empty())?;
         let is_subscription = verb.starts_with("Subscri");
-        Some(Refusal { subject: subject.to_owned(), is_subscription })
+        Some(PermissionViolation { subject: subject.to_owned(), is_subscription })
     }
 
     /// The refusal as a permission for it is written: what follows on a token
@@ -290,11 +290,11 @@ mod tests {
             ("Subscription to \"uNi\" using queue \"q\"", "subscribe to \"uNi\""),
         ] {
             let error = format!("Permissions Violation for {subject}");
-            let refusal = Refusal::read(&error).unwrap();
+            let refusal = PermissionViolation::read(&error).unwrap();
             assert_eq!(refusal.permission("uNi"), permission);
         }
-        assert_eq!(Refusal::read("Stale Connection"), None);
-        assert_eq!(Refusal::read("Permissions Violation for "), None);
+        assert_eq!(PermissionViolation::read("Stale Connection"), None);
+        assert_eq!(PermissionViolation::read("Permissions Violation for "), None);
     }
 
     #[test]

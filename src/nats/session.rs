@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use super::address::{Members, ServerAddress};
 use super::attempt::Served;
 use super::certificate::not_after;
-use super::failure::{Refusal, RequestError};
+use super::failure::{PermissionViolation, RequestError};
 use super::handshake::ServerInfo;
 use super::stream::{Broken, Stream};
 use super::waiter::{Interest, Waiter};
@@ -436,7 +436,7 @@ impl Session {
     }
 
     fn refused(&mut self, words: String) -> Result<Option<Arrival>, RequestError> {
-        let Some(refusal) = Refusal::read(&words) else {
+        let Some(refusal) = PermissionViolation::read(&words) else {
             // The server closes the connection after such words.
             self.last_error = printable(&words.chars().take(300).collect::<String>());
             return Ok(None);

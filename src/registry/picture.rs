@@ -30,7 +30,7 @@ pub const LATE: Duration = Duration::from_millis(300);
 
 /// Why an instance is not alive any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum DownReason {
     /// It put its own delete marker, which has a TTL.
     Deregistered,
     /// Its TTL ran out.
@@ -41,14 +41,14 @@ pub enum Reason {
     Stale,
 }
 
-impl Reason {
+impl DownReason {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::Deregistered => "deregistered",
-            Reason::Expired => "expired",
-            Reason::Removed => "removed",
-            Reason::Stale => "stale",
+            DownReason::Deregistered => "deregistered",
+            DownReason::Expired => "expired",
+            DownReason::Removed => "removed",
+            DownReason::Stale => "stale",
         }
     }
 }
@@ -70,7 +70,7 @@ pub enum Change {
     /// It says something else of itself. Never a mere heartbeat.
     Changed(Box<Instance>),
     /// It is not alive any more, and perhaps more words on why.
-    Down(Box<Instance>, Reason, Option<String>),
+    Down(Box<Instance>, DownReason, Option<String>),
     /// From here on the picture is up to date.
     Synced,
     /// From here on nothing is known, and why.
@@ -84,7 +84,7 @@ pub type Sink<'a> = dyn FnMut(Change) + 'a;
 type Micros = i64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum EntryKind {
     Live,
     /// Its heartbeat is too old.
     Hidden,
@@ -104,7 +104,7 @@ struct Seen {
     ttl: Option<u32>,
     /// The reading in which it was last seen.
     reading: u32,
-    kind: Kind,
+    kind: EntryKind,
     /// The shortest JSON of what it says.
     says: Box<str>,
 }
@@ -123,7 +123,7 @@ impl Seen {
     /// When something has to be done about it.
     fn wake(&self, stale_after: Micros) -> Micros {
         match self.kind {
-            Kind::Live => self.expiry().min(self.stale(stale_after)),
+            EntryKind::Live => self.expiry().min(self.stale(stale_after)),
             _ => self.expiry(),
         }
     }
@@ -236,29 +236,35 @@ impl Picture {
         match entry.instance() {
             None => {
                 let (reason, why) = gone(entry);
-                self.cover(&entry.key, new(Kind::Other, "".into(), 0), reason, why, out);
+                self.cover(&entry.key, new(EntryKind::Other, "".into(), 0), reason, why, out);
             }
             Some(Err(Unreadable { why, .. })) => {
                 let words = Some(format!("its record cannot be read: {why}"));
-                let seen = new(Kind::Unreadable, why.into(), 0);
-                self.cover(&entry.key, seen, Reason::Removed, words, out);
+                let seen = new(EntryKind::Unreadable, why.into(), 0);
+                self.cover(&entry.key, seen, DownReason::Removed, words, out);
             }
             Some(Ok(record)) if !self.filter.wants(&record) => {
                 // Its status or metadata may have been what was asked for.
                 let words = Some("it is not what was asked for any more".to_owned());
-                self.cover(&entry.key, new(Kind::Other, "".into(), 0), Reason::Removed, words, out);
+                self.cover(
+                    &entry.key,
+                    new(EntryKind::Other, "".into(), 0),
+                    DownReason::Removed,
+                    words,
+                    out,
+                );
             }
             Some(Ok(record)) => {
                 let mut says = std::mem::take(&mut self.scratch);
                 say(&record, &entry.key, &mut says);
                 let same = known.is_some_and(|seen| seen.says.as_bytes() == says);
                 let heartbeat = micros_of(record.last_heartbeat);
-                if same && known.is_some_and(|seen| seen.kind == Kind::Live) {
-                    let seen = new(Kind::Live, "".into(), heartbeat);
+                if same && known.is_some_and(|seen| seen.kind == EntryKind::Live) {
+                    let seen = new(EntryKind::Live, "".into(), heartbeat);
                     self.beat(&entry.key, seen, out);
                 } else {
                     let text = String::from_utf8_lossy(&says).into();
-                    self.show(&entry.key, new(Kind::Live, text, heartbeat), record, out);
+                    self.show(&entry.key, new(EntryKind::Live, text, heartbeat), record, out);
                 }
                 self.scratch = says;
             }
@@ -270,11 +276,11 @@ impl Picture {
         &mut self,
         key: &str,
         seen: Seen,
-        reason: Reason,
+        reason: DownReason,
         why: Option<String>,
         out: &mut Sink<'_>,
     ) {
-        if let Some(known) = self.seen.get(key).filter(|known| known.kind == Kind::Live) {
+        if let Some(known) = self.seen.get(key).filter(|known| known.kind == EntryKind::Live) {
             let mut instance = known.instance(key);
             instance.revision = seen.revision;
             out(Change::Down(instance, reason, why));
@@ -299,12 +305,12 @@ impl Picture {
     fn show(&mut self, key: &str, mut new: Seen, record: Record, out: &mut Sink<'_>) {
         let judged_at = self.read_at.max(new.stored);
         let is_alive = new.wake(self.stale_after) > judged_at;
-        let known = self.seen.get(key).filter(|known| known.kind == Kind::Live);
+        let known = self.seen.get(key).filter(|known| known.kind == EntryKind::Live);
         let revision = new.revision;
         let instance = || Box::new(Instance { revision, record: record.clone() });
         match (known, is_alive) {
             (None, true) => out(Change::Up(instance())),
-            (None, false) => new.kind = Kind::Hidden,
+            (None, false) => new.kind = EntryKind::Hidden,
             (Some(known), _) => {
                 let old = known.record(key);
                 let name =
@@ -314,7 +320,7 @@ impl Picture {
                 } else {
                     let old = Box::new(Instance { revision, record: old });
                     let why = Some("its entry names another instance".to_owned());
-                    out(Change::Down(old, Reason::Removed, why));
+                    out(Change::Down(old, DownReason::Removed, why));
                     out(Change::Up(instance()));
                 }
             }
@@ -383,10 +389,10 @@ impl Picture {
     fn fall(&mut self, key: &str, at: Micros, out: &mut Sink<'_>) {
         let Some(seen) = self.seen.get_mut(key) else { return };
         let expired = seen.expiry() <= at;
-        if seen.kind == Kind::Live {
-            let reason = if expired { Reason::Expired } else { Reason::Stale };
+        if seen.kind == EntryKind::Live {
+            let reason = if expired { DownReason::Expired } else { DownReason::Stale };
             out(Change::Down(seen.instance(key), reason, None));
-            seen.kind = Kind::Hidden;
+            seen.kind = EntryKind::Hidden;
         }
         if expired {
             self.seen.remove(key);
@@ -400,7 +406,7 @@ impl Picture {
     pub fn missing(&self, at: OffsetDateTime) -> usize {
         let at = micros_of(at);
         let is_missing = |seen: &&Seen| {
-            seen.kind == Kind::Live
+            seen.kind == EntryKind::Live
                 && (seen.reading != self.reading || seen.wake(self.stale_after) <= at)
         };
         self.seen.values().filter(is_missing).count()
@@ -415,8 +421,9 @@ impl Picture {
             if seen.reading == reading {
                 return true;
             }
-            if seen.kind == Kind::Live {
-                let reason = if seen.end() <= at { Reason::Expired } else { Reason::Removed };
+            if seen.kind == EntryKind::Live {
+                let reason =
+                    if seen.end() <= at { DownReason::Expired } else { DownReason::Removed };
                 out(Change::Down(seen.instance(key), reason, None));
             }
             false
@@ -467,7 +474,7 @@ impl Picture {
 
     /// How many are alive.
     pub fn live(&self) -> usize {
-        self.seen.values().filter(|seen| seen.kind == Kind::Live).count()
+        self.seen.values().filter(|seen| seen.kind == EntryKind::Live).count()
     }
 
     /// Everything that `list` shows, to `each`, in no order; then how many are
@@ -479,20 +486,20 @@ impl Picture {
         let (mut hidden, mut unreadable) = (0, Vec::new());
         for (key, seen) in &self.seen {
             match seen.kind {
-                Kind::Live => {
+                EntryKind::Live => {
                     let ttl = seen
                         .ttl
                         .map_or(Ttl::Never, |secs| Ttl::After(Duration::from_secs(secs.into())));
                     let stored = Stored { at: time_of(seen.stored), ttl };
                     each(key, seen.revision, &seen.record(key), &stored)?;
                 }
-                Kind::Hidden => hidden += 1,
-                Kind::Unreadable => unreadable.push(Unreadable {
+                EntryKind::Hidden => hidden += 1,
+                EntryKind::Unreadable => unreadable.push(Unreadable {
                     key: key.to_string(),
                     revision: seen.revision,
                     why: seen.says.to_string(),
                 }),
-                Kind::Other => {}
+                EntryKind::Other => {}
             }
         }
         unreadable.sort_unstable_by_key(|one| one.revision);
@@ -501,12 +508,12 @@ impl Picture {
 }
 
 /// What a revision means that holds no instance.
-fn gone(entry: &Entry) -> (Reason, Option<String>) {
+fn gone(entry: &Entry) -> (DownReason, Option<String>) {
     let reason = match (entry.marker, entry.stored.ttl) {
-        (Some(Marker::Expired), _) => Reason::Expired,
+        (Some(Marker::Expired), _) => DownReason::Expired,
         // The agent's own marker has a TTL; what people delete with has none.
-        (Some(Marker::Client), Ttl::After(_)) => Reason::Deregistered,
-        _ => Reason::Removed,
+        (Some(Marker::Client), Ttl::After(_)) => DownReason::Deregistered,
+        _ => DownReason::Removed,
     };
     (reason, None)
 }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 
 /// What kind of number a family of samples has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricType {
     /// It goes up and down.
     Gauge,
     /// It only goes up, until a restart.
@@ -17,14 +17,14 @@ pub enum Kind {
 pub fn family(
     text: &mut String,
     name: &str,
-    kind: Kind,
+    kind: MetricType,
     help: &str,
     samples: impl IntoIterator<Item = (impl Display, impl Display)>,
 ) {
     let help = help.replace('\\', "\\\\").replace('\n', "\\n");
     let kind = match kind {
-        Kind::Gauge => "gauge",
-        Kind::Counter => "counter",
+        MetricType::Gauge => "gauge",
+        MetricType::Counter => "counter",
     };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -13,7 +13,7 @@ use super::census::Census;
 use super::row::{Grade, Metric, Row, Unit};
 use crate::jetstream::bucket::Bucket;
 use crate::text::printable::{printable, printable_json};
-use crate::text::prometheus::{Kind, family, label};
+use crate::text::prometheus::{MetricType, family, label};
 
 /// The worst status of all checks.
 pub fn worst(checks: &[Row]) -> Grade {
@@ -202,7 +202,7 @@ fn gauge(
     samples: impl IntoIterator<Item = (String, f64)>,
 ) {
     let samples = samples.into_iter().map(|(labels, value)| (labels, number(value)));
-    family(text, name, Kind::Gauge, help, samples);
+    family(text, name, MetricType::Gauge, help, samples);
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

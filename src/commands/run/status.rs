@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use crate::text::duration::words;
 use crate::text::printable::printable;
-use crate::text::prometheus::{Kind, family};
+use crate::text::prometheus::{MetricType, family};
 
 /// systemd takes a datagram of 4096 bytes; nobody reads a longer line anyway.
 const LONGEST_LINE: usize = 1_000;
@@ -209,37 +209,37 @@ impl Standing {
     pub fn metrics(&self, now: Duration, labels: &Labels<'_>) -> String {
         let labels = labels.to_string();
         let mut text = String::new();
-        let mut sample = |name: &str, kind: Kind, help: &str, value: String| {
+        let mut sample = |name: &str, kind: MetricType, help: &str, value: String| {
             family(&mut text, &format!("aegis_agent_{name}"), kind, help, [(&labels, value)]);
         };
         let flag = |yes: bool| u8::from(yes).to_string();
         sample(
             "registered",
-            Kind::Gauge,
+            MetricType::Gauge,
             "Whether the entry is in the registry.",
             flag(self.registered),
         );
         sample(
             "heartbeats_sent_total",
-            Kind::Counter,
+            MetricType::Counter,
             "Heartbeats sent, registrations included.",
             self.sent.to_string(),
         );
         sample(
             "heartbeats_failed_total",
-            Kind::Counter,
+            MetricType::Counter,
             "Heartbeats and registrations that were not acknowledged.",
             self.failed.to_string(),
         );
         sample(
             "outages_total",
-            Kind::Counter,
+            MetricType::Counter,
             "Times that the registry was out of reach or refused.",
             self.outages.to_string(),
         );
         sample(
             "conflicts_total",
-            Kind::Counter,
+            MetricType::Counter,
             "Heartbeats refused because somebody else had written the entry.",
             self.conflicts.to_string(),
         );
@@ -247,19 +247,19 @@ impl Standing {
             let ago = now.saturating_sub(ack.since_start);
             sample(
                 "last_ack_age_seconds",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "Time since the last acknowledgement, when this was written.",
                 format!("{:.3}", ago.as_secs_f64()),
             );
             sample(
                 "last_ack_timestamp_seconds",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "When the last acknowledgement came, in seconds since 1970 by this host's clock.",
                 format!("{:.3}", ack.at.unix_timestamp_nanos() as f64 / 1e9),
             );
             sample(
                 "ack_seconds",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "Time that the last acknowledgement took.",
                 format!("{:.6}", ack.took.as_secs_f64()),
             );
@@ -267,7 +267,7 @@ impl Standing {
         if let Some(healthy) = self.health {
             sample(
                 "healthy",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "Whether the service passes its health check.",
                 flag(healthy),
             );
@@ -275,7 +275,7 @@ impl Standing {
         if let Some(draining) = &self.draining {
             sample(
                 "draining",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "Whether the drain file is there.",
                 flag(draining.is_some()),
             );
@@ -283,7 +283,7 @@ impl Standing {
         if let Some(offset) = self.clock_offset {
             sample(
                 "clock_offset_seconds",
-                Kind::Gauge,
+                MetricType::Gauge,
                 "How far this host's clock is ahead of the registry's.",
                 format!("{offset:.3}"),
             );
@@ -292,7 +292,7 @@ impl Standing {
         family(
             &mut text,
             "aegis_agent_build_info",
-            Kind::Gauge,
+            MetricType::Gauge,
             "The agent's version.",
             [(format!("{labels},version=\"{version}\""), 1)],
         );

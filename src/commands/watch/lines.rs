@@ -122,7 +122,7 @@ impl Lines {
 mod tests {
     use super::*;
     use crate::instance::record;
-    use crate::registry::picture::Reason;
+    use crate::registry::picture::DownReason;
 
     fn instance() -> Box<Instance> {
         let json = r#"{"version":"1.4.2","lastHeartbeat":"2026-11-23T09:37:31Z",
@@ -139,8 +139,8 @@ mod tests {
         [
             Change::Up(instance()),
             Change::Changed(instance()),
-            Change::Down(instance(), Reason::Expired, None),
-            Change::Down(instance(), Reason::Removed, Some("its key\u{1b}".into())),
+            Change::Down(instance(), DownReason::Expired, None),
+            Change::Down(instance(), DownReason::Removed, Some("its key\u{1b}".into())),
             Change::Synced,
             Change::Lost("connection lost".into()),
         ]
