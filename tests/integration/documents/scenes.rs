@@ -44,8 +44,8 @@ const SCENES: [Scene; 30] = [
     ("mixed", |block| mixed().types(block)),
     ("history", |block| with_history().types(block)),
     ("flag without effect", |block| flag_without_effect().types(block)),
-    ("nearly full", |block| nearly_full().types(block)),
-    ("full", |block| unregistered(&nearly_full(), block)),
+    ("nearly full", |block| filled(4_200).types(block)),
+    ("full", |block| unregistered(&filled(3_800), block)),
     ("clock", |block| clock().types(block)),
     ("duplicate", duplicate),
     ("limit", |block| mixed().types(block)),
@@ -120,7 +120,7 @@ impl Stage {
         let mut shown = String::new();
         for line in text.replace(&format!("{}/", self.etc.display()), ETC).lines() {
             shown += &line
-                .replace(&self.server.port().to_string(), "4222")
+                .replace(&format!(":{}", self.server.port()), ":4222")
                 .replace(&format!("(host {}, pid", host.trim()), "(host web-7, pid");
             shown.push('\n');
         }
@@ -278,12 +278,13 @@ fn flag_without_effect() -> Stage {
     stage
 }
 
-/// A bucket with hardly any room left.
-fn nearly_full() -> Stage {
+/// A bucket with so much room in it and two services, and a definition.
+fn filled(room: usize) -> Stage {
     let stage = Stage::empty();
     let mut registry = stage.registry();
-    registry.create(&json!({ "max_bytes": 700, "discard": "new" }));
+    registry.create(&json!({ "max_bytes": room, "discard": "new" }));
     fill(&mut registry, TTL);
+    registry.put("echo-service", &[], &"x".repeat(3_000));
     stage
 }
 

@@ -15,6 +15,9 @@ use crate::jetstream::server_bugs::{BugKind, known_bugs};
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::clipped;
 
+/// The shortest entry of an agent, as the server counts it: record, subject, headers
+/// and 30 more bytes. Where there is less room no heartbeat fits.
+const SHORTEST_ENTRY: u64 = 300;
 /// Services that a message names; the rest is counted.
 const SERVICES_NAMED: usize = 5;
 
@@ -60,16 +63,19 @@ pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
                 count.map_or(String::new(), |u| format!("{} of {} entries used", u.used, u.limit))
             }
         };
-        message = format!(
-            "bucket {} is nearly full: {}; {}",
-            facts.bucket,
-            what,
-            match info.word("discard") {
-                "old" => "when it is, the oldest entries go, alive or not",
-                _ => "when it is, even a refresh is refused and every live service expires",
-            }
-        );
-        Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
+        let refuses = info.word("discard") != "old";
+        let left = by_bytes.map(|used| used.limit.saturating_sub(used.used));
+        let (grade, full) = match left {
+            Some(left) if refuses && left < SHORTEST_ENTRY => (Grade::Critical, "full"),
+            _ => (Grade::Warning, "nearly full"),
+        };
+        let when = if grade == Grade::Critical { "" } else { "when it is, " };
+        let follows = match refuses {
+            false => "the oldest entries go, alive or not",
+            true => "even a refresh is refused and every live service expires",
+        };
+        message = format!("bucket {} is {full}: {what}; {when}{follows}", facts.bucket);
+        Row::new(NAME, grade, message).hint(more_room(&facts.bucket, info, by_bytes))
     } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
         let message = format!("{message}; it is lost when one server of the cluster {cluster} is");
         Row::new(NAME, Grade::Warning, message).hint("aegis-agent init --replicas 3")
