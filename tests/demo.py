@@ -161,14 +161,14 @@ class Demo:
             agent.wait()
 
     def story(self):
-        self.heading(f"Three agents, each with a TTL of {TTL} s and a heartbeat every {INTERVAL} s")
+        self.heading(f"Three agents, each with a TTL of {TTL}s and a heartbeat every {INTERVAL}s")
         start = time.monotonic()
         for service, instance in (("orders-api", "host-1"), ("orders-api", "host-2"), ("payments", "host-1")):
             self.spawn(service, instance)
         self.wait_until(start, 5, "all three are registered", lambda seen: len(seen) == 3)
         self.table()
 
-        self.heading(f"Alive: still there after {TTL + 1} s, which is longer than the TTL")
+        self.heading(f"Alive: still there after {TTL + 1}s, which is longer than the TTL")
         before = self.seen()
         time.sleep(TTL + 1)
         after = self.seen()
@@ -185,7 +185,7 @@ class Demo:
         took = self.wait_until(start, GRACE, "it is gone", lambda seen: "orders-api/host-1" not in seen)
         if agent.wait(timeout=10) != 0:
             raise Broken(f"it ended with {agent.returncode}")
-        say(f"  Gone {took:.2f} s after the signal, exit code 0.")
+        say(f"  Gone {took:.2f}s after the signal, exit code 0.")
         self.table()
 
         self.heading("payments/host-1 is killed: SIGKILL")
@@ -200,15 +200,15 @@ class Demo:
         took = self.wait_until(start, TTL + GRACE, "its entry expires", lambda seen: "payments/host-1" not in seen)
         lived = time.monotonic() - beat
         if lived < TTL - 0.2:
-            raise Broken(f"its entry was gone {lived:.2f} s after its last heartbeat, before its TTL")
-        say(f"  Gone {took:.2f} s after the kill, {lived:.2f} s after its last heartbeat: its TTL is {TTL} s.")
+            raise Broken(f"its entry was gone {lived:.2f}s after its last heartbeat, before its TTL")
+        say(f"  Gone {took:.2f}s after the kill, {lived:.2f}s after its last heartbeat: its TTL is {TTL}s.")
         self.table()
 
         self.heading("The last one is stopped with Ctrl-C: SIGINT")
         start = time.monotonic()
         self.agents["orders-api/host-2"].send_signal(signal.SIGINT)
         took = self.wait_until(start, GRACE, "it is gone", lambda seen: not seen)
-        say(f"  Gone after {took:.2f} s; the registry is empty.")
+        say(f"  Gone after {took:.2f}s; the registry is empty.")
         say()
 
     def heading(self, text):
@@ -264,7 +264,7 @@ class Demo:
             if is_so(seen):
                 return took
             if took > within:
-                raise Broken(f"after {took:.1f} s not true that {what}; in the registry: {sorted(seen) or 'nothing'}")
+                raise Broken(f"after {took:.1f}s not true that {what}; in the registry: {sorted(seen) or 'nothing'}")
             time.sleep(0.02)
 
 

@@ -10,7 +10,7 @@ use crate::harness::fault::{duration, flat, say};
 use crate::harness::proxy::Proxy;
 use crate::harness::registry::{Client, Watch};
 use crate::harness::scene::{KEY, REGISTERED, bucket, fill};
-use crate::harness::server::Setup;
+use crate::harness::server::{Server, Setup};
 use crate::harness::watcher::Watcher;
 use crate::harness::{millis, nothing_happens_for, secs, time_passes};
 
@@ -64,6 +64,13 @@ fn max_connections() {
     ));
 }
 
+fn tools_work(server: &Server) {
+    for verb in ["list", "check", "cleanup"] {
+        let output = aegis(&[verb, "-s", &server.url()]).run();
+        assert!(matches!(output.code, 0 | 1), "{verb}: {} {}", output.code, output.stderr);
+    }
+}
+
 /// A client to which the server cannot write at once is cut off: nothing of ours
 /// is one.
 #[test]
@@ -76,10 +83,7 @@ fn write_deadline() {
     agent.wait_for_line(REGISTERED, secs(5));
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("synced", secs(10));
-    for verb in ["list", "check", "cleanup"] {
-        let output = aegis(&[verb, "-s", &server.url()]).run();
-        assert!(matches!(output.code, 0 | 1), "{verb}: {} {}", output.code, output.stderr);
-    }
+    tools_work(&server);
     nothing_happens_for(secs(2));
     assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
     let told = watcher.words();
@@ -135,10 +139,7 @@ fn ping_interval() {
     agent.wait_for_line(REGISTERED, secs(5));
     let mut watcher = Watcher::start(&server.url(), &[]);
     watcher.wait_for("synced", secs(10));
-    for verb in ["list", "check", "cleanup"] {
-        let output = aegis(&[verb, "-s", &server.url()]).run();
-        assert!(matches!(output.code, 0 | 1), "{verb}: {} {}", output.code, output.stderr);
-    }
+    tools_work(&server);
     watch.wait_for(4, secs(15));
     assert!(longest_gap(&watch) < millis(4_300));
     assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
