@@ -15,9 +15,9 @@ use crate::jetstream::server_bugs::{BugKind, known_bugs};
 use crate::text::duration::{as_setting, words};
 use crate::text::printable::clipped;
 
-/// The shortest entry of an agent, as the server counts it: record, subject, headers
+/// No entry of an agent is shorter, as the server counts it: record, subject, headers
 /// and 30 more bytes. Where there is less room no heartbeat fits.
-const SHORTEST_ENTRY: u64 = 300;
+const SHORTEST_ENTRY: u64 = 250;
 /// Services that a message names; the rest is counted.
 const SERVICES_NAMED: usize = 5;
 
