@@ -219,7 +219,7 @@ impl From<RegistryError> for Failure {
                     }
                     ApiError::BUCKET_FULL => failure.with_hint("aegis-agent check"),
                     ApiError::NO_LEADER => failure.with_hint(
-                        "choosing a leader takes up to 10 s, and more than half of the cluster's \
+                        "choosing a leader takes up to 10s, and more than half of the cluster's \
                          servers: are they up?",
                     ),
                     ApiError::ACCOUNT_FULL

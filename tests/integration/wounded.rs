@@ -370,7 +370,7 @@ fn while_everybody_says_that_there_is_no_leader_no_call_fails() {
         elect(secs(60));
         let output = aegis(&["list", "--timeout=2s", "-s", &urls]).run().exits(69);
         assert!(output.stderr.contains("the cluster has no leader (no quorum)"), "{output:?}");
-        assert!(output.stderr.contains("hint: choosing a leader takes up to 10 s"), "{output:?}");
+        assert!(output.stderr.contains("hint: choosing a leader takes up to 10s"), "{output:?}");
         assert!((secs(1)..secs(4)).contains(&output.took), "{output:?}");
     }
 }

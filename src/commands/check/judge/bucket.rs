@@ -65,17 +65,17 @@ pub(super) fn bucket(facts: &Facts, connected: &Connected) -> Row {
         };
         let refuses = info.word("discard") != "old";
         let left = by_bytes.map(|used| used.limit.saturating_sub(used.used));
-        let (grade, full) = match left {
-            Some(left) if refuses && left < SHORTEST_ENTRY => (Grade::Critical, "full"),
-            _ => (Grade::Warning, "nearly full"),
+        // A warning either way: `--probe` is refused in a full one, which is critical.
+        let (full, when) = match left {
+            Some(left) if refuses && left < SHORTEST_ENTRY => ("full", ""),
+            _ => ("nearly full", "when it is, "),
         };
-        let when = if grade == Grade::Critical { "" } else { "when it is, " };
         let follows = match refuses {
             false => "the oldest entries go, alive or not",
             true => "even a refresh is refused and every live service expires",
         };
         message = format!("bucket {} is {full}: {what}; {when}{follows}", facts.bucket);
-        Row::new(NAME, grade, message).hint(more_room(&facts.bucket, info, by_bytes))
+        Row::new(NAME, Grade::Warning, message).hint(more_room(&facts.bucket, info, by_bytes))
     } else if let Some(cluster) = connected.cluster.as_ref().filter(|_| replicas == 1) {
         let message = format!("{message}; it is lost when one server of the cluster {cluster} is");
         Row::new(NAME, Grade::Warning, message).hint("aegis-agent init --replicas 3")
