@@ -43,7 +43,9 @@ const SHORT_DAYS: u64 = 20;
 const MOST: u64 = 1_000_000;
 
 /// Seeds that found something in the program, and what that was.
-const FOUND: [(u64, &str); 14] = [
+const FOUND: [(u64, &str); 16] = [
+    (42_000_000_270, "a duplicate with the same host name and process id was not noticed"),
+    (20_784_000_347, "an answer that came during a look at the entry was dropped"),
     (32_000_015_010, "an answer beside a put drew out the wait after a stop"),
     (20_784_001_663, "a race whose login went on after its limit spun"),
     (30_000_001_773, "the same"),
