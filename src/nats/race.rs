@@ -227,7 +227,7 @@ impl Race {
 
     /// When to ask again at the latest.
     pub fn wake_at(&self, now: Duration) -> Duration {
-        let mut wake = self.end;
+        let mut wake = self.ends_at();
         // After the limit nobody of the queue has a turn any more.
         if !self.queue.is_empty() && now < self.limit {
             let full = self.attempts.len() >= ATTEMPTS_LIMIT;
@@ -371,7 +371,13 @@ impl Race {
     /// Nobody is left, or the time is up.
     pub fn is_over(&self, now: Duration) -> bool {
         let idle = self.attempts.is_empty() && (self.queue.is_empty() || now >= self.limit);
-        idle || now >= self.end
+        idle || now >= self.ends_at()
+    }
+
+    /// When the time is up: what was granted to a login is over with it.
+    fn ends_at(&self) -> Duration {
+        let logs_in = self.attempts.iter().any(|one| one.stage == Stage::LoggingIn);
+        if logs_in { self.end } else { self.limit }
     }
 
     /// Why each server that was tried did not serve, by its place.
@@ -545,6 +551,18 @@ mod tests {
         race.failed(first.id, Cause::Login("no".into()));
         race.failed(second.id, Cause::Tcp("connection refused".into()));
         assert_eq!(race.causes(), [(0, Cause::Login("no".into()))]);
+    }
+
+    #[test]
+    fn what_was_granted_to_a_login_ends_with_it() {
+        let mut race = race(2);
+        let first = begins(&mut race, 0).remove(0);
+        let second = begins(&mut race, 150).remove(0);
+        race.reached(first.id, Stage::Silent, ms(200));
+        race.reached(second.id, Stage::LoggingIn, ms(4_000));
+        assert!(!race.is_over(LIMIT) && race.wake_at(LIMIT) > LIMIT);
+        race.failed(second.id, Cause::Login("no".into()));
+        assert!(race.is_over(LIMIT), "the other one is only silent");
     }
 
     #[test]

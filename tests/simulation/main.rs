@@ -43,7 +43,8 @@ const SHORT_DAYS: u64 = 20;
 const MOST: u64 = 1_000_000;
 
 /// Seeds that found something in the program, and what that was.
-const FOUND: [(u64, &str); 17] = [
+const FOUND: [(u64, &str); 18] = [
+    (45_000_000_649, "a race that was drawn out for a login went on when that was refused"),
     (44_000_002_873, "a SYN that was lost made a server that answers nothing pass for slow"),
     (42_000_000_270, "a duplicate with the same host name and process id was not noticed"),
     (20_784_000_347, "an answer that came during a look at the entry was dropped"),
