@@ -67,6 +67,8 @@ struct AgentState {
     dropped: bool,
     /// Everything was well when it was asked to stop.
     stops_well: bool,
+    /// It was asked to stop when a duplicate and it had both written for long.
+    shares: bool,
     /// Its end is due.
     must_end: Option<Micros>,
     /// Until when there were servers that let it in and did not serve, and how
@@ -242,6 +244,11 @@ impl Judge {
         let was_shared = self.keys[&self.key_of[slot]].foreign.is_some();
         let long = self.ttl + 6 * self.interval;
         let well = well && (!was_shared || self.all_well(slot, now, long));
+        let shares = |other: usize| other != slot && self.key_of[other] == self.key_of[slot];
+        let is_met = |other: usize| shares(other) && self.all_well(other, now, long);
+        let is_met = self.all_well(slot, now, long) && (0..self.agents.len()).any(is_met);
+        let is_written = self.keys[&self.key_of[slot]].taken.is_none();
+        self.agents[slot].shares = is_met && was_shared && is_written;
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);
@@ -436,6 +443,10 @@ impl Judge {
             (Some(Writer { slot, .. }), true) => {
                 if key.present && key.by != Some(slot) {
                     let words = format!("agent {slot} took out what somebody else has stored");
+                    self.violation.get_or_insert(Violation { at: now, words });
+                }
+                if self.agents[slot].shares {
+                    let words = format!("agent {slot} took out what it shares with a duplicate");
                     self.violation.get_or_insert(Violation { at: now, words });
                 }
                 key.present = false;
