@@ -82,6 +82,8 @@ struct Attempt {
     server: usize,
     address: Option<SocketAddr>,
     began: Duration,
+    /// When the server's kernel has answered.
+    connected: Option<Duration>,
     stage: Stage,
     /// When this stage began.
     since: Duration,
@@ -203,6 +205,7 @@ impl Race {
             server,
             address,
             began: now,
+            connected: None,
             stage: if address.is_some() { Stage::Connecting } else { Stage::Resolving },
             since: now,
             tls_first,
@@ -224,7 +227,7 @@ impl Race {
 
     /// When to ask again at the latest.
     pub fn wake_at(&self, now: Duration) -> Duration {
-        let mut wake = self.end;
+        let mut wake = self.ends_at();
         // After the limit nobody of the queue has a turn any more.
         if !self.queue.is_empty() && now < self.limit {
             let full = self.attempts.len() >= ATTEMPTS_LIMIT;
@@ -311,6 +314,9 @@ impl Race {
             return;
         }
         (attempt.stage, attempt.since) = (stage, now);
+        if !matches!(stage, Stage::Resolving | Stage::Connecting) {
+            attempt.connected.get_or_insert(now);
+        }
         if stage == Stage::LoggingIn {
             let took = now.saturating_sub(attempt.began);
             attempt.greeting = took;
@@ -342,10 +348,12 @@ impl Race {
         self.note(attempt.server, cause);
     }
 
-    /// How long an attempt has been under way.
+    /// How long a server has taken since its kernel has answered: a SYN that was lost,
+    /// or sent before a way was open, tells nothing of the server.
     pub fn took(&self, id: AttemptId, now: Duration) -> Duration {
         let attempt = self.attempts.iter().find(|one| one.id == id);
-        attempt.map_or(Duration::ZERO, |one| now.saturating_sub(one.began))
+        let since = attempt.map(|one| one.connected.unwrap_or(one.began));
+        since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
     fn take(&mut self, id: AttemptId) -> Option<Attempt> {
@@ -363,7 +371,13 @@ impl Race {
     /// Nobody is left, or the time is up.
     pub fn is_over(&self, now: Duration) -> bool {
         let idle = self.attempts.is_empty() && (self.queue.is_empty() || now >= self.limit);
-        idle || now >= self.end
+        idle || now >= self.ends_at()
+    }
+
+    /// When the time is up: what was granted to a login is over with it.
+    fn ends_at(&self) -> Duration {
+        let logs_in = self.attempts.iter().any(|one| one.stage == Stage::LoggingIn);
+        if logs_in { self.end } else { self.limit }
     }
 
     /// Why each server that was tried did not serve, by its place.
@@ -537,6 +551,27 @@ mod tests {
         race.failed(first.id, Cause::Login("no".into()));
         race.failed(second.id, Cause::Tcp("connection refused".into()));
         assert_eq!(race.causes(), [(0, Cause::Login("no".into()))]);
+    }
+
+    #[test]
+    fn what_was_granted_to_a_login_ends_with_it() {
+        let mut race = race(2);
+        let first = begins(&mut race, 0).remove(0);
+        let second = begins(&mut race, 150).remove(0);
+        race.reached(first.id, Stage::Silent, ms(200));
+        race.reached(second.id, Stage::LoggingIn, ms(4_000));
+        assert!(!race.is_over(LIMIT) && race.wake_at(LIMIT) > LIMIT);
+        race.failed(second.id, Cause::Login("no".into()));
+        assert!(race.is_over(LIMIT), "the other one is only silent");
+    }
+
+    #[test]
+    fn a_syn_that_was_lost_does_not_make_a_server_slow() {
+        let mut race = race(1);
+        let one = begins(&mut race, 0).remove(0);
+        race.reached(one.id, Stage::Silent, ms(3_000));
+        race.reached(one.id, Stage::LoggingIn, ms(3_040));
+        assert_eq!(race.took(one.id, ms(3_050)), ms(50));
     }
 
     /// Where a login is under way the race goes on after its limit, and whoever

@@ -151,9 +151,7 @@ impl Registry {
         is_enough: &dyn Fn(&[Question]) -> bool,
         deadline: Instant,
     ) -> Result<(), RequestError> {
-        let Registry { session, turns, connector, .. } = self;
-        let session = session.as_mut().ok_or_else(no_session)?;
-        let waiter = connector.waiter();
+        let session = self.session.as_ref().ok_or_else(no_session)?;
         let stopping = session.stop_requested();
         let otherwise = open.iter().any(|question| matches!(question.ask, Ask::Otherwise(_)));
         let pause = if otherwise { ASK_OTHERWISE } else { ASK_AGAIN };
@@ -161,14 +159,23 @@ impl Registry {
         let pause = pause.max(session.greeting * 2);
         let mut round = 0;
         while !is_enough(open) {
+            let Registry { session, turns, .. } = self;
+            let session = session.as_mut().ok_or_else(no_session)?;
             for question in open.iter_mut().filter(|question| !question.is_answered()) {
                 question.send(session, round, turns);
             }
             round += 1;
-            let until = deadline.min(waiter.now() + pause);
+            let until = deadline.min(self.now() + pause);
             while !is_enough(open) {
+                let session = self.session.as_mut().ok_or_else(no_session)?;
                 match session.receive(until) {
-                    Ok(arrival) => take_answer(open, arrival, waiter.boot_clock()),
+                    Ok(arrival) => {
+                        // The answer to what was asked beside a heartbeat may come
+                        // in the middle of this.
+                        if let Some(other) = take_answer(open, arrival, self.boot_clock()) {
+                            self.take_aside(other);
+                        }
+                    }
                     Err(RequestError::TimedOut)
                         if until < deadline && session.stop_requested() == stopping =>
                     {
@@ -176,11 +183,11 @@ impl Registry {
                     }
                     Err(error) => return Err(error),
                 }
-                if waiter.now() >= until {
+                if self.now() >= until {
                     break;
                 }
             }
-            if waiter.now() >= deadline {
+            if self.now() >= deadline {
                 return Err(RequestError::TimedOut);
             }
         }
@@ -274,18 +281,22 @@ impl Question<'_> {
     }
 }
 
-/// Gives an arrival to the question that it answers, if there is one.
-fn take_answer(open: &mut [Question], arrival: Arrival, arrived: Duration) {
-    let (token, answer) = match arrival {
-        Arrival::Message(Some(token), message) => (token, answered(message)),
-        Arrival::Message(None, _) => return,
-        Arrival::Refused(token, what) => (token, Err(RequestError::Denied(what))),
+/// Gives an arrival to the question that it answers, or back where there is none.
+fn take_answer(open: &mut [Question], arrival: Arrival, arrived: Duration) -> Option<Arrival> {
+    let token = match &arrival {
+        Arrival::Message(Some(token), _) | Arrival::Refused(token, _) => *token,
+        Arrival::Message(None, _) => return None,
     };
     for question in open {
         let asked = question.tokens.iter().find(|(asked, _)| *asked == token);
         let Some(&(_, turn)) = asked else { continue };
+        let answer = match arrival {
+            Arrival::Message(_, message) => answered(message),
+            Arrival::Refused(_, what) => Err(RequestError::Denied(what)),
+        };
         let answer = answer.map(|message| Answer { message, arrived, turn });
         question.answer.get_or_insert(answer);
-        return;
+        return None;
     }
+    Some(arrival)
 }

@@ -28,6 +28,8 @@ pub struct Sweep {
     /// The registry's time by which it was judged, and the newest revision then.
     now: Wall,
     newest: u64,
+    /// A store that was set back counts anew, and a number is another's then.
+    numbering: u64,
     targets: Vec<Target>,
 }
 
@@ -99,9 +101,10 @@ impl World {
                 targets.push(target);
             }
         }
+        let numbering = self.judge.numberings;
         self.after(
             rng.between(MILLI, 3 * SECOND),
-            Event::Sweep { sweep: Sweep { now, newest, targets } },
+            Event::Sweep { sweep: Sweep { now, newest, numbering, targets } },
         );
     }
 
@@ -109,6 +112,7 @@ impl World {
     pub fn sweep(&mut self, sweep: &Sweep) {
         let Some((leader, _)) = self.cluster.led(self.now) else { return };
         let bucket = Bucket::service_registry();
+        let is_same = sweep.numbering == self.judge.numberings;
         for target in &sweep.targets {
             let subject = bucket.subject(&target.key);
             let standing = |world: &World| {
@@ -122,7 +126,8 @@ impl World {
             let before = standing(self);
             // As it was asked for: a bucket with history and markers stretches it.
             let asked = if target.key.ends_with(SOMEBODY) { 30 } else { self.plan.ttl as Wall };
-            if let Some(last) = before.as_ref().filter(|last| last.seq == target.revision)
+            if let Some(last) =
+                before.as_ref().filter(|last| is_same && last.seq == target.revision)
                 && last.ttl.is_some_and(|ttl| last.at + ttl.min(asked) * 1_000_000_000 > sweep.now)
             {
                 let words = format!("revision {} beats, and is to be removed", last.seq);
@@ -149,8 +154,9 @@ impl World {
         }
         let Some(stream) = self.cluster.jetstream.buckets.get(self.plan.stream()) else { return };
         let stays = stream.messages().find(|one| {
-            one.seq <= sweep.newest
-                && one.ttl.is_none()
+            is_same
+                && one.seq <= sweep.newest
+                && !one.names_ttl()
                 && !one.is_marker()
                 && one.at <= sweep.now
                 && stream.last(&one.subject).map(|last| last.seq) == Some(one.seq)

@@ -4,10 +4,11 @@
 //! not: a leader that is dead, frozen or cut off, members without a quorum, a
 //! server that was restarted as another version.
 
+use std::collections::BTreeMap;
 use std::mem;
 
 use crate::judge::Writer;
-use crate::model::bucket::{Change, Wall};
+use crate::model::bucket::{Bucket, Change, Wall};
 use crate::model::session::Publish;
 use crate::model::{Answer, Jetstream, Session, api};
 use crate::network::ConnId;
@@ -51,6 +52,8 @@ pub struct Server {
     pub stalled: u32,
     /// Its clock is so far off, in microseconds.
     pub clock_off: i64,
+    /// What it knew when it left the others, and until when it knows no more.
+    view: Option<(BTreeMap<String, Bucket>, Option<Micros>)>,
     /// Counts its starts.
     pub boot: u64,
     /// What it does once it goes on.
@@ -120,6 +123,7 @@ impl Cluster {
             acks_lost: 0,
             stalled: 0,
             clock_off: 0,
+            view: None,
             boot: 0,
             backlog: Vec::new(),
             stalled_errands: Vec::new(),
@@ -397,6 +401,9 @@ impl World {
             return;
         }
         let now = self.cluster.wall(leader, self.now);
+        if let Some(answer) = self.lagging(server, leader, is_direct, &publish, now) {
+            return self.reply(server, conn, &publish, answer, 50);
+        }
         let (answer, changes) = self.cluster.take(leader, &publish, now);
         let given_up = self.network.conns.get(&conn).is_none_or(|conn| conn.closed);
         self.changed(&changes, Some(Writer { slot, conn, given_up }));
@@ -407,6 +414,56 @@ impl World {
                 if self.cluster.is_clustered() { 300 + self.rng.below(3 * MILLI) } else { 50 };
             self.reply(server, conn, &publish, answer, commit);
         }
+    }
+
+    /// A member leaves the others: it knows what it knows.
+    pub fn member_leaves(&mut self, server: usize) {
+        if self.plan.lags_and_forgets && self.cluster.is_clustered() {
+            let view = self.cluster.jetstream.buckets.clone();
+            self.cluster.servers[server].view.get_or_insert((view, None)).1 = None;
+        }
+    }
+
+    /// It is back, and lags for a while.
+    pub fn member_returns(&mut self, server: usize) {
+        let it = &mut self.cluster.servers[server];
+        let is_back = it.runs() && it.parted == 0;
+        if let Some((_, until)) = it.view.as_mut().filter(|_| is_back) {
+            let lag = Rng::new(self.plan.seed, 40 + self.now).between(100, 2_000) * MILLI;
+            *until = Some(self.now + lag);
+        }
+    }
+
+    /// What a member that lags answers to a direct get.
+    fn lagging(
+        &mut self,
+        server: usize,
+        leader: usize,
+        is_direct: bool,
+        publish: &Publish,
+        now: Wall,
+    ) -> Option<Answer> {
+        let it = &mut self.cluster.servers[server];
+        if it.view.as_ref()?.1.is_some_and(|until| until < self.now) {
+            it.view = None;
+        }
+        let (buckets, _) = it.view.as_mut().filter(|_| is_direct)?;
+        if server == leader && it.parted == 0 {
+            return None;
+        }
+        for bucket in buckets.values_mut() {
+            if bucket.number("subject_delete_marker_ttl") == 0 {
+                bucket.expire(now, 0);
+            }
+        }
+        // The leader knows all; this one what it knew.
+        let known = mem::replace(&mut self.cluster.jetstream.buckets, mem::take(buckets));
+        let answer = self.cluster.take(server, publish, now).0;
+        let view = mem::replace(&mut self.cluster.jetstream.buckets, known);
+        if let Some((buckets, _)) = &mut self.cluster.servers[server].view {
+            *buckets = view;
+        }
+        answer
     }
 
     fn reply(
@@ -455,6 +512,9 @@ impl World {
     /// The store has changed: the judge hears of it.
     pub fn changed(&mut self, changes: &[Change], by: Option<Writer>) {
         let clock = self.cluster.registry_clock(self.now);
+        let bucket = self.cluster.jetstream.buckets.get(self.plan.stream());
+        let lies = |subject: &str| bucket.is_some_and(|bucket| bucket.has_endless(subject));
+        self.judge.lies_below(lies, bucket.is_none_or(Bucket::buries));
         for change in changes {
             let buckets = &self.cluster.jetstream.buckets;
             let stands = |subject: &str| {
@@ -594,6 +654,7 @@ impl World {
 
     /// A server ends; `powered`: its kernel is there to close its connections.
     pub fn stop_server(&mut self, server: usize, powered: bool) {
+        self.member_leaves(server);
         let it = &mut self.cluster.servers[server];
         it.down += 1;
         it.powered &= powered;
@@ -620,6 +681,8 @@ impl World {
             return;
         }
         it.powered = true;
+        self.member_returns(server);
+        let it = &self.cluster.servers[server];
         let boot = it.boot;
         let obeys = !it.version.starts_with("2.10.");
         self.after(2 * SECOND, Event::Pings { server, boot });
@@ -658,6 +721,7 @@ impl World {
 
     /// A server that was frozen goes on with what has come meanwhile.
     pub fn thaw_server(&mut self, server: usize) {
+        self.member_returns(server);
         let backlog = mem::take(&mut self.cluster.servers[server].backlog);
         let boot = self.cluster.servers[server].boot;
         for errand in backlog {

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::judge::SETTLED;
 use crate::model::session::Publish;
 use crate::network::{Conn, Direction};
+use crate::rng::Rng;
 use crate::world::{Event, Micros, SECOND, World};
 
 /// Something that goes wrong at a time, and for a time.
@@ -180,11 +181,13 @@ impl World {
                 true
             }
             Kind::FreezeServer { server } => {
+                self.member_leaves(server);
                 self.cluster.servers[server].frozen += 1;
                 self.members_changed();
                 true
             }
             Kind::PartServer { server } => {
+                self.member_leaves(server);
                 self.cluster.servers[server].parted += 1;
                 self.members_changed();
                 true
@@ -331,6 +334,7 @@ impl World {
             }
             Kind::PartServer { server } => {
                 self.cluster.servers[server].parted -= 1;
+                self.member_returns(server);
                 self.members_changed();
             }
             Kind::RefuseLogins { server } => self.cluster.servers[server].refuses -= 1,
@@ -373,6 +377,7 @@ impl World {
     fn wake_host(&mut self, host: usize) {
         if let Some(since) = self.hosts[host].asleep.take() {
             self.hosts[host].slept += self.now - since;
+            self.forget_sleeper(host, self.now - since);
             self.goes_on(host);
             let pause = if self.hosts[host].tells_wakeup { 0 } else { self.rng.below(SECOND) };
             if let Some(wait) = self.processes[host].waiting {
@@ -380,6 +385,17 @@ impl World {
                 self.after(pause, Event::Wake { slot: host, wait });
             } else if !self.processes[host].alive {
                 self.after(pause, Event::Start { slot: host });
+            }
+        }
+    }
+
+    /// Something between has forgotten the connections of a host that slept for
+    /// long: what the judge asks of its agent is the same.
+    fn forget_sleeper(&mut self, host: usize, slept: Micros) {
+        let mut rng = Rng::new(self.plan.seed, 30 + self.now);
+        if self.plan.lags_and_forgets && slept > 5 * SECOND && rng.one_in(2) {
+            for id in self.conns_of(host) {
+                self.drop_connection(id);
             }
         }
     }
@@ -518,8 +534,9 @@ impl World {
             if process.stop && good.contains(&false) {
                 self.judge.troubled(slot);
             }
+            let halves = (0..good.len()).filter(|server| self.is_half_there(slot, *server)).count();
             good.iter_mut().for_each(|good| *good &= goes_on);
-            changed |= self.judge.conditions(slot, self.now, &good, traps as u64);
+            changed |= self.judge.conditions(slot, self.now, &good, traps as u64, halves as u64);
         }
         if changed {
             for grace in self.judge.graces() {
@@ -527,6 +544,19 @@ impl World {
                 self.after(self.plan.interval * SECOND + grace + 1_000, Event::Look);
             }
         }
+    }
+
+    /// Whether an agent has a session over a way that is cut, where there are other
+    /// servers: it waits there for an acknowledgement before it asks another one.
+    fn is_half_there(&self, slot: usize, server: usize) -> bool {
+        let of = |conn: &&Conn| conn.slot == slot && conn.server == server && !conn.closed;
+        let is_session =
+            |conn: &Conn| conn.session.as_ref().is_some_and(|session| session.connected);
+        let link = &self.network.links[slot][server];
+        let is_cut = !link.is_open(Direction::Up) || !link.is_open(Direction::Down);
+        is_cut
+            && self.cluster.servers.len() > 1
+            && self.network.conns.values().filter(of).any(is_session)
     }
 
     /// The judge looks at what there is.

@@ -17,8 +17,11 @@ use crate::world::{MILLI, Micros, SECOND};
 /// An entry is back within this time of a server that serves.
 const BACK: Micros = 3 * SECOND;
 /// So much later for each server that lets clients in and does not serve them, such
-/// as a member that is cut off from the others.
-const TRAP: Micros = 2_500 * MILLI;
+/// as a member that is cut off from the others: it is left after 1 s.
+const TRAP: Micros = 2_000 * MILLI;
+/// The same for one that has answered, and over whose way nothing comes any more: an
+/// acknowledgement is waited for so long.
+const HALF_THERE: Micros = 2_500 * MILLI;
 /// The same where all of them did not serve: a put is waited for so long.
 const ALL_TRAPS: Micros = 6 * SECOND;
 /// What the network and the servers take for a handful of exchanges, when all is
@@ -64,6 +67,8 @@ struct AgentState {
     dropped: bool,
     /// Everything was well when it was asked to stop.
     stops_well: bool,
+    /// It was asked to stop when a duplicate and it had both written for long.
+    shares: bool,
     /// Its end is due.
     must_end: Option<Micros>,
     /// Until when there were servers that let it in and did not serve, and how
@@ -91,6 +96,9 @@ struct KeyState {
     foreign: Option<Micros>,
     /// Somebody else took it away, or it never was there.
     taken: Option<Micros>,
+    /// A value without a TTL lay there while the bucket let nobody remove what lies
+    /// under an entry: it stands there again when that has expired.
+    unburied: bool,
 }
 
 #[derive(Default, Clone, Debug)]
@@ -122,6 +130,8 @@ pub struct Judge {
     /// Connections from this one on are younger than the bucket: in one that is
     /// made anew the revision that an older heartbeat expects comes again.
     renumbered: ConnId,
+    /// How often that has happened.
+    pub numberings: u64,
     /// Until when what was stored before a step of the server's clock may live.
     stretched: Micros,
 }
@@ -149,6 +159,7 @@ impl Judge {
                 )
             }),
             renumbered: 0,
+            numberings: 0,
             stretched: 0,
             stepped: None,
             clock_off: None,
@@ -158,8 +169,9 @@ impl Judge {
     }
 
     /// How long after a change something may fall due.
-    pub fn graces(&self) -> [Micros; 3] {
-        [self.back, self.back + TRAP, self.back + ALL_TRAPS]
+    pub fn graces(&self) -> [Micros; 4] {
+        let more = [0, TRAP, HALF_THERE, ALL_TRAPS];
+        more.map(|more| self.back + more)
     }
 
     /// How long an agent may take to be back.
@@ -219,7 +231,7 @@ impl Judge {
         let is_settled = self.stepped.is_none_or(|at| at < key.stored_at)
             && now > self.stretched
             && self.lets_go.is_some_and(|since| since + SECOND < now);
-        if now > due && is_settled && key.present && key.by == Some(slot) {
+        if now > due && is_settled && key.present && key.by == Some(slot) && !key.unburied {
             let ago = (now - left) / MILLI;
             self.violated(now, format!("agent {slot} left {ago} ms ago, and its entry is there"));
         }
@@ -232,6 +244,11 @@ impl Judge {
         let was_shared = self.keys[&self.key_of[slot]].foreign.is_some();
         let long = self.ttl + 6 * self.interval;
         let well = well && (!was_shared || self.all_well(slot, now, long));
+        let shares = |other: usize| other != slot && self.key_of[other] == self.key_of[slot];
+        let is_met = |other: usize| shares(other) && self.all_well(other, now, long);
+        let is_met = self.all_well(slot, now, long) && (0..self.agents.len()).any(is_met);
+        let is_written = self.keys[&self.key_of[slot]].taken.is_none();
+        self.agents[slot].shares = is_met && was_shared && is_written;
         let agent = &mut self.agents[slot];
         agent.stops_well = well;
         agent.stop = Some(now);
@@ -254,7 +271,7 @@ impl Judge {
     /// What an agent could count on has to begin anew.
     pub fn interrupted(&mut self, slot: usize, now: Micros) {
         let nothing = vec![false; self.agents[slot].good.len()];
-        self.conditions(slot, now, &nothing, 0);
+        self.conditions(slot, now, &nothing, 0, 0);
     }
 
     /// Something between has forgotten its connections.
@@ -303,6 +320,15 @@ impl Judge {
     /// The bucket counts its revisions anew; connections have numbers below `next`.
     pub fn renumbered(&mut self, next: ConnId) {
         self.renumbered = next;
+        self.numberings += 1;
+    }
+
+    /// Whether values without a TTL lie under these keys, and whether the bucket lets
+    /// anybody remove them.
+    pub fn lies_below(&mut self, lies: impl Fn(&str) -> bool, buries: bool) {
+        for (subject, key) in &mut self.keys {
+            key.unburied = lies(subject) && (key.unburied || !buries);
+        }
     }
 
     /// The store is as it was some time ago.
@@ -336,8 +362,16 @@ impl Judge {
         good.any(|since| now - since >= self.back_of(slot))
     }
 
-    /// Which servers an agent can use. Whether that is news.
-    pub fn conditions(&mut self, slot: usize, now: Micros, good: &[bool], traps: u64) -> bool {
+    /// Which servers an agent can use; how many let it in and do not serve it, and how
+    /// many served it and are cut off. Whether that is news.
+    pub fn conditions(
+        &mut self,
+        slot: usize,
+        now: Micros,
+        good: &[bool],
+        traps: u64,
+        halves: u64,
+    ) -> bool {
         let was_proven = self.is_proven(slot, now);
         let agent = &mut self.agents[slot];
         let mut changed = false;
@@ -353,9 +387,9 @@ impl Judge {
             self.agents[slot].proven_until = Some(now);
         }
         let agent = &mut self.agents[slot];
-        if traps > 0 {
-            let is_all = traps >= good.len() as u64;
-            let cost = if is_all { ALL_TRAPS } else { traps * TRAP };
+        if traps + halves > 0 {
+            let is_all = traps + halves >= good.len() as u64;
+            let cost = if is_all { ALL_TRAPS } else { traps * TRAP + halves * HALF_THERE };
             agent.trapped = Some((now, agent.trapped.map_or(0, |(_, most)| most).max(cost)));
         } else if std::mem::take(&mut agent.has_traps) {
             // They lasted until now.
@@ -363,7 +397,7 @@ impl Judge {
         } else if !agent.still && agent.trapped.is_some_and(|(until, cost)| now > until + cost) {
             agent.trapped = None;
         }
-        agent.has_traps = traps > 0;
+        agent.has_traps = traps + halves > 0;
         changed
     }
 
@@ -409,6 +443,10 @@ impl Judge {
             (Some(Writer { slot, .. }), true) => {
                 if key.present && key.by != Some(slot) {
                     let words = format!("agent {slot} took out what somebody else has stored");
+                    self.violation.get_or_insert(Violation { at: now, words });
+                }
+                if self.agents[slot].shares {
+                    let words = format!("agent {slot} took out what it shares with a duplicate");
                     self.violation.get_or_insert(Violation { at: now, words });
                 }
                 key.present = false;

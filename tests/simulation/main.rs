@@ -1,6 +1,6 @@
 //! The whole agent under simulated time, network and servers.
 //!
-//! docs/developing.md says how to run it, and how to repeat a seed.
+//! docs/simulation.md says how to run it, and how to repeat a seed.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::panic)]
 #![allow(missing_docs, unreachable_pub)]
@@ -43,7 +43,11 @@ const SHORT_DAYS: u64 = 20;
 const MOST: u64 = 1_000_000;
 
 /// Seeds that found something in the program, and what that was.
-const FOUND: [(u64, &str); 14] = [
+const FOUND: [(u64, &str); 18] = [
+    (45_000_000_649, "a race that was drawn out for a login went on when that was refused"),
+    (44_000_002_873, "a SYN that was lost made a server that answers nothing pass for slow"),
+    (42_000_000_270, "a duplicate with the same host name and process id was not noticed"),
+    (20_784_000_347, "an answer that came during a look at the entry was dropped"),
     (32_000_015_010, "an answer beside a put drew out the wait after a stop"),
     (20_784_001_663, "a race whose login went on after its limit spun"),
     (30_000_001_773, "the same"),

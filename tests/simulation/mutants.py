@@ -26,6 +26,10 @@ LIMITS = "src/commands/run/keeper/limits.rs"
 RACE = "src/nats/race.rs"
 
 MUTANTS = [
+    ("a duplicate is judged by our own later put", "src/commands/run/agent.rs",
+     "self.whose(&entry, Keeper::was_ours)", "self.whose(&entry, Keeper::is_ours)"),
+    ("what comes during a look is dropped", "src/registry/asking.rs",
+     "self.take_aside(other);", "drop(other);"),
     ("no expected revision", REQUESTS, "if let Some(revision) = put.expected {",
      "if let Some(revision) = put.expected.filter(|_| false) {"),
     ("no TTL", REQUESTS, '(TTL_HEADER, format!("{}s", put.ttl.as_secs()))',
@@ -52,11 +56,11 @@ MUTANTS = [
      "Arrival::Message(Some(_), message) => {"),
     ("an old acknowledgement is taken for the new one", KEEPER,
      "self.last = Some(revision);", "self.last = Some(self.last.unwrap_or(revision));"),
-    ("a late session goes on", "src/commands/run/agent.rs",
-     "self.registry.disconnect();\n        self.keeper.session_lost(self.now());",
-     "self.keeper.session_lost(self.now());"),
-    ("no read from the leader", "src/registry.rs", "if self.asides.asks_leader() {\n            let request",
-     "if self.asides.asks_leader() && false {\n            let request"),
+    ("a silent session is kept", CONFLICT,
+     "self.patience.waited_in_vain();\n                (Next::GiveUp, None)",
+     "self.patience.waited_in_vain();\n                (Next::Put(over), None)"),
+    ("a SYN that was lost makes a server slow", RACE, "attempt.connected.get_or_insert(now);",
+     "attempt.connected.get_or_insert(attempt.began);"),
     ("nothing is taken out", ENDING, "let mut known = known;",
      "return Ok(true);\n        #[allow(unreachable_code)]\n        let mut known = known;"),
     ("a sleep is not noticed", "src/commands/run.rs", "> SUSPEND_NOTICED", "> SUSPEND_NOTICED * 100_000"),

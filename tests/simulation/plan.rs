@@ -10,6 +10,8 @@ use crate::world::{MILLI, Micros, SECOND};
 /// One host with one agent on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostPlan {
+    /// Containers of one image can have the same.
+    pub name: String,
     pub instance: String,
     pub drift: i64,
     pub wall_off: i64,
@@ -35,8 +37,15 @@ pub struct Plan {
     /// The bucket that is there at the beginning.
     pub bucket: Option<Value>,
     pub in_memory: bool,
+    /// Members that come back lag, and what is between forgets the connections of a
+    /// host that sleeps.
+    pub lags_and_forgets: bool,
     pub faults: Vec<Fault>,
 }
+
+/// One run in four has what came to the simulator later. Their seeds leave one of
+/// these remainders: none of the named ones does, which stay as they were.
+const LATER: [u64; 2] = [1, 6];
 
 pub const VERSIONS: [&str; 3] = ["2.11.11", "2.12.8", "2.15.1"];
 
@@ -58,6 +67,7 @@ impl Plan {
         ];
         lines.extend(self.hosts.iter().map(|host| format!("{host:?}")));
         let bucket = self.bucket.as_ref().map_or("none yet".into(), Value::to_string);
+        lines.push(format!("members lag, sleepers are forgotten: {}", self.lags_and_forgets));
         lines.push(format!("bucket, in memory {}: {bucket}", self.in_memory));
         for Fault { at, lasts, kind } in &self.faults {
             let millis = |time: &Micros| *time as f64 / MILLI as f64;
@@ -79,6 +89,7 @@ impl Plan {
         let agents = if rng.one_in(5) { 2 } else { 1 };
         let twins = rng.one_in(2);
         let hosts = (0..agents).map(|number| HostPlan {
+            name: format!("h{number}"),
             instance: if number == 0 || twins { "host-1".into() } else { "host-2".into() },
             drift: rng.between(0, 400) as i64 - 200,
             wall_off: match rng.below(6) {
@@ -90,7 +101,11 @@ impl Plan {
             starts: Some(rng.below(20 * SECOND)),
             restarts: if rng.one_in(8) { None } else { Some(rng.between(50 * MILLI, 20 * SECOND)) },
         });
-        let hosts: Vec<HostPlan> = hosts.collect();
+        let mut hosts: Vec<HostPlan> = hosts.collect();
+        let is_later = LATER.contains(&(seed % 8));
+        if is_later {
+            add_container(&mut hosts, &mut Rng::new(seed, 20));
+        }
         let bucket = match rng.one_in(2) {
             true => None,
             false => Some(bucket(&mut rng, servers.len())),
@@ -105,6 +120,7 @@ impl Plan {
             latency,
             bucket,
             in_memory: rng.one_in(6),
+            lags_and_forgets: is_later,
             faults: Vec::new(),
         };
         let pause = *rng.pick(&[10, 30, 60, 120]) * SECOND;
@@ -112,6 +128,9 @@ impl Plan {
         loop {
             at += rng.below(2 * pause);
             if at >= length {
+                if is_later {
+                    stop_in_outages(&mut plan);
+                }
                 return plan;
             }
             plan.faults.push(fault(&mut rng, &plan, at));
@@ -122,6 +141,44 @@ impl Plan {
             }
         }
     }
+}
+
+/// A second agent of the same name and in a container with the same host name: both
+/// have the same process id, too.
+fn add_container(hosts: &mut Vec<HostPlan>, rng: &mut Rng) {
+    if !rng.one_in(2) {
+        return;
+    }
+    hosts.truncate(1);
+    let second = HostPlan {
+        starts: Some(rng.below(60 * SECOND)),
+        restarts: Some(rng.between(50 * MILLI, 20 * SECOND)),
+        ..hosts[0].clone()
+    };
+    hosts.push(second);
+}
+
+/// Whoever sees an outage stops agents, and starts them again.
+fn stop_in_outages(plan: &mut Plan) {
+    let mut rng = Rng::new(plan.seed, 21);
+    let mut stops = Vec::new();
+    for fault in &plan.faults {
+        let is_outage = matches!(
+            fault.kind,
+            Kind::FreezeServer { .. }
+                | Kind::PartServer { .. }
+                | Kind::SilentApi { .. }
+                | Kind::LostAcks { .. }
+                | Kind::StalledStorage { .. }
+        );
+        if is_outage && rng.one_in(2) {
+            let host = rng.below(plan.hosts.len() as u64) as usize;
+            let at = fault.at + rng.below(fault.lasts + SECOND);
+            stops.push(Fault { at, lasts: MILLI, kind: Kind::Term { host } });
+        }
+    }
+    plan.faults.extend(stops);
+    plan.faults.sort_by_key(|fault| fault.at);
 }
 
 /// A bucket as somebody else made it.

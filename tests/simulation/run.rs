@@ -137,8 +137,8 @@ fn agent(shared: &Arc<Shared>, slot: usize, plan: &Plan) {
         Err(failure) => panic!("the simulated agent is called wrongly: {}", failure.chain()),
     };
     let outside = Rc::new(Outside::new(shared, slot, base()));
-    let host_name = format!("h{slot}");
-    let begin = Settled { options: *options, settings, bucket, host_name: &host_name };
+    let host_name = &plan.hosts[slot].name;
+    let begin = Settled { options: *options, settings, bucket, host_name };
     keep(begin, &mut Host::new(attention), outside, &anew);
 }
 

@@ -40,11 +40,12 @@ pub fn shrink(threads: &Threads, plan: Plan) -> (Plan, Violation) {
             }
         }
     }
-    let changes: [fn(&mut Plan); 6] = [
+    let changes: [fn(&mut Plan); 7] = [
         |plan| plan.hosts.truncate(1),
         |plan| plan.servers.truncate(1),
         |plan| plan.bucket = None,
         |plan| plan.in_memory = false,
+        |plan| plan.lags_and_forgets = false,
         |plan| plan.hosts.iter_mut().for_each(|host| (host.drift, host.wall_off) = (0, 0)),
         |plan| (plan.ttl, plan.interval, plan.latency) = (30, 10, 200),
     ];

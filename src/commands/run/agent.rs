@@ -21,6 +21,7 @@ use super::status::{Labels, Standing};
 use super::surroundings::Host;
 use crate::cli::options::RunOptions;
 use crate::error::Failure;
+use crate::instance::entry::Entry;
 use crate::instance::record::{self, Record, Status, instance_key};
 use crate::jetstream::bucket::Bucket;
 use crate::jetstream::fitness::{self, Defeat, Unfit};
@@ -337,7 +338,8 @@ impl Agent {
                         self.immortal_below = true;
                         self.keeper.hurry(now);
                     }
-                    let found = entry.map_or(Found::Nothing, |entry| self.whose(&entry));
+                    let whose = |entry: Box<Entry>| self.whose(&entry, Keeper::was_ours);
+                    let found = entry.map_or(Found::Nothing, whose);
                     let news = self.keeper.stood(now, found);
                     self.say(news);
                 }

@@ -100,12 +100,16 @@ pub struct Keeper {
     current: Option<u64>,
     /// The same, on whatever session.
     last: Option<u64>,
+    /// The one that was acknowledged before it.
+    before: Option<u64>,
     /// When the session registered.
     registered_at: Duration,
     /// When the put was sent that was acknowledged last, and its TTL.
     stored: Option<(Duration, Duration)>,
     /// `lastHeartbeat` of what we sent and may find again.
     stamps: Vec<OffsetDateTime>,
+    /// The newest that was ever sent.
+    newest_stamp: OffsetDateTime,
     /// The server is going, and another one is looked for at this time.
     moving: Option<Duration>,
     duplicate: Option<Duplicate>,
@@ -135,9 +139,11 @@ impl Keeper {
             due: Duration::ZERO,
             current: None,
             last: None,
+            before: None,
             registered_at: Duration::ZERO,
             stored: None,
             stamps: Vec::new(),
+            newest_stamp: OffsetDateTime::UNIX_EPOCH,
             moving: None,
             duplicate: None,
             looked: Duration::ZERO,
@@ -247,13 +253,14 @@ impl Keeper {
             self.stamps.remove(0);
         }
         self.stamps.push(stamp);
+        self.newest_stamp = self.newest_stamp.max(stamp);
     }
 
     /// The put that was sent at `sent` was acknowledged.
     pub fn acknowledged(&mut self, sent: Duration, now: Duration, revision: u64) {
         self.patience.acknowledged(now.saturating_sub(sent));
         self.stored = Some((sent, self.ttl));
-        self.last = Some(revision);
+        self.before = self.last.replace(revision);
         if self.current.is_some() {
             self.current = self.last;
         }

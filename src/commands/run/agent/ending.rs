@@ -2,7 +2,7 @@
 
 use log::{debug, info, warn};
 
-use super::super::keeper::{CONFLICT_ROUNDS, Ending};
+use super::super::keeper::{CONFLICT_ROUNDS, Ending, Keeper};
 use super::Agent;
 use super::own_entry::{Own, is_conflict};
 use crate::error::Failure;
@@ -61,7 +61,9 @@ impl Agent {
             let revision = match known.take() {
                 Some(revision) => revision,
                 None => match self.read_own()? {
-                    Own::Seen(Some(entry)) if !entry.is_deleted() && self.wrote(&entry) => {
+                    Own::Seen(Some(entry))
+                        if !entry.is_deleted() && self.wrote(&entry, Keeper::is_ours) =>
+                    {
                         entry.revision
                     }
                     Own::Seen(_) | Own::Unknown => return Ok(false),

@@ -9,7 +9,7 @@ use log::debug;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::super::keeper::{CLOCK_TRUST, Found, Next, Refusal};
+use super::super::keeper::{CLOCK_TRUST, Found, Keeper, Next, Refusal};
 use super::Agent;
 use crate::instance::entry::{Entry, Marker};
 use crate::instance::record;
@@ -28,6 +28,9 @@ pub(super) enum Own {
     /// We may not look.
     Unknown,
 }
+
+/// Whether an entry with our host and pid is ours, by its revision and stamp.
+pub(super) type IsOurs = fn(&Keeper, u64, OffsetDateTime) -> bool;
 
 impl Agent {
     /// What stands under our own key, if we may know.
@@ -140,7 +143,7 @@ impl Agent {
             Ok(None) => Ok(Found::Nothing),
             Ok(Some(entry)) => {
                 self.immortal_below |= is_immortal(&entry);
-                Ok(self.whose(&entry))
+                Ok(self.whose(&entry, Keeper::is_ours))
             }
             Err(error) if lost(&error) => Err(error),
             Err(error) => {
@@ -150,12 +153,12 @@ impl Agent {
         }
     }
 
-    pub(super) fn whose(&self, entry: &Entry) -> Found {
+    pub(super) fn whose(&self, entry: &Entry, is_ours: IsOurs) -> Found {
         let revision = entry.revision;
         if let Some(marker) = entry.marker {
             return Found::Marker { revision, expired: marker == Marker::Expired };
         }
-        if self.wrote(entry) {
+        if self.wrote(entry, is_ours) {
             return Found::Own { revision };
         }
         let ttl = match entry.stored.ttl {
@@ -165,13 +168,13 @@ impl Agent {
         Found::Others { revision, who: writer(&self.key, &entry.value), ttl }
     }
 
-    pub(super) fn wrote(&self, entry: &Entry) -> bool {
+    pub(super) fn wrote(&self, entry: &Entry, is_ours: IsOurs) -> bool {
         let Ok(record) = record::read(&self.key, &entry.value) else {
             return false;
         };
         // The rest of the metadata can change with a reload.
         let same = |name: &str| record.metadata.get(name) == self.record.metadata.get(name);
-        same("host") && same("pid") && self.keeper.is_ours(entry.revision, record.last_heartbeat)
+        same("host") && same("pid") && is_ours(&self.keeper, entry.revision, record.last_heartbeat)
     }
 
     /// Our own time, or the registry's where ours is off; as exact as it is

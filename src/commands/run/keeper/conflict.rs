@@ -182,6 +182,16 @@ impl Keeper {
     /// pid, as there are in containers; unless it is older than what we wrote:
     /// then the bucket was restored.
     pub fn is_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
-        self.last.is_some_and(|last| revision < last) || self.stamps.contains(&stamp)
+        self.is_ours_after(self.last, revision, stamp)
+    }
+
+    /// The same for what stood there before our last put, for [`Keeper::stood`].
+    pub fn was_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
+        self.is_ours_after(self.before, revision, stamp)
+    }
+
+    fn is_ours_after(&self, known: Option<u64>, revision: u64, stamp: OffsetDateTime) -> bool {
+        let is_older = known.is_some_and(|known| revision < known) && stamp <= self.newest_stamp;
+        is_older || self.stamps.contains(&stamp)
     }
 }

@@ -228,6 +228,19 @@ fn after_a_stop_and_after_a_sleep_of_the_host_it_acts_at_once() {
     assert!(keeper.due() <= INTERVAL);
 }
 
+/// What stood there is told once our own put over it is acknowledged: it is not
+/// older than what we wrote before that.
+#[test]
+fn a_duplicate_of_the_same_host_and_pid_is_not_ourselves() {
+    let mut keeper = registered(secs(0), 20);
+    keeper.sent(stamp(9));
+    keeper.acknowledged(secs(9), secs(9), 22);
+    assert!(!keeper.was_ours(21, stamp(8)), "written since our revision 20");
+    assert!(keeper.was_ours(22, stamp(9)), "our own put");
+    assert!(keeper.was_ours(12, stamp(6)), "what we wrote long ago");
+    assert!(!keeper.is_ours(7, stamp(10)), "newer than all that we sent: the store is another");
+}
+
 #[test]
 fn a_reload_that_fails_leaves_everything_as_it_was() {
     let mut keeper = registered(secs(0), 5);
