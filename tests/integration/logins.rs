@@ -651,7 +651,7 @@ fn a_fifo_that_nobody_writes_to_hangs_nothing() {
     let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
     assert!(made.success());
     let path = path.display().to_string();
-    let words = [path.as_str(), "nothing came out of this pipe within 1 s"];
+    let words = [path.as_str(), "nothing came out of this pipe within 1s"];
     let options: [&[&str]; 7] = [
         &["--creds"],
         &["--nkey"],
@@ -671,7 +671,7 @@ fn a_fifo_that_nobody_writes_to_hangs_nothing() {
     let made = std::process::Command::new("mkfifo").arg(&context).status().expect("mkfifo runs");
     assert!(made.success());
     let output = with_context(&config, "pipe", "list").within(secs(4)).run();
-    refused(output, 78, &["pipe.json", "nothing came out of this pipe within 1 s"]);
+    refused(output, 78, &["pipe.json", "nothing came out of this pipe within 1s"]);
 }
 
 #[test]
