@@ -7,9 +7,13 @@
 //! and acknowledged.
 
 mod agent;
+mod bucket;
 mod faults;
 mod judge;
 mod store;
+mod watch;
+mod watcher;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,11 +23,16 @@ use time::OffsetDateTime;
 use self::agent::{Agent, agent};
 use self::faults::Server;
 use self::judge::Judge;
-use self::store::{Revision, Store};
+use self::store::{Revision, SERVER, Store};
+pub use self::watch::Figures;
+use self::watch::{Around, Watch};
 use crate::rng::Rng;
 use crate::world::{Micros, SECOND};
 
 const DAY: Micros = 86_400 * SECOND;
+/// One day of so many is watched: each heartbeat is then read as JSON, which takes
+/// most of the time.
+const WATCHED: u64 = 16;
 
 /// What a number of days came to.
 #[derive(Default)]
@@ -32,6 +41,7 @@ pub struct Sum {
     pub stored: u64,
     pub expired: u64,
     pub faults: BTreeMap<&'static str, u64>,
+    pub watch: Figures,
 }
 
 impl Sum {
@@ -39,6 +49,7 @@ impl Sum {
         self.agent_time += other.agent_time;
         self.stored += other.stored;
         self.expired += other.expired;
+        self.watch.add(&other.watch);
         for (name, count) in &other.faults {
             *self.faults.entry(name).or_default() += count;
         }
@@ -60,6 +71,7 @@ pub struct World {
     server: Server,
     store: Store,
     judge: Judge,
+    watch: Option<Box<Watch>>,
     next_fault: Micros,
     /// When something about the server or a host is over.
     next_change: Micros,
@@ -91,15 +103,23 @@ impl World {
         let (ttl, interval) = (ttl * SECOND, interval * SECOND);
         let count = if rng.one_in(5) { 2 } else { 1 };
         let history = *rng.pick(&[1, 1, 1, 5]);
+        // More history and markers do not go together: docs/nats.md.
+        let mut other = Rng::new(seed, 8);
+        let markers = history == 1 && other.one_in(2);
+        let is_watched = seed.is_multiple_of(WATCHED);
+        let latency = *rng.pick(&[200, 1_000, 5_000, 40_000]);
+        let pause = *rng.pick(&[60, 300, 900, 1_800]) * SECOND;
+        let watch = is_watched.then(|| Box::new(Watch::new(other, pause, markers)));
         let mut world = World {
             now: 0,
             ttl,
             interval,
-            latency: *rng.pick(&[200, 1_000, 5_000, 40_000]),
-            pause: *rng.pick(&[60, 300, 900, 1_800]) * SECOND,
+            latency,
+            pause,
+            watch,
             agents: (0..count).map(|_| agent(ttl, interval, rng.next())).collect(),
             server: Server::default(),
-            store: Store::new(history),
+            store: Store::new(history, markers),
             judge: Judge::new(ttl, interval),
             next_fault: 0,
             next_change: Micros::MAX,
@@ -122,7 +142,9 @@ impl World {
                 _ => 0,
             };
             let at = self.agents[first].at;
-            self.now = at.min(self.next_fault).min(self.next_change).min(DAY).max(self.now);
+            let watch = self.watch.as_ref().map_or(Micros::MAX, |watch| watch.at(&self.store));
+            self.now =
+                at.min(self.next_fault).min(self.next_change).min(watch).min(DAY).max(self.now);
             while let Some((end, gone)) = self.store.expire(self.now) {
                 self.expired(end, &gone);
             }
@@ -135,17 +157,44 @@ impl World {
                 self.next_fault = self.now + self.rng.below(2 * self.pause) + 1;
                 self.fault();
                 self.changes();
+            } else if at > self.now {
+                self.watched(true);
             } else if self.agents[first].alive {
                 self.judge.step(first, self.now);
                 self.step(first);
             } else {
                 self.start(first);
             }
+            self.watched(false);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.witness.ends(self.now);
+            self.sum.watch = watch.figures;
         }
         for slot in 0..self.agents.len() {
             if self.agents[slot].alive {
                 self.sum.agent_time += self.now - self.agents[slot].started;
             }
+        }
+    }
+
+    /// The watcher's turn, or what it meets.
+    fn watched(&mut self, is_its_turn: bool) {
+        let Some(watch) = &mut self.watch else { return };
+        let mut around = Around {
+            now: self.now,
+            latency: self.latency,
+            server: &self.server,
+            store: &mut self.store,
+            faults: &mut self.sum.faults,
+            trace: self.trace,
+        };
+        if is_its_turn {
+            watch.turn(&mut around);
+        }
+        watch.sees(&mut around);
+        if let Some(words) = watch.witness.found.take() {
+            self.judge.violated(self.now, format!("watch: {words}"));
         }
     }
 
@@ -155,7 +204,7 @@ impl World {
             return;
         }
         // A revision from under a marker was not there either.
-        if self.store.newest().is_none() {
+        if self.store.newest().is_none_or(|newest| newest.by == SERVER) {
             self.judge.expired(end, gone);
             self.judge.misses(end);
         }

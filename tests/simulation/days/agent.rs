@@ -6,7 +6,7 @@ use aegis_agent::commands::run::keeper::{
     Ending, Found, Keeper, Next, Refusal, SessionState, Step,
 };
 
-use super::store::{Message, Revision};
+use super::store::{Message, Revision, SERVER};
 use super::{World, span, stamp};
 use crate::world::{MILLI, Micros, SECOND};
 
@@ -448,7 +448,7 @@ fn found(
     let Some(stood) = stood else { return Found::Nothing };
     let revision = stood.number;
     if stood.marker {
-        return Found::Marker { revision, expired: false };
+        return Found::Marker { revision, expired: stood.by == SERVER };
     }
     if stood.by == slot && stood.life == life && keeper.is_ours(revision, stood.stamp) {
         return Found::Own { revision };

@@ -36,6 +36,17 @@ impl Server {
         [self.dropped, self.silent, self.loses_acks, self.busy].iter().any(|until| *until > now)
     }
 
+    /// A watcher hears nothing, or what it asks is not answered.
+    pub fn is_bad_for_watch(&self, now: Micros) -> bool {
+        let all = [self.refuses, self.dropped, self.silent, self.loses_acks, self.leaderless];
+        all.iter().any(|until| *until > now)
+    }
+
+    /// Whoever has no keeper can write.
+    pub fn takes(&self, now: Micros) -> bool {
+        !self.is_bad_for_watch(now) && self.full.max(self.busy) <= now
+    }
+
     pub fn is_fine(&self, now: Micros) -> bool {
         self.all().iter().all(|until| *until <= now)
     }
@@ -139,6 +150,9 @@ impl World {
     }
 
     pub fn cut_all(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.cut(self.now);
+        }
         for slot in 0..self.agents.len() {
             self.cut(slot);
         }
