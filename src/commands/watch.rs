@@ -12,6 +12,7 @@ mod attention;
 mod hook;
 mod lines;
 mod output;
+pub mod reading;
 
 use std::cell::RefCell;
 use std::process::{Command, Stdio};
@@ -25,6 +26,7 @@ use self::attention::Attention;
 use self::hook::Hook;
 use self::lines::Lines;
 use self::output::Output;
+use self::reading::{ASK_PAUSE, Reading, Rereads};
 use crate::cli::call::Call;
 use crate::cli::options::WatchOptions;
 use crate::error::{Failure, Kind, written};
@@ -41,27 +43,6 @@ use crate::registry::picture::{Change, Picture};
 use crate::system::signals::Signals;
 use crate::text::duration::words;
 
-/// How often the bucket is asked where it ends. It is also asked each time that
-/// somebody seems to be gone. A purge makes no event, and is found this way.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-/// Between two such questions at least.
-const ASK_PAUSE: Duration = Duration::from_millis(50);
-/// After so many answers in a row that name fewer keys than the picture has,
-/// the state is read anew. One alone says little: a new entry may have come
-/// after it was sent.
-const SUSPICIONS: u32 = 2;
-/// Where that changed nothing it is not done again before this time; the pause
-/// doubles each time.
-const FIRST_REREAD_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_REREAD_PAUSE: Duration = Duration::from_secs(600);
-/// After an outage of ours, an instance that is missing has this time to refresh
-/// its entry before it is called down. An agent that lost the same server is back
-/// about as soon as we are; it promises 3 s (docs/outages.md).
-const RETURN_GRACE: Duration = Duration::from_millis(1_500);
-/// A key whose revision is replaced before it is delivered comes with the next
-/// one, which may lie beyond the end that was asked for. So many ends are waited
-/// for until as many keys have come as the bucket has.
-const ENDS: u32 = 8;
 /// Between two attempts to get the registry back.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -97,8 +78,7 @@ pub fn run(
         has_begun: false,
         outage: None,
         unconnected,
-        reread_pause: FIRST_REREAD_PAUSE,
-        reread_not_before: Instant::now(),
+        rereads: Rereads::new(Instant::now()),
     };
     let result = watcher.run();
     let failure = attention.output.borrow_mut().failure();
@@ -144,8 +124,7 @@ struct Watcher {
     outage: Option<Outage>,
     /// What may be the reason where no connection comes about.
     unconnected: Option<String>,
-    reread_pause: Duration,
-    reread_not_before: Instant,
+    rereads: Rereads,
 }
 
 impl Watcher {
@@ -186,8 +165,7 @@ impl Watcher {
         };
         self.has_begun = true;
         self.picture.read_anew(follower.began());
-        let (began, asked) = (Instant::now(), Instant::now());
-        let mut reading = Reading { began, asked, ends: 0, suspicions: 0 };
+        let mut reading = Reading::new(Instant::now());
         loop {
             if self.teller.attention.is_over() {
                 follower.end(&mut self.registry);
@@ -223,7 +201,12 @@ impl Watcher {
             Heard::UpTo { at, keys } => {
                 if picture.is_current() {
                     picture.advance(at, &mut tell);
-                    return Ok(self.suspect(at, keys, reading));
+                    let answer = (at, keys);
+                    if self.rereads.is_due(reading, picture, answer, Instant::now()) {
+                        debug!("the bucket has {keys} keys, fewer than were seen: reading it anew");
+                        return Ok(Some(End::ReadAnew));
+                    }
+                    return Ok(None);
                 }
                 self.complete(at, keys, reading);
             }
@@ -239,16 +222,13 @@ impl Watcher {
         reading: &mut Reading,
     ) -> Result<Instant, RegistryError> {
         let now = Instant::now();
-        let mut ask_at = reading.asked + ASK_EVERY;
-        if !self.picture.is_current() {
-            ask_at = reading.asked + if reading.ends < 2 { ASK_PAUSE } else { ASK_PAUSE * 4 };
-        } else if let Some(due) = self.picture.next_deadline() {
-            let left = Duration::try_from(due - self.now()).unwrap_or_default();
-            ask_at = ask_at.min((now + left).max(reading.asked + ASK_PAUSE));
-        }
+        let is_current = self.picture.is_current();
+        let due = self.picture.next_deadline();
+        let left = due.map(|due| Duration::try_from(due - self.now()).unwrap_or_default());
+        let mut ask_at = reading.ask_at(now, is_current, left);
         if now >= ask_at {
             follower.ask(&mut self.registry)?;
-            reading.asked = now;
+            reading.asked(now);
             ask_at = now + ASK_PAUSE;
         }
         let due = self.teller.attention.hook.borrow().as_ref().and_then(Hook::due);
@@ -266,16 +246,9 @@ impl Watcher {
         Ok(until)
     }
 
-    /// The state has been read, unless something of it is still to come, or
-    /// somebody is missing who may be back within the grace.
+    /// The state has been read, if it is whole.
     fn complete(&mut self, at: OffsetDateTime, keys: u64, reading: &mut Reading) {
-        reading.ends += 1;
-        let missing = self.picture.missing(at);
-        let is_whole = self.picture.keys_read() >= keys && (missing == 0 || reading.ends > 1);
-        if !is_whole && reading.ends < ENDS {
-            return;
-        }
-        if missing > 0 && self.picture.is_lost() && reading.began.elapsed() < RETURN_GRACE {
+        if !reading.is_whole(&self.picture, at, keys, Instant::now()) {
             return;
         }
         let now = self.now();
@@ -283,29 +256,11 @@ impl Watcher {
         let keys = picture.keys(at);
         picture.complete(at, &mut |change| teller.tell(&change, now));
         if picture.keys(at) < keys {
-            // What was suspected was so.
-            self.reread_pause = FIRST_REREAD_PAUSE;
-            self.reread_not_before = Instant::now();
+            self.rereads.were_right(Instant::now());
         }
         if let Some(outage) = self.outage.take() {
             info!("up to date again after {}", words(outage.since.elapsed()));
         }
-    }
-
-    /// A purge makes no event: it shows in how many keys the bucket has.
-    fn suspect(&mut self, at: OffsetDateTime, keys: u64, reading: &mut Reading) -> Option<End> {
-        reading.suspicions = match self.picture.keys(at) > keys {
-            true => reading.suspicions + 1,
-            false => 0,
-        };
-        let now = Instant::now();
-        if reading.suspicions < SUSPICIONS || now < self.reread_not_before {
-            return None;
-        }
-        debug!("the bucket has {keys} keys, fewer than were seen: reading it anew");
-        self.reread_not_before = now + self.reread_pause;
-        self.reread_pause = (self.reread_pause * 2).min(LONGEST_REREAD_PAUSE);
-        Some(End::ReadAnew)
     }
 
     /// Nobody is called down for that; it is tried again, after a pause.
@@ -388,15 +343,6 @@ impl Watcher {
         }
         out
     }
-}
-
-/// One follower.
-struct Reading {
-    began: Instant,
-    asked: Instant,
-    /// So many times everything had come that there was.
-    ends: u32,
-    suspicions: u32,
 }
 
 /// Only the consumer is gone.

@@ -14,11 +14,14 @@
 // A door: it reads the clock.
 #![allow(clippy::disallowed_methods)]
 
+pub mod progress;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use self::progress::{Broken, End, Progress};
 use super::asking::Ask;
 use super::failure::RegistryError;
 use super::{LOOKING, Registry};
@@ -41,11 +44,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long the server keeps a consumer that nobody asks for messages.
 const KEPT: Duration = Duration::from_secs(30);
-/// Signs of life without a delivery after which the end of the stream is not
-/// waited for any more: whatever stood there is gone. A replica may lag, so
-/// there it takes more.
-const IDLE_SIGNS: u32 = 1;
-const IDLE_SIGNS_OF_A_REPLICA: u32 = 3;
 /// What a server says of a consumer that it has no more, or is about to lose.
 const GONE: [&str; 3] = ["Consumer Deleted", "Leadership Change", "Server Shutdown"];
 
@@ -71,15 +69,6 @@ struct Pull {
     is_served: bool,
 }
 
-/// Where the stream ended, when it was asked.
-struct End {
-    at: OffsetDateTime,
-    last: u64,
-    keys: u64,
-    /// Signs of life since then, without a delivery.
-    idle: u32,
-}
-
 /// One consumer on the registry's session.
 pub struct Follower {
     consumer: String,
@@ -88,15 +77,10 @@ pub struct Follower {
     pulls: VecDeque<Pull>,
     /// The next message does not fit into a pull.
     oversized: bool,
-    /// Everything up to this revision has come.
-    seen: u64,
-    /// So many deliveries have come.
-    place: u64,
+    progress: Progress,
     /// The question for the end of the stream that is under way, and when it
     /// was asked.
     asked: Option<(Token, Instant)>,
-    end: Option<End>,
-    idle_signs: u32,
     heard: Instant,
 }
 
@@ -118,21 +102,15 @@ impl Follower {
         let info = registry.readable(info)?;
         let made = made?;
         let consumer = format!("{prefix}-{}", made.turn);
-        let made = replies::read_consumer_info(made.message.data())
+        replies::read_consumer_info(made.message.data())
             .map_err(|error| RegistryError::Reply(FOLLOWING, error))?;
         let mut follower = Follower {
             consumer,
             began: info.ts.ok_or(RegistryError::NoClock)?,
             pulls: VecDeque::new(),
             oversized: false,
-            seen: if made.pending == 0 { info.state.last_seq } else { 0 },
-            place: 0,
+            progress: Progress::new(info.number("num_replicas") > 1),
             asked: None,
-            end: None,
-            idle_signs: match info.number("num_replicas") > 1 {
-                true => IDLE_SIGNS_OF_A_REPLICA,
-                false => IDLE_SIGNS,
-            },
             heard: Instant::now(),
         };
         follower.pull(registry)?;
@@ -153,7 +131,7 @@ impl Follower {
     /// Asks where the stream ends, unless that is being asked: the answer
     /// becomes [`Heard::UpTo`].
     pub fn ask(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
-        if self.asked.is_none() && self.end.is_none() {
+        if self.asked.is_none() && !self.progress.is_waiting() {
             let token = registry.send(LOOKING, &requests::stream_info(registry.bucket()))?;
             self.asked = Some((token, Instant::now()));
         }
@@ -210,9 +188,7 @@ impl Follower {
 
     /// Where the stream ended, if everything up to there has come.
     fn reached(&mut self) -> Option<Heard> {
-        let idle_signs = self.idle_signs;
-        let seen = self.seen;
-        let end = self.end.take_if(|end| seen >= end.last || end.idle >= idle_signs)?;
+        let end = self.progress.reached()?;
         Some(Heard::UpTo { at: end.at, keys: end.keys })
     }
 
@@ -224,13 +200,13 @@ impl Follower {
         let failed = |error| RegistryError::Request(LOOKING, error);
         let message = answered(message).map_err(failed)?;
         let info: StreamInfo = registry.read_info(LOOKING, &message)?;
-        self.end = Some(End {
+        let end = End {
             at: info.ts.ok_or(RegistryError::NoClock)?,
-            // In an empty bucket nothing can come.
-            last: if info.state.messages == 0 { 0 } else { info.state.last_seq },
+            messages: info.state.messages,
+            last: info.state.last_seq,
             keys: info.state.num_subjects,
-            idle: 0,
-        });
+        };
+        self.progress.ends(end);
         Ok(())
     }
 
@@ -244,19 +220,8 @@ impl Follower {
         let Some(delivery) = delivery else {
             return Ok(Heard::Nothing);
         };
-        let contradiction = |why: &str| {
-            Err(RegistryError::Reply(FOLLOWING, ReplyError::Unreadable(why.to_owned())))
-        };
-        if delivery.place != self.place + 1 {
-            return contradiction("a delivery is missing");
-        }
-        if delivery.sequence <= self.seen {
-            return contradiction("a sequence that does not rise");
-        }
-        (self.place, self.seen, self.heard) = (delivery.place, delivery.sequence, now);
-        if let Some(end) = &mut self.end {
-            end.idle = 0;
-        }
+        self.progress.delivered(delivery.place, delivery.sequence).or_else(broken)?;
+        self.heard = now;
         if let Some(pull) = self.pulls.front_mut() {
             pull.is_served = true;
             pull.left -= 1;
@@ -281,8 +246,8 @@ impl Follower {
         match message.status() {
             Some(100) => {
                 self.heard = now;
-                if let Some(end) = self.end.as_mut().filter(|_| place == 0) {
-                    end.idle += 1;
+                if place == 0 {
+                    self.progress.is_idle();
                 }
             }
             Some(503 | 404) => return gone(),
@@ -331,4 +296,13 @@ impl Follower {
 
 fn gone<T>() -> Result<T, RegistryError> {
     Err(RegistryError::Request(FOLLOWING, RequestError::NoResponders))
+}
+
+fn broken<T>(how: Broken) -> Result<T, RegistryError> {
+    let contradiction =
+        |why: &str| Err(RegistryError::Reply(FOLLOWING, ReplyError::Unreadable(why.to_owned())));
+    match how {
+        Broken::Gap => contradiction("a delivery is missing"),
+        Broken::Falls => contradiction("a sequence that does not rise"),
+    }
 }

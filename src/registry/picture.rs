@@ -431,7 +431,8 @@ impl Picture {
         self.is_current = true;
         self.read_at = Micros::MIN;
         self.fall_until(at, out);
-        if std::mem::take(&mut self.lost) || !std::mem::replace(&mut self.was_synced, true) {
+        let is_first = !std::mem::replace(&mut self.was_synced, true);
+        if std::mem::take(&mut self.lost) || is_first {
             out(Change::Synced);
         }
     }

@@ -279,6 +279,11 @@ fn days(first: u64, days: u64, jobs: usize, until: Option<Instant>) -> bool {
         sum.expired,
         count as f64 / sum.days()
     );
+    let days::Figures { days, ups, changes, downs, outages, rereads } = sum.watch;
+    println!(
+        "watched: {days} days: {ups} up, {changes} changed, {downs} down, {outages} times lost, \
+         {rereads} purges suspected"
+    );
     let words: Vec<String> =
         sum.faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("faults: {}", words.join(", "));

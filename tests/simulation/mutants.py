@@ -24,6 +24,9 @@ OWN_KEY = "src/registry/own_key.rs"
 CONFLICT = "src/commands/run/keeper/conflict.rs"
 LIMITS = "src/commands/run/keeper/limits.rs"
 RACE = "src/nats/race.rs"
+PICTURE = "src/registry/picture.rs"
+READING = "src/commands/watch/reading.rs"
+PROGRESS = "src/registry/follow/progress.rs"
 
 MUTANTS = [
     ("a duplicate is judged by our own later put", "src/commands/run/agent.rs",
@@ -74,6 +77,34 @@ MUTANTS = [
      "Duration = Duration::from_secs(1);\n/// A put without", "Duration = Duration::from_secs(5);\n/// A put without"),
     ("a stop ends nothing", "src/commands/run/agent.rs", "match self.registry.stop_requested() {",
      "match self.registry.stop_requested() && false {"),
+    # Of `watch`, in days of decisions.
+    ("watch: whoever went in an outage is not told of", PICTURE,
+     "            if seen.kind == Kind::Live {\n                let reason = if seen.end()",
+     "            if seen.kind == Kind::Live && at == 0 {\n                let reason = if seen.end()"),
+    ("watch: no time for a late refresh", PICTURE, "from_millis(300)", "from_millis(0)"),
+    ("watch: an outage calls everybody down", PICTURE,
+     "        if !std::mem::replace(&mut self.lost, true) {",
+     """        for (key, seen) in &mut self.seen {
+            if seen.kind == Kind::Live {
+                out(Change::Down(seen.instance(key), Reason::Expired, None));
+                seen.kind = Kind::Hidden;
+            }
+        }
+        if !std::mem::replace(&mut self.lost, true) {"""),
+    ("watch: a new reading is taken for the old one", PICTURE,
+     "self.reading.wrapping_add(1)", "self.reading.wrapping_add(0)"),
+    ("watch: time goes on while the state is read", PICTURE,
+     "        if self.is_current {\n            self.fall_until", "        {\n            self.fall_until"),
+    ("watch: synced is told twice", PICTURE,
+     "if std::mem::take(&mut self.lost) || is_first {",
+     "if std::mem::take(&mut self.lost) || is_first || self.reading % 7 == 0 {"),
+    ("watch: a purge is not suspected", READING,
+     "self.suspicions >= SUSPICIONS", "self.suspicions >= SUSPICIONS * 100_000"),
+    ("watch: no grace after an outage", READING, "missing == 0 || !has_grace", "missing == 0 || has_grace || !has_grace"),
+    ("watch: a lost delivery is not noticed", PROGRESS,
+     "if place != self.place + 1 {", "if place < self.place {"),
+    ("watch: the end is not waited for", PROGRESS,
+     "seen >= end.last ||", "seen < u64::MAX || end.last == 0 ||"),
 ]
 
 

@@ -273,6 +273,19 @@ fn a_state_that_is_read_anew_without_an_outage_is_told_without_words() {
 }
 
 #[test]
+fn synced_is_told_once_however_it_began() {
+    let mut told = Told::new();
+    told.lost("refused");
+    told.picture.read_anew(at(0.0));
+    told.complete(0.1);
+    assert_eq!(told.take(), ["lost refused", "synced"]);
+    // It was read anew without an outage.
+    told.picture.read_anew(at(1.0));
+    told.complete(1.1);
+    assert_eq!(told.take(), [""; 0]);
+}
+
+#[test]
 fn in_a_bucket_that_was_made_anew_revisions_begin_anew() {
     let mut told = Told::synced();
     told.entry(&entry("a", 1_000, 0.0, ""));

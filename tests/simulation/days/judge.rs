@@ -76,6 +76,8 @@ impl Judge {
     /// Somebody else took the entry away, or put something over it.
     pub fn taken(&mut self, now: Micros) {
         self.taken = Some(now);
+        // What the two meet now has another cause for a while.
+        self.both = self.both.map(|_| now);
     }
 
     /// An agent takes a step.
