@@ -3,7 +3,7 @@
 //! An account of its own: what stands under each key by the store, and until when a
 //! reader takes it for alive. Nothing here is from `Picture`.
 
-use aegis_agent::registry::picture::{Change, Reason};
+use aegis_agent::registry::picture::{Change, DownReason};
 
 use super::bucket::{KEYS, says};
 use super::store::{Revision, SERVER, Store};
@@ -314,7 +314,7 @@ impl Witness {
         }
     }
 
-    fn down(&mut self, now: Micros, name: &str, reason: Reason) {
+    fn down(&mut self, now: Micros, name: &str, reason: DownReason) {
         let recent = self.recent(now);
         let began = self.began;
         let is_returning = self.is_lost;
