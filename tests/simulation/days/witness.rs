@@ -207,12 +207,14 @@ impl Witness {
             return;
         }
         key.changed = now;
+        let was_muddy = key.is_muddy;
         key.is_muddy = number.is_some() && number < before;
         match newest {
             Some(one) if one.by != SERVER => key.stands(now, one),
             // Nothing, or the marker of what has expired.
             _ if now >= key.end => {
-                let due = key.end + TOLD;
+                // Of a revision that had come back the watcher does not know.
+                let due = if was_muddy { now + PURGE_TOLD } else { key.end + TOLD };
                 key.turns(None, now, due);
             }
             _ => {
