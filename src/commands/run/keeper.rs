@@ -108,6 +108,8 @@ pub struct Keeper {
     stored: Option<(Duration, Duration)>,
     /// `lastHeartbeat` of what we sent and may find again.
     stamps: Vec<OffsetDateTime>,
+    /// The same, of what may have stood there before the put that was acknowledged.
+    stamps_before: Vec<OffsetDateTime>,
     /// The newest that was ever sent.
     newest_stamp: OffsetDateTime,
     /// The server is going, and another one is looked for at this time.
@@ -143,6 +145,7 @@ impl Keeper {
             registered_at: Duration::ZERO,
             stored: None,
             stamps: Vec::new(),
+            stamps_before: Vec::new(),
             newest_stamp: OffsetDateTime::UNIX_EPOCH,
             moving: None,
             duplicate: None,
@@ -266,8 +269,7 @@ impl Keeper {
         }
         // Whatever was in doubt is under it now.
         let newest = self.stamps.pop();
-        self.stamps.clear();
-        self.stamps.extend(newest);
+        self.stamps_before = std::mem::replace(&mut self.stamps, newest.into_iter().collect());
     }
 
     /// A heartbeat that began at `began` has been done.

@@ -187,7 +187,9 @@ impl Keeper {
 
     /// The same for what stood there before our last put, for [`Keeper::stood`].
     pub fn was_ours(&self, revision: u64, stamp: OffsetDateTime) -> bool {
-        self.is_ours_after(self.before, revision, stamp)
+        // That put may have been the second: the first one was stored, and refused.
+        let in_doubt = self.stamps_before.contains(&stamp);
+        in_doubt || self.is_ours_after(self.before, revision, stamp)
     }
 
     fn is_ours_after(&self, known: Option<u64>, revision: u64, stamp: OffsetDateTime) -> bool {

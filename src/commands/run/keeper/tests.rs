@@ -239,6 +239,12 @@ fn a_duplicate_of_the_same_host_and_pid_is_not_ourselves() {
     assert!(keeper.was_ours(22, stamp(9)), "our own put");
     assert!(keeper.was_ours(12, stamp(6)), "what we wrote long ago");
     assert!(!keeper.is_ours(7, stamp(10)), "newer than all that we sent: the store is another");
+    // Stored, and refused as if it were not: the second one finds it.
+    keeper.sent(stamp(19));
+    keeper.sent(stamp(20));
+    keeper.acknowledged(secs(20), secs(20), 24);
+    assert!(keeper.was_ours(23, stamp(19)), "our own put, that was in doubt");
+    assert!(!keeper.was_ours(23, stamp(18)), "another one of then");
 }
 
 #[test]
