@@ -168,9 +168,10 @@ fn sessions_that_end_at_once_are_not_replaced_in_a_tight_loop() {
         watch.wait_for(session, secs(5));
         proxy.cut();
     }
-    // Each is a look and a dial.
+    // Each is a look and a dial. One that is cut before its acknowledgement is no
+    // session yet, and is tried again sooner.
     let accepted = proxy.accepted();
     let age = agent.started.elapsed();
-    assert!(age > millis(3_500), "{accepted} connections in {age:?}");
+    assert!(age > millis(2_500), "{accepted} connections in {age:?}");
     assert!(accepted <= 12, "{accepted} connections in {age:?}");
 }

@@ -225,7 +225,7 @@ fn none_fails_during_an_election(
     let calls: Vec<(&str, String)> =
         (0..9).map(|turn| (VERBS[turn % 3], urls(&cluster, turn / 3))).collect();
     let runs = calls.iter().map(|(verb, urls)| {
-        aegis(&[*verb, "--json", "--timeout", timeout, "-s", urls]).within(secs(40))
+        aegis(&[*verb, "--json", "--timeout", timeout, "-s", urls]).within(secs(150))
     });
     let runs: Vec<Invocation> = runs.collect();
     end(&mut cluster, leader);
@@ -270,8 +270,10 @@ fn none_fails_during_an_election(
     }
 }
 
+/// An election is over in 10 s; beside busy loops one of 2.15.1 was seen to last for
+/// more than 20 s, in which both servers said 10008.
 fn none_fails_while_a_killed_leader_is_replaced(version: &str) {
-    none_fails_during_an_election(version, "20s", false, |cluster, leader| {
+    none_fails_during_an_election(version, "60s", false, |cluster, leader| {
         cluster.servers[leader].kill();
     });
 }
