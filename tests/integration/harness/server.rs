@@ -12,7 +12,8 @@ use std::time::Duration;
 use super::{eventually, free_port, scratch, secs, send_signal};
 
 /// How long a server may take to be ready.
-const READY: Duration = secs(20);
+/// A disk that is busy was seen to hold up the start of JetStream for 20 s.
+const READY: Duration = secs(60);
 
 /// A running (or killed, or frozen) server on a port that stays the same.
 pub struct Server {
