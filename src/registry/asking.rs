@@ -19,8 +19,9 @@ const ASK_OTHERWISE: Duration = Duration::from_millis(250);
 /// third of them is never answered.
 const SIDE_BY_SIDE: u32 = 4;
 /// How long the first member of a cluster may take to answer before another one
-/// is asked; each further one has twice as long.
+/// is asked; after each that was silent the next one has twice as long, up to a limit.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two rounds in which each member said that the cluster has no leader:
 /// choosing one takes 4 to 10 s.
 const ELECTION_PAUSE: Duration = Duration::from_millis(250);
@@ -114,7 +115,9 @@ impl Registry {
                 if self.move_on(left).is_err() {
                     return answers;
                 }
-                patience *= 2;
+                if doubt == Doubt::Silent {
+                    patience = patience.max(LONGEST_PATIENCE.min(patience * 2));
+                }
             }
             said = is_said.then_some(answers);
         }

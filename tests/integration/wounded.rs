@@ -369,6 +369,11 @@ fn while_everybody_says_that_there_is_no_leader_no_call_fails() {
             let opened = members[0].accepted() - before;
             assert!(opened < 12, "{verb}: {opened} connections");
         }
+        // Also after more rounds than a patience that doubles could count.
+        elect(secs(18));
+        let output =
+            aegis(&["list", "--json", "--timeout=30s", "-s", &urls]).within(secs(40)).run();
+        assert_eq!(output.code, 0, "{output:?}");
         elect(secs(60));
         let output = aegis(&["list", "--timeout=2s", "-s", &urls]).run().exits(69);
         assert!(output.stderr.contains("the cluster has no leader (no quorum)"), "{output:?}");

@@ -58,8 +58,8 @@ pub struct Remover {
     /// The last answer, and the longest that one took.
     heard: Instant,
     slowest: Duration,
-    /// Members in a row that were given up because they were silent.
-    silences: u32,
+    /// The last member was given up because it was silent.
+    is_silent: bool,
     window: Window,
 }
 
@@ -92,7 +92,7 @@ impl Remover {
             again_at: None,
             heard: Instant::now(),
             slowest: Duration::ZERO,
-            silences: 0,
+            is_silent: false,
             window: Window::new(timeout),
         }
     }
@@ -125,7 +125,9 @@ impl Remover {
         let oldest = self.under_way.front().filter(|_| registry.choices() > 1)?;
         let greeting = registry.session().map_or(Duration::ZERO, |session| session.greeting);
         let patience = MEMBER_PATIENCE.min(self.timeout / 2).max(greeting.max(self.slowest) * 4);
-        Some(oldest.asked.max(self.heard) + patience * (1 << self.silences.min(8)))
+        // Nothing is asked again meanwhile, so this does not grow further.
+        let patience = if self.is_silent { patience * 2 } else { patience };
+        Some(oldest.asked.max(self.heard) + patience)
     }
 
     /// How long another member may take to let us in, if this one is silent and
@@ -242,7 +244,7 @@ impl Remover {
         };
         self.heard = Instant::now();
         self.slowest = self.slowest.max(one.asked.elapsed());
-        self.silences = 0;
+        self.is_silent = false;
         let reply = answer.map(|message| match one.step {
             Step::Purge => replies::purged(message.data())
                 .map(|purged| after_purge(self.history, purged, one.in_doubt)),
@@ -307,7 +309,7 @@ impl Remover {
         has_moved: bool,
         sink: &mut Sink<'_>,
     ) -> Result<(), RegistryError> {
-        self.silences += 1;
+        self.is_silent = true;
         self.heard = Instant::now();
         if has_moved { self.send_all(registry, sink, |one| one) } else { Ok(()) }
     }
