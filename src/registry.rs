@@ -179,6 +179,17 @@ impl Registry {
         self.session.as_ref().filter(|session| !session.has_ended())
     }
 
+    /// How long the server took to let us in; nothing without a session.
+    pub fn greeting(&self) -> Duration {
+        self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting)
+    }
+
+    /// How long whoever usually answers within `least` is waited for: longer where
+    /// the server was slow to let us in.
+    pub fn patience(&self, least: Duration) -> Duration {
+        least.max(self.greeting() * 4)
+    }
+
     /// Why the session ended: the server's last words, if any.
     pub fn lost(&self) -> RequestError {
         self.session.as_ref().map_or_else(no_session, Session::lost)
@@ -303,8 +314,7 @@ impl Registry {
         request: &Request,
         limit: Duration,
     ) -> Result<Incoming, RegistryError> {
-        let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
-        let deadline = self.now() + limit.max(greeting * 4).min(self.timeout());
+        let deadline = self.now() + self.patience(limit).min(self.timeout());
         self.on_session(doing, |session| session.request(request, deadline))
     }
 

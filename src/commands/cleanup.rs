@@ -350,7 +350,10 @@ impl Cleanup<'_> {
         if let Err(error) = self.registry.connect(limit) {
             return Err(self.give_up(error));
         }
-        let resumed = self.resume(scan, |remover, registry, sink| remover.resume(registry, sink));
+        let resumed = self.restart(scan).and_then(|()| {
+            let sink = &mut |target: &Target, fate| self.report.take(target, fate);
+            self.remover.resume(&mut self.registry, sink)
+        });
         // A session that ended at once leaves work open: it is for the next
         // one.
         match resumed {
@@ -370,9 +373,10 @@ impl Cleanup<'_> {
     fn move_on(&mut self, scan: Option<&mut Scan>) -> Result<(), End> {
         let time = self.remover.time_to_move(&self.registry).unwrap_or_default();
         let has_moved = self.registry.move_on(time).is_ok();
-        let scan = scan.filter(|_| has_moved);
-        let resumed = self
-            .resume(scan, |remover, registry, sink| remover.was_silent(registry, has_moved, sink));
+        let resumed = self.restart(scan.filter(|_| has_moved)).and_then(|()| {
+            let sink = &mut |target: &Target, fate| self.report.take(target, fate);
+            self.remover.was_silent(&mut self.registry, has_moved, sink)
+        });
         match resumed {
             // The next wait says so.
             Err(RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut)) => {
@@ -383,19 +387,13 @@ impl Cleanup<'_> {
         }
     }
 
-    /// Goes on with what was read and removed, on another session. The scan first:
-    /// it waits for its own answer only.
-    fn resume<F>(&mut self, scan: Option<&mut Scan>, removals: F) -> Result<(), RegistryError>
-    where
-        F: FnOnce(&mut Remover, &mut Registry, &mut remover::Sink<'_>) -> Result<(), RegistryError>,
-    {
-        if let Some(scan) = scan.filter(|scan| !scan.is_finished()) {
-            scan.restart(&mut self.registry)?;
+    /// Goes on reading on another session. Before the removals do: it waits for its
+    /// own answer only.
+    fn restart(&mut self, scan: Option<&mut Scan>) -> Result<(), RegistryError> {
+        match scan.filter(|scan| !scan.is_finished()) {
+            Some(scan) => scan.restart(&mut self.registry),
+            None => Ok(()),
         }
-        let report = &mut self.report;
-        removals(&mut self.remover, &mut self.registry, &mut |target, fate| {
-            report.take(target, fate);
-        })
     }
 
     /// Nothing more can be removed; what was under way has failed.

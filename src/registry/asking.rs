@@ -75,8 +75,7 @@ impl Registry {
         questions: &[(&'static str, Ask); N],
         deadline: Instant,
     ) -> [Result<Answer, RegistryError>; N] {
-        let greeting = self.session.as_ref().map_or(Duration::ZERO, |session| session.greeting);
-        let mut patience = MEMBER_PATIENCE.max(greeting * 4);
+        let mut patience = self.patience(MEMBER_PATIENCE);
         let mut members = self.connector.choices();
         let mut worst = Doubt::Refuses;
         // Who says that there is no leader says more than who is silent afterwards.

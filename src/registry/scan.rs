@@ -234,8 +234,7 @@ impl Scan {
     /// Without an entry by then something is wrong: with the consumer, or with
     /// the server.
     fn silent_at(&self, registry: &Registry) -> Instant {
-        let greeting = registry.session().map_or(Duration::ZERO, |session| session.greeting);
-        self.deadline.min(self.heard + CONSUMER_PATIENCE.max(greeting * 4))
+        self.deadline.min(self.heard + registry.patience(CONSUMER_PATIENCE))
     }
 
     /// Whether everything has been read.

@@ -123,8 +123,8 @@ impl Remover {
     /// there is no other.
     fn silent_at(&self, registry: &Registry) -> Option<Instant> {
         let oldest = self.under_way.front().filter(|_| registry.choices() > 1)?;
-        let greeting = registry.session().map_or(Duration::ZERO, |session| session.greeting);
-        let patience = MEMBER_PATIENCE.min(self.timeout / 2).max(greeting.max(self.slowest) * 4);
+        let least = MEMBER_PATIENCE.min(self.timeout / 2).max(self.slowest * 4);
+        let patience = registry.patience(least);
         // Nothing is asked again meanwhile, so this does not grow further.
         let patience = if self.is_silent { patience * 2 } else { patience };
         Some(oldest.asked.max(self.heard) + patience)

@@ -282,8 +282,7 @@ impl Agent {
 
     /// Registers on the session that there is.
     fn register_here(&mut self) -> Result<u64, RegistryError> {
-        let greeting = self.registry.session().map_or(Duration::ZERO, |session| session.greeting);
-        self.keeper.registers(self.registry.choices(), greeting);
+        self.keeper.registers(self.registry.choices(), self.registry.greeting());
         let limit = self.keeper.question_limit(self.now(), self.registry.timeout());
         let key = self.key.clone();
         let (info, entry) = self.registry.within(limit, |registry| registry.info_and_entry(&key));
