@@ -353,13 +353,32 @@ fn a_bucket_that_was_deleted_is_made_again_as_it_was() {
     }
 }
 
+/// What it says of a bucket that it made, with the instance registered by then.
+/// `None` if the answer to the creation was lost, which is said: the routes of a
+/// young cluster are closed and opened while its members get to know each other,
+/// and the bucket that is found after that may be anybody's.
+fn made_by(agent: &mut Agent, words: &str, registered: &str) -> Option<String> {
+    eventually(secs(60), words, || {
+        if agent.lines_with(registered).is_empty() {
+            return Err(agent.stderr());
+        }
+        match agent.lines_with(words).pop() {
+            Some(line) => Ok(Some(line.text)),
+            None if agent.stderr().contains("creating the bucket: no answer in time") => Ok(None),
+            None => Err(agent.stderr()),
+        }
+    })
+}
+
 #[test]
 fn a_new_bucket_in_a_cluster_has_three_replicas() {
     let cluster = Cluster::start(&["2.12.8"]);
     let mut agent = run(&cluster.urls(), "6s", "1s").spawn();
-    let line = agent.wait_for_line("created bucket service_registry: 3 replicas", secs(30)).text;
-    assert!(line.contains("delete markers for 1m"), "{line}");
-    agent.wait_for_line(REGISTERED, secs(10));
+    if let Some(line) =
+        made_by(&mut agent, "created bucket service_registry: 3 replicas", REGISTERED)
+    {
+        assert!(line.contains("delete markers for 1m"), "{line}");
+    }
     let mut registry = Registry::at(&cluster.servers[0].url());
     let made = config(&mut registry);
     assert_eq!(made["num_replicas"], 3, "{made}");
@@ -367,8 +386,7 @@ fn a_new_bucket_in_a_cluster_has_three_replicas() {
 
     // After it was deleted, too: it was made with one replica then.
     registry.delete();
-    agent.wait_for_line("created bucket service_registry again, as it was", secs(10));
-    agent.wait_for_line("restored orders-api/host-1", secs(10));
+    made_by(&mut agent, "created bucket service_registry again, as it was", "restored orders-api");
     assert_eq!(config(&mut registry)["num_replicas"], 3);
 }
 
@@ -391,9 +409,10 @@ fn a_cluster_of_two_gets_two_replicas_and_it_is_said() {
         server
     });
     let mut agent = run(&servers[0].url(), "6s", "1s").spawn();
-    agent.wait_for_line("created bucket service_registry: 2 replicas", secs(30));
-    let line = agent.wait_for_line("has 2 of the 3 replicas that it should have", secs(5)).text;
-    assert!(line.ends_with(" init --replicas 3"), "{line}");
-    agent.wait_for_line(REGISTERED, secs(10));
+    if made_by(&mut agent, "created bucket service_registry: 2 replicas", REGISTERED).is_some() {
+        let line = agent.wait_for_line("has 2 of the 3 replicas that it should have", secs(5)).text;
+        assert!(line.ends_with(" init --replicas 3"), "{line}");
+    }
+    assert_eq!(config(&mut Registry::at(&servers[0].url()))["num_replicas"], 2);
     servers[1].kill();
 }

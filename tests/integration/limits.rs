@@ -71,14 +71,15 @@ fn tools_work(server: &Server) {
     }
 }
 
-/// A client to which the server cannot write at once is cut off: nothing of ours
-/// is one.
+/// A client to which the server cannot write in time is cut off: nothing of ours
+/// is one. (On a host where our own process does not get to run for so long,
+/// `watch` may be, and then it misses nothing.)
 #[test]
 fn write_deadline() {
     let (mut server, mut registry) = bucket(with("write_deadline: \"10s\""));
     fill(&mut registry, "i", 5_000, 1);
     // The tests' own client may be slow, on a busy host.
-    server.reconfigure("\"10s\"", "\"1ms\"");
+    server.reconfigure("\"10s\"", "\"100ms\"");
     let mut agent = agent(&server.url(), "6s", "500ms");
     agent.wait_for_line(REGISTERED, secs(5));
     let mut watcher = Watcher::start(&server.url(), &[]);
@@ -86,10 +87,17 @@ fn write_deadline() {
     tools_work(&server);
     nothing_happens_for(secs(2));
     assert_eq!(agent.lines().len(), 1, "{}", agent.stderr());
-    let told = watcher.words();
-    let others = told.iter().filter(|word| !word.starts_with("up"));
-    assert_eq!(others.collect::<Vec<_>>(), ["synced"]);
-    assert_eq!(told.len(), 5_002);
+    let mut told = watcher.words();
+    told.retain(|word| !word.starts_with("up"));
+    if server.log().contains("Slow Consumer Detected") {
+        assert_eq!(told.pop().as_deref(), Some("synced"));
+        told.retain(|word| word != "lost" && word != "synced");
+        assert!(told.is_empty(), "{told:?}");
+    } else {
+        assert_eq!(told, ["synced"]);
+    }
+    let ups = watcher.words().iter().filter(|word| word.starts_with("up")).count();
+    assert_eq!(ups, 5_001, "each once");
     watcher.stop();
 }
 
