@@ -10,7 +10,7 @@ use crate::harness::agent::{Agent, aegis};
 use crate::harness::hanging::HangingFiles;
 use crate::harness::registry::{Entry, Registry, Watch};
 use crate::harness::server::Server;
-use crate::harness::{eventually, millis, scratch, secs};
+use crate::harness::{eventually, millis, scratch, secs, time_passes};
 
 const KEY: &str = "service-instances__orders-api__host-1";
 /// Far longer than a test: what is seen was published at once.
@@ -34,6 +34,12 @@ impl Scene {
     }
 
     fn agent(&self, options: &[&str]) -> Agent {
+        let mut agent = self.starts(options);
+        agent.wait_for_line("registered orders-api/host-1", secs(5));
+        agent
+    }
+
+    fn starts(&self, options: &[&str]) -> Agent {
         let mut agent = aegis(&["run", "--service=orders-api", "--instance=host-1"])
             .arg(&format!("-s={}", self.server.url()))
             .arg(&format!("--drain-file={}", self.file.display()))
@@ -41,9 +47,7 @@ impl Scene {
         for option in options {
             agent = agent.arg(option);
         }
-        let mut agent = agent.spawn();
-        agent.wait_for_line("registered orders-api/host-1", secs(5));
-        agent
+        agent.spawn()
     }
 
     /// Waits for an entry with this status and reason.
@@ -131,6 +135,22 @@ fn draining_stands_above_the_health_of_the_service() {
     assert!(statuses.into_iter().all(|status| status == "STANDBY"));
     fs::remove_file(&scene.file).expect("removes");
     scene.publishes("UNHEALTHY", None, secs(3));
+}
+
+/// The first look takes its time, and the first health check ends meanwhile.
+#[test]
+fn a_health_check_that_ends_during_the_first_look_does_not_end_it() {
+    let Some(mut files) = HangingFiles::mounted() else { return };
+    let scene = Scene { file: files.file(), ..Scene::new() };
+    files.tell("write kernel upgrade");
+    files.tell("hang");
+    let mut agent = scene.starts(&[INTERVAL, "--health-exec=sleep 0.2"]);
+    time_passes(millis(700));
+    assert!(agent.lines_with("registered").is_empty(), "{}", agent.stderr());
+    files.tell("go");
+    agent.wait_for_line("registered orders-api/host-1", secs(5));
+    let first = scene.publishes("STANDBY", Some("kernel upgrade"), secs(1));
+    assert_eq!(first.revision, 1, "never as ACTIVE");
 }
 
 /// What stands there need not be a file, nor be ours to read.
