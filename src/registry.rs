@@ -355,8 +355,8 @@ impl Registry {
         }
     }
 
-    /// Makes the bucket, or changes it by `request`, and returns what the
-    /// server made of that: it may drop what it does not know.
+    /// Changes the bucket by `request`, and returns what the server made of that:
+    /// it may drop what it does not know.
     pub fn configure(
         &mut self,
         doing: &'static str,

@@ -390,8 +390,15 @@ fn cleanup_json_is_byte_for_byte_the_golden_one() {
     let dry = aegis(&["cleanup", "--dry-run", "--json", "-s", &server.url()]).run().exits(0);
     let real = aegis(&["cleanup", "--json", "-s", &url]).run().exits(0);
     assert_eq!(raced, 6);
+    let golden = include_str!("../golden/cleanup.json");
     let both = format!("{}{}", dry.stdout, real.stdout);
-    assert_eq!(both, include_str!("../golden/cleanup.json"));
+    // The server may answer the second removal first, and that is told first.
+    let items = |first: &str, second: &str| format!("[{{\"key\":{first}}},{{\"key\":{second}}}]");
+    let (told, _) =
+        golden.lines().last().and_then(|line| line.split_once("}],\"")).expect("removed");
+    let (_, told) = told.split_once("[{\"key\":").expect("two of them");
+    let (first, second) = told.split_once("},{\"key\":").expect("two of them");
+    assert_eq!(both.replace(&items(second, first), &items(first, second)), golden);
 }
 
 // What beats.

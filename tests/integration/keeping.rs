@@ -2,6 +2,7 @@
 //! set, an API that does not answer, a bucket that comes out of a backup, a
 //! reload, a stop and a sleep of the host, a bucket that has to be made.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -387,6 +388,34 @@ fn a_new_bucket_in_a_cluster_has_three_replicas() {
     // After it was deleted, too: it was made with one replica then.
     registry.delete();
     made_by(&mut agent, "created bucket service_registry again, as it was", "restored orders-api");
+    assert_eq!(config(&mut registry)["num_replicas"], 3);
+}
+
+/// A cluster that has just started does not know its members yet, and says that it
+/// has too few: they are waited for. (Here it is asked for more than it has.)
+#[test]
+fn members_that_a_cluster_does_not_know_yet_are_waited_for() {
+    const TOO_MANY: usize = 2;
+    let cluster = Cluster::start(&["2.12.8"]);
+    let url = cluster.servers[0].url();
+    Registry::named(&url, "until_they_know_each_other").create(&json!({ "num_replicas": 3 }));
+    let proxy = Proxy::to(cluster.servers[0].port());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    proxy.rewrite_requests(move |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        if text.contains("STREAM.CREATE") && count.fetch_add(1, Ordering::SeqCst) < TOO_MANY {
+            return text.replace("\"num_replicas\":3", "\"num_replicas\":5").into_bytes();
+        }
+        bytes.to_vec()
+    });
+    let mut agent = run(&proxy.url(), "6s", "1s").spawn();
+    made_by(&mut agent, "created bucket service_registry: 3 replicas", REGISTERED);
+    assert!(asked.swap(0, Ordering::SeqCst) > TOO_MANY);
+    let mut registry = Registry::at(&url);
+    registry.delete();
+    made_by(&mut agent, "created bucket service_registry again, as it was", "restored orders-api");
+    assert!(asked.load(Ordering::SeqCst) > TOO_MANY);
     assert_eq!(config(&mut registry)["num_replicas"], 3);
 }
 

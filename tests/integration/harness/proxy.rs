@@ -55,7 +55,7 @@ struct State {
     greeting: Mutex<Option<Greeting>>,
     /// A connection ends on which nothing has passed for so long.
     idle: Mutex<Option<Duration>>,
-    rewrite: Mutex<Option<Rewrite>>,
+    rewrite: [Mutex<Option<Rewrite>>; 2],
     refuse: AtomicBool,
     end: AtomicBool,
     /// Raised by `cut`: connections of an earlier generation end.
@@ -95,7 +95,7 @@ impl Proxy {
             fuse: Default::default(),
             greeting: Mutex::default(),
             idle: Mutex::default(),
-            rewrite: Mutex::default(),
+            rewrite: Default::default(),
             refuse: AtomicBool::new(false),
             end: AtomicBool::new(false),
             generation: AtomicU64::new(0),
@@ -156,7 +156,20 @@ impl Proxy {
 
     /// Passes what the server says through `rewrite`, chunk by chunk.
     pub fn rewrite(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
-        *lock(&self.state.rewrite) = Some(Box::new(rewrite));
+        self.rewrite_way(Direction::ToClient, rewrite);
+    }
+
+    /// The same for what clients say.
+    pub fn rewrite_requests(&self, rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
+        self.rewrite_way(Direction::ToServer, rewrite);
+    }
+
+    fn rewrite_way(
+        &self,
+        direction: Direction,
+        rewrite: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
+    ) {
+        *lock(&self.state.rewrite[direction as usize]) = Some(Box::new(rewrite));
     }
 
     /// Decides about each message that the server sends, frame by frame; a frame
@@ -369,9 +382,7 @@ fn pump(
             continue;
         }
         let mut bytes = chunk[..count].to_vec();
-        if direction == Direction::ToClient
-            && let Some(rewrite) = &*lock(&state.rewrite)
-        {
+        if let Some(rewrite) = &*lock(&state.rewrite[direction as usize]) {
             bytes = rewrite(&bytes);
         }
         let fuse = *lock(&state.fuse[direction as usize]);
