@@ -355,17 +355,6 @@ impl Registry {
         }
     }
 
-    /// Changes the bucket by `request`, and returns what the server made of that:
-    /// it may drop what it does not know.
-    pub fn configure(
-        &mut self,
-        doing: &'static str,
-        request: &Request,
-    ) -> Result<StreamInfo, RegistryError> {
-        let reply = self.request(doing, request)?;
-        self.read_info(doing, &reply)
-    }
-
     /// Reads a reply that carries a stream's information, and its clock.
     pub fn read_info(
         &mut self,

@@ -1,5 +1,5 @@
 //! Makes the bucket where there is none, with as many replicas as the cluster has
-//! room for.
+//! room for; and changes one that exists.
 
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,12 @@ impl Registry {
         fewer_will_do: bool,
     ) -> Result<Made, RegistryError> {
         let bucket = self.bucket().clone();
-        let gathered = self.now() + GATHERING;
+        let gathered = self.gathered();
         let mut new = wanted;
         loop {
             let request =
                 requests::create_bucket(&bucket, new.replicas, new.storage, new.marker_ttl);
-            let error = match self.create(&request, gathered) {
+            let error = match self.ask_members(CREATING, &request, gathered) {
                 Ok((info, ours)) => return Ok(Made { info, ours, new }),
                 Err(error) => error,
             };
@@ -52,22 +52,32 @@ impl Registry {
         }
     }
 
-    /// Makes the bucket by a request that has all its settings.
-    pub fn make_again(&mut self, request: &Request) -> Result<StreamInfo, RegistryError> {
-        let gathered = self.now() + GATHERING;
-        Ok(self.create(request, gathered)?.0)
+    /// Makes the bucket, or changes it, by `request`, and returns what the server
+    /// made of that: it may drop what it does not know.
+    pub fn configure(
+        &mut self,
+        doing: &'static str,
+        request: &Request,
+    ) -> Result<StreamInfo, RegistryError> {
+        let gathered = self.gathered();
+        Ok(self.ask_members(doing, request, gathered)?.0)
     }
 
-    /// Asks for a bucket, and again until `gathered` where the cluster has too few
-    /// members; and whether it was made by us.
-    fn create(
+    fn gathered(&self) -> Instant {
+        self.now() + GATHERING.min(self.timeout())
+    }
+
+    /// Asks for a bucket of these settings, and again until `gathered` where the
+    /// cluster has too few members; and whether it was made by us.
+    fn ask_members(
         &mut self,
+        doing: &'static str,
         request: &Request,
         gathered: Instant,
     ) -> Result<(StreamInfo, bool), RegistryError> {
         loop {
-            let made = self.request(CREATING, request).and_then(|reply| {
-                Ok((self.read_info(CREATING, &reply)?, replies::did_create(reply.data())))
+            let made = self.request(doing, request).and_then(|reply| {
+                Ok((self.read_info(doing, &reply)?, replies::did_create(reply.data())))
             });
             match made {
                 Err(error)

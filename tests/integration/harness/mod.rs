@@ -30,7 +30,8 @@ pub mod syscalls;
 pub mod time;
 pub mod watcher;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -84,6 +85,37 @@ pub fn scratch(purpose: &str) -> PathBuf {
         .join(format!("{purpose}-{}-{count}", std::process::id()));
     std::fs::create_dir_all(&path).expect("a scratch directory");
     path
+}
+
+/// The same for what a server stores: in memory, where there is room. A disk that
+/// has to serve somebody else stalls all servers for up to a minute, and is not
+/// what a test is about.
+pub fn scratch_for_store() -> PathBuf {
+    static CLEARED: Once = Once::new();
+    CLEARED.call_once(clear_stores);
+    let room = rustix::fs::statvfs(MEMORY).map_or(0, |about| about.f_bavail * about.f_frsize);
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = Path::new(MEMORY).join(format!("{STORES}{}-{count}", std::process::id()));
+    if room < ROOM_FOR_STORES || std::fs::create_dir(&path).is_err() {
+        return scratch("server");
+    }
+    path
+}
+
+const MEMORY: &str = "/dev/shm";
+const STORES: &str = "aegis-agent-tests-";
+const ROOM_FOR_STORES: u64 = 4 << 30;
+
+/// Removes what runs left there that were killed.
+fn clear_stores() {
+    for entry in std::fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(STORES)?.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Sends `signal` (`TERM`, `STOP`, ...) to a process of ours.

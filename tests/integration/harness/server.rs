@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{eventually, free_port, scratch, secs, send_signal};
+use super::{eventually, free_port, scratch_for_store, secs, send_signal};
 
 /// How long a server may take to be ready.
 /// A disk that is busy was seen to hold up the start of JetStream for 20 s.
@@ -70,7 +70,7 @@ impl Server {
     pub fn absent(setup: Setup) -> Server {
         // Found (and fetched) here, so that starting it later takes no time.
         binary(setup.version);
-        let directory = scratch("server");
+        let directory = scratch_for_store();
         let port = free_port();
         let mut config = format!("listen: \"{}:{port}\"\n", setup.host);
         if setup.jetstream {

@@ -9,7 +9,7 @@ use crate::jetstream::bucket::NewBucket;
 use crate::jetstream::fitness::{self, Unfit};
 use crate::jetstream::replies::{ApiError, StreamInfo};
 use crate::jetstream::requests;
-use crate::registry::failure::RegistryError;
+use crate::registry::failure::{CREATING, RegistryError};
 use crate::registry::making::Made;
 use crate::text::duration::as_setting;
 
@@ -58,7 +58,7 @@ impl Agent {
     fn create_again(&mut self) -> Option<Result<StreamInfo, RegistryError>> {
         let bucket = self.registry.bucket().clone();
         let request = requests::create_again(&bucket, self.seen.as_ref()?);
-        let made = self.registry.make_again(&request);
+        let made = self.registry.configure(CREATING, &request);
         if let Err(error) = &made
             && let Some(ApiError::TOO_FEW_MEMBERS | ApiError::NO_CLUSTER | ApiError::BAD_CONFIG) =
                 error.api_code()
