@@ -140,6 +140,9 @@ impl fmt::Display for ConnectError {
         match self {
             ConnectError::Stopped => f.write_str("stopped while connecting"),
             ConnectError::Config(failure) => write!(f, "{}", failure.chain()),
+            ConnectError::Servers(tried) if tried.is_empty() => {
+                f.write_str("no time was left to try a server")
+            }
             ConnectError::Servers(tried) => {
                 for (index, (server, cause)) in tried.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
@@ -268,6 +271,12 @@ impl PermissionViolation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_no_server_was_tried_that_is_said() {
+        let failure = Failure::from(ConnectError::Servers(Vec::new()));
+        assert_eq!(failure.chain(), "no connection to NATS: no time was left to try a server");
+    }
 
     #[test]
     fn a_refusal_reads_as_the_permission_for_it() {

@@ -20,14 +20,16 @@ fn packets_lost(sides: &'static [&'static str], under_way: usize, outage: Durati
     }
 }
 
+/// The outage is over before the agent gives up its session, and TCP may try again
+/// before that: then the heartbeat that is under way comes through.
 #[test]
 fn packets_are_lost() {
-    packets_lost(&["client", "server"], 0, OUTAGE);
+    packets_lost(&["client", "server"], 1, OUTAGE);
 }
 
 #[test]
 fn packets_to_the_server_are_lost() {
-    packets_lost(&["client"], 0, OUTAGE);
+    packets_lost(&["client"], 1, OUTAGE);
 }
 
 /// The server's socket has the heartbeats.
