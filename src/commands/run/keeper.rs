@@ -269,7 +269,9 @@ impl Keeper {
         }
         // Whatever was in doubt is under it now.
         let newest = self.stamps.pop();
-        self.stamps_before = std::mem::replace(&mut self.stamps, newest.into_iter().collect());
+        std::mem::swap(&mut self.stamps, &mut self.stamps_before);
+        self.stamps.clear();
+        self.stamps.extend(newest);
     }
 
     /// A heartbeat that began at `began` has been done.

@@ -28,7 +28,7 @@ pub struct Put {
     /// What lay there has no TTL.
     pub immortal_below: bool,
     /// What stood there is asked for.
-    pub stood: Option<Option<Revision>>,
+    pub asks: bool,
     pub fate: Fate,
 }
 
@@ -72,6 +72,8 @@ pub struct Agent {
     pub stop: Option<Micros>,
     pub stops_well: bool,
     pub immortal_below: bool,
+    /// What stood there as it was asked for last.
+    stood: Option<Revision>,
 }
 
 pub fn agent(ttl: Micros, interval: Micros, seed: u64) -> Agent {
@@ -88,6 +90,7 @@ pub fn agent(ttl: Micros, interval: Micros, seed: u64) -> Agent {
         stop: None,
         stops_well: false,
         immortal_below: false,
+        stood: None,
     }
 }
 
@@ -298,8 +301,8 @@ impl World {
                 stamp,
                 marker: false,
             };
-            if let Some(stood) = &mut put.stood {
-                *stood = self.store.newest().copied();
+            if put.asks {
+                self.agents[slot].stood = self.store.newest().copied();
             }
             self.stores(&message)
         };
@@ -342,10 +345,10 @@ impl World {
         };
         let agent = &mut self.agents[slot];
         let (next, _) = agent.keeper.refused(refusal, put.over, put.round);
-        let again = |over: Option<u64>, stood| Put { over, round: put.round + 1, stood, ..put };
+        let again = |over: Option<u64>, asks| Put { over, round: put.round + 1, asks, ..put };
         match next {
-            Next::Put(over) => self.send(slot, again(over, None)),
-            Next::PutAndAsk(over) => self.send(slot, again(Some(over), Some(None))),
+            Next::Put(over) => self.send(slot, again(over, false)),
+            Next::PutAndAsk(over) => self.send(slot, again(Some(over), true)),
             Next::Look | Next::GiveUp if put.registers => {
                 if refusal == Refusal::Unanswered {
                     agent.keeper.was_silent();
@@ -373,7 +376,8 @@ impl World {
             agent.keeper.registered(put.began, time);
         } else {
             agent.keeper.beaten(put.began, time);
-            if let Some(stood) = put.stood {
+            if put.asks {
+                let stood = agent.stood.take();
                 let (life, ttl) = (agent.life, span(self.ttl));
                 let found = found(&agent.keeper, slot, life, stood.as_ref(), ttl);
                 agent.keeper.stood(time, found);
@@ -432,7 +436,7 @@ fn new_put(began: Duration, over: Option<u64>, registers: bool, rollup: bool) ->
         registers,
         rollup,
         immortal_below: false,
-        stood: None,
+        asks: false,
         fate: Fate::Lost,
     }
 }
