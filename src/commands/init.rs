@@ -75,7 +75,8 @@ fn create(
         marker_ttl: options.marker_ttl.unwrap_or(standard.marker_ttl),
     };
     // A number that was asked for is not replaced by another one.
-    let made = registry.make_bucket(wanted, options.replicas.is_none());
+    let gathered = registry.gathered();
+    let made = registry.make_bucket(wanted, options.replicas.is_none(), gathered);
     let Made { info, ours, new } = match made {
         Ok(made) => made,
         Err(error) if error.api_code() == Some(ApiError::NAME_TAKEN) => {
@@ -175,7 +176,10 @@ fn mend(
         }
         let doing = if switched_on { SWITCHING } else { CHANGING };
         let request = requests::update_stream(&bucket, &config);
-        after = registry.configure(doing, &request).map_err(|error| refused(&bucket, error))?;
+        let gathered = registry.gathered();
+        after = registry
+            .configure(doing, &request, gathered)
+            .map_err(|error| refused(&bucket, error))?;
         fitness::judge_bucket(&bucket, &after, connected).map_err(|unfit| {
             Failure::new(Kind::Unavailable, "the server took the change and did not make it")
                 .with_hint("upgrade every nats-server of the cluster to 2.11.2 or later")

@@ -27,15 +27,21 @@ pub struct Made {
 }
 
 impl Registry {
+    /// Until when a cluster that has too few members is asked again, if that begins
+    /// now.
+    pub fn gathered(&self) -> Instant {
+        self.now() + GATHERING.min(self.timeout())
+    }
+
     /// Makes the bucket. Where there is no room for so many replicas, and
-    /// `fewer_will_do`, fewer are asked for.
+    /// `fewer_will_do`, fewer are asked for after `gathered`.
     pub fn make_bucket(
         &mut self,
         wanted: NewBucket,
         fewer_will_do: bool,
+        gathered: Instant,
     ) -> Result<Made, RegistryError> {
         let bucket = self.bucket().clone();
-        let gathered = self.gathered();
         let mut new = wanted;
         loop {
             let request =
@@ -58,13 +64,9 @@ impl Registry {
         &mut self,
         doing: &'static str,
         request: &Request,
+        gathered: Instant,
     ) -> Result<StreamInfo, RegistryError> {
-        let gathered = self.gathered();
         Ok(self.ask_members(doing, request, gathered)?.0)
-    }
-
-    fn gathered(&self) -> Instant {
-        self.now() + GATHERING.min(self.timeout())
     }
 
     /// Asks for a bucket of these settings, and again until `gathered` where the

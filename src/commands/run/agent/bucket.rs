@@ -1,6 +1,8 @@
 //! The bucket of an agent: what it does to our TTL, and making it where there
 //! is none.
 
+use std::time::Instant;
+
 use log::{info, warn};
 
 use super::Agent;
@@ -37,11 +39,13 @@ impl Agent {
 
     /// Makes the bucket: as it was seen last, or as a new one.
     pub(super) fn create_bucket(&mut self) -> Result<StreamInfo, RegistryError> {
-        let made = match self.create_again() {
+        // Whichever it is, the members of a cluster are waited for once.
+        let gathered = self.registry.gathered();
+        let made = match self.create_again(gathered) {
             Some(made) => made,
             None => {
                 self.unless_stopped()?;
-                self.create_new()
+                self.create_new(gathered)
             }
         };
         match made {
@@ -55,10 +59,10 @@ impl Agent {
 
     /// As it was seen last. `None` where that cannot be any more: a cluster may
     /// have fewer members by now, and another version other settings.
-    fn create_again(&mut self) -> Option<Result<StreamInfo, RegistryError>> {
+    fn create_again(&mut self, gathered: Instant) -> Option<Result<StreamInfo, RegistryError>> {
         let bucket = self.registry.bucket().clone();
         let request = requests::create_again(&bucket, self.seen.as_ref()?);
-        let made = self.registry.configure(CREATING, &request);
+        let made = self.registry.configure(CREATING, &request, gathered);
         if let Err(error) = &made
             && let Some(ApiError::TOO_FEW_MEMBERS | ApiError::NO_CLUSTER | ApiError::BAD_CONFIG) =
                 error.api_code()
@@ -73,11 +77,11 @@ impl Agent {
         }))
     }
 
-    fn create_new(&mut self) -> Result<StreamInfo, RegistryError> {
+    fn create_new(&mut self, gathered: Instant) -> Result<StreamInfo, RegistryError> {
         let bucket = self.registry.bucket().clone();
         let cluster = self.registry.server().and_then(|server| server.cluster.clone());
         let wanted = NewBucket::standard(&bucket, cluster.as_deref());
-        let Made { info, new, .. } = self.registry.make_bucket(wanted, true)?;
+        let Made { info, new, .. } = self.registry.make_bucket(wanted, true, gathered)?;
         self.judge(&info)?;
         info!("created bucket {bucket}: {}", settings(&info));
         // A server that is in no cluster has said so.
