@@ -1,10 +1,12 @@
 //! Three servers in a cluster, each of which can be killed, frozen and
 //! restarted on its own.
 
+use std::time::{Duration, Instant};
+
 use super::proxy::{Flow, Proxy};
 use super::registry::Registry;
 use super::server::{Server, Setup};
-use super::{eventually, free_port, secs};
+use super::{eventually, free_port, millis, secs};
 
 pub struct Cluster {
     pub servers: Vec<Server>,
@@ -73,12 +75,19 @@ impl Cluster {
                 })
             })
             .collect();
-        for server in &mut servers {
-            server.launch();
-        }
-        for server in &mut servers {
-            server.wait_until_ready();
-        }
+        // Now and then no member of a new cluster is ever elected: 2.10.25 beside
+        // 2.12.8 said nothing else for a minute.
+        let elected = (0..3).any(|_| {
+            for server in &mut servers {
+                server.kill_and_forget();
+                server.launch();
+            }
+            for server in &mut servers {
+                server.wait_until_ready();
+            }
+            has_leader(&servers, secs(25))
+        });
+        assert!(elected, "three clusters in a row had no leader");
         Cluster { servers, proxies }
     }
 
@@ -112,4 +121,17 @@ impl Cluster {
             }
         })
     }
+}
+
+/// Whether one of them is elected by then, as their logs say.
+fn has_leader(servers: &[Server], within: Duration) -> bool {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        if servers.iter().any(|server| server.says("Self is new JetStream cluster metadata leader"))
+        {
+            return true;
+        }
+        std::thread::sleep(millis(20));
+    }
+    false
 }

@@ -149,22 +149,22 @@ impl Server {
     }
 
     pub fn wait_until_ready(&mut self) {
-        // The log goes on from run to run; only this run's counts.
-        let pid = self.pid();
         eventually(READY, "the server is ready", || {
             let child = self.child.as_mut().expect("launched");
             if let Some(status) = child.try_wait().expect("can wait for a child") {
                 panic!("nats-server ended with {status}:\n{}", self.log());
             }
-            let log = self.log();
-            if !log
-                .lines()
-                .any(|line| line.contains(&format!("[{pid}]")) && line.contains("Server is ready"))
-            {
+            if !self.says("Server is ready") {
                 return Err("no line \"Server is ready\" yet".to_owned());
             }
             if self.silent { Ok(()) } else { info_line(self.port) }
         });
+    }
+
+    /// Whether this run says so in its log, which goes on from run to run.
+    pub fn says(&self, words: &str) -> bool {
+        let pid = format!("[{}]", self.pid());
+        self.log().lines().any(|line| line.contains(&pid) && line.contains(words))
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -196,9 +196,14 @@ impl Server {
 
     /// As `restart`, with nothing in the store.
     pub fn restart_empty(&mut self) {
+        self.kill_and_forget();
+        self.start_again();
+    }
+
+    /// SIGKILL; what it stored is gone, too.
+    pub fn kill_and_forget(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(self.directory.join("store"));
-        self.start_again();
     }
 
     /// Stops it politely and starts another version on the same port and store.
