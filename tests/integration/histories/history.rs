@@ -121,6 +121,9 @@ pub fn touches(spans: &[Span], (from, to): Span) -> bool {
     spans.iter().any(|(start, end)| *start < to && from < *end)
 }
 
+/// So far what happened at one time may be written down as of another.
+const SLACK: Micros = 50 * MILLI;
+
 impl History {
     /// By how much the servers' clock was ahead at a true time.
     pub fn ahead(&self, at: Micros) -> Micros {
@@ -134,13 +137,12 @@ impl History {
 
     /// The true time of what the server stamped, and the recorder saw later.
     fn true_time(&self, stored: Micros, seen: Micros) -> Micros {
-        let slack = 50 * MILLI;
         let periods = self.clock.iter().enumerate();
         let mut fit: Vec<Micros> = periods
             .filter_map(|(place, (from, ahead))| {
                 let to = self.clock.get(place + 1).map_or(Micros::MAX, |(next, _)| *next);
                 let at = stored - ahead;
-                (from - slack <= at && at < to.saturating_add(slack) && at <= seen + slack)
+                (from - SLACK <= at && at < to.saturating_add(SLACK) && at <= seen + SLACK)
                     .then_some(at)
             })
             .collect();
@@ -159,8 +161,24 @@ impl History {
             }
         }
         self.revisions = all;
+        self.begin_steps_when_they_were_seen();
         for watched in &mut self.watched {
             watched.told.sort_by_key(|told| told.at);
+        }
+    }
+
+    /// A server may read its new clock a little before it is written down that it
+    /// was set: what it stored then would seem to be over.
+    fn begin_steps_when_they_were_seen(&mut self) {
+        let before = self.clock.clone();
+        for (place, (from, ahead)) in self.clock.iter_mut().enumerate().skip(1) {
+            if before[place - 1].1 == *ahead {
+                continue;
+            }
+            let seen = self.revisions.values().flatten();
+            let by_it = seen.filter(|one| one.at == one.stored - *ahead).map(|one| one.at);
+            let first = by_it.filter(|at| (*from - SLACK..*from).contains(at)).min();
+            *from = first.unwrap_or(*from);
         }
     }
 

@@ -164,6 +164,22 @@ fn a_cleanup_of_the_living_and_a_return_of_the_dead_are_seen() {
     says(history, "h0 is back after it deregistered");
 }
 
+/// It was stored by the new clock, 5 ms before it was written down that the clock
+/// was set.
+#[test]
+fn a_step_of_the_clock_that_is_written_down_late_is_no_gap() {
+    for step in [-20 * SECOND, 3 * SECOND] {
+        let mut history = well();
+        history.clock.push((60 * SECOND + 35 * MILLI, step));
+        for one in history.revisions.get_mut("h0").expect("it beats") {
+            if one.stored >= 60 * SECOND {
+                one.stored += step;
+            }
+        }
+        says(history, "");
+    }
+}
+
 /// The clock of the servers is set: what they stamped is told by true time.
 #[test]
 fn steps_of_the_clock_are_no_gaps() {
