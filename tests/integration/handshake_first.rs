@@ -39,7 +39,8 @@ fn works(url: &str) {
     let verbs = ["list", "check"].map(|name| with_ca(verb(name, url)));
     for output in together(&verbs) {
         let output = output.exits(0);
-        assert!(output.took < secs(3), "{output:#?}");
+        // Within its time limit; a third of that where the host is not busy.
+        assert!(output.took < secs(5), "{output:#?}");
     }
     agent.signal("TERM");
     assert_eq!(agent.wait_exit(secs(3)), 0);
