@@ -60,8 +60,9 @@ impl Looker {
         Ok(())
     }
 
-    /// What the process said, if that comes before `until`.
-    pub fn answer(&mut self, until: Instant) -> Option<Vec<u8>> {
+    /// What the process said, if that comes before `until`, and before a signal
+    /// after which `stopped` is so.
+    pub fn answer(&mut self, until: Instant, stopped: impl Fn() -> bool) -> Option<Vec<u8>> {
         let child = &mut self.looking.as_mut()?.child;
         let mut said = Vec::new();
         if let Some(out) = child.stdout.as_mut() {
@@ -69,7 +70,7 @@ impl Looker {
             // A signal, such as the end of a health check, ends the poll early.
             while !interest[0].ready {
                 poll_all(&mut interest, Some(until));
-                if !interest[0].ready && Instant::now() >= until {
+                if !interest[0].ready && (stopped() || Instant::now() >= until) {
                     return None;
                 }
             }

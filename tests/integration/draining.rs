@@ -154,6 +154,16 @@ fn a_health_check_that_ends_during_the_first_look_does_not_end_it() {
     agent.wait_for_line("registered orders-api/host-1", secs(5));
     scene.publishes("STANDBY", Some("kernel upgrade"), secs(1));
     assert!(scene.statuses().all(|status| status == "STANDBY"), "never as ACTIVE");
+    agent.signal("KILL");
+    agent.wait_exit(secs(2));
+    // A stop does.
+    files.tell("hang");
+    let mut agent = scene.starts(&[INTERVAL]);
+    time_passes(millis(500));
+    let told = Instant::now();
+    agent.signal("TERM");
+    assert_eq!(agent.wait_exit(secs(3)), 0);
+    assert!(told.elapsed() < secs(1), "{:?}", told.elapsed());
 }
 
 /// What stands there need not be a file, nor be ours to read.

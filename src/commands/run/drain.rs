@@ -56,11 +56,11 @@ impl DrainFile {
     }
 
     /// As `look`, without ever waiting for the file system for longer than its
-    /// patience.
-    pub(super) fn look(&mut self) -> Result<Option<String>, Unknown> {
+    /// patience, or after a signal that has `stopped` us.
+    pub(super) fn look(&mut self, stopped: impl Fn() -> bool) -> Result<Option<String>, Unknown> {
         let now = Instant::now();
         // What comes late is of earlier: it is looked at anew.
-        if self.looker.is_looking() && self.looker.answer(now).is_none() {
+        if self.looker.is_looking() && self.looker.answer(now, &stopped).is_none() {
             return Err(Unknown::Because("its file system does not answer".to_owned()));
         }
         if is_known_to_be_absent(self.looker.path()) {
@@ -70,7 +70,8 @@ impl DrainFile {
             // Where there is no /proc there is no other way.
             return look(self.looker.path()).map_err(Unknown::Because);
         }
-        match self.looker.answer(now + std::mem::replace(&mut self.patience, PATIENCE)) {
+        let until = now + std::mem::replace(&mut self.patience, PATIENCE);
+        match self.looker.answer(until, stopped) {
             Some(said) => heard(&said).map_err(Unknown::Because),
             None => Err(Unknown::Late),
         }

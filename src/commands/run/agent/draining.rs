@@ -15,7 +15,8 @@ impl Agent {
             let new = |path: &Path| DrainFile::new(path.to_owned(), self.helpers.clone());
             self.drain_file = path.map(new);
         }
-        let found = self.drain_file.as_mut().map_or(Ok(None), DrainFile::look);
+        let stopped = || self.registry.stop_requested();
+        let found = self.drain_file.as_mut().map_or(Ok(None), |file| file.look(stopped));
         let name = self.name();
         let found = match found {
             Ok(found) => found,
