@@ -88,6 +88,7 @@ impl Cluster {
             has_leader(&servers, secs(25))
         });
         assert!(elected, "three clusters in a row had no leader");
+        until_routes_rest(&servers);
         Cluster { servers, proxies }
     }
 
@@ -134,4 +135,25 @@ fn has_leader(servers: &[Server], within: Duration) -> bool {
         std::thread::sleep(millis(20));
     }
     false
+}
+
+/// Members connect to each other from both sides and close what is too much, for
+/// up to a second after the election: what passes meanwhile may be lost, or
+/// reach nobody.
+fn until_routes_rest(servers: &[Server]) {
+    let changes = || -> usize {
+        let about_routes = |line: &&str| {
+            line.ends_with("Route connection created") || line.contains("Router connection closed")
+        };
+        servers.iter().map(|server| server.log().lines().filter(about_routes).count()).sum()
+    };
+    let limit = Instant::now() + secs(10);
+    let mut seen = (changes(), Instant::now());
+    while seen.1.elapsed() < millis(1200) && Instant::now() < limit {
+        std::thread::sleep(millis(50));
+        let now = changes();
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+    }
 }

@@ -421,8 +421,15 @@ impl Registry {
     /// Stores whatever bytes it is given and returns the revision.
     pub fn store(&mut self, key: &[u8], header: &[u8], payload: &[u8]) -> u64 {
         let subject = self.subject(key);
-        let reply = self.client.try_request(&subject, header, payload).expect("stores");
-        let reply = answer(&reply).expect("stores");
+        // Nothing is stored where nobody responds: a member of a cluster learns
+        // last of a bucket that was made through another one.
+        let reply = eventually(secs(10), "somebody stores", || {
+            match self.client.try_request(&subject, header, payload) {
+                Err(why) if why == "no responders" => Err(why),
+                reply => Ok(reply),
+            }
+        });
+        let reply = answer(&reply.expect("stores")).expect("stores");
         reply["seq"].as_u64().expect("the revision")
     }
 
