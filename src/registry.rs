@@ -160,6 +160,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Connects again where the session has ended.
+    pub fn ensure_session(&mut self) -> Result<(), RegistryError> {
+        match self.session() {
+            Some(_) => Ok(()),
+            None => self.connect(self.timeout()),
+        }
+    }
+
     /// Moves to a fresh session, within `limit`; keeps the one there is where
     /// none comes about.
     pub fn move_on(&mut self, limit: Duration) -> Result<(), RegistryError> {

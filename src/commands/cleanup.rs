@@ -6,9 +6,6 @@
 //! beating. Then it reads the bucket first, keeps the revisions that it judged,
 //! and removes exactly those.
 
-// The doors read the clock.
-#![allow(clippy::disallowed_methods)]
-
 pub mod remover;
 pub mod report;
 pub mod revisions;
@@ -16,7 +13,7 @@ pub mod selection;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::info;
 
@@ -59,14 +56,23 @@ pub fn run(
     console: Console<'_>,
 ) -> Result<(), Failure> {
     let signals = Rc::new(Signals::take()?);
-    let connector = Connector::new(settings).with_waiter(signals.clone());
+    over(options, Connector::new(settings).with_waiter(signals), bucket, console)
+}
+
+/// The same, over a connector whose waiter hears of a stop and tells the time.
+pub fn over(
+    options: CleanupOptions,
+    connector: Connector,
+    bucket: Bucket,
+    console: Console<'_>,
+) -> Result<(), Failure> {
     let style = Style { json: options.json, dry_run: options.dry_run };
-    let report = Report::new(console, style, Instant::now());
+    let report = Report::new(console, style, connector.waiter().now());
     let mut registry = Registry::connected(connector, bucket)?;
     let info = registry.info_anywhere()?;
     let info = registry.readable(info)?;
     let clock = registry.clock().ok_or(RegistryError::NoClock)?;
-    let remover = Remover::new(&info, registry.timeout());
+    let remover = Remover::new(&info, &registry);
     let mut cleanup = Cleanup {
         selection: Selection {
             stale_after: options.stale_after,
@@ -81,7 +87,6 @@ pub fn run(
         info,
         clock,
         remover,
-        signals,
         report,
     };
     cleanup.run(options.json)
@@ -95,7 +100,6 @@ struct Cleanup<'a> {
     info: StreamInfo,
     clock: RegistryClock,
     remover: Remover,
-    signals: Rc<Signals>,
     report: Report<'a>,
 }
 
@@ -135,7 +139,7 @@ impl Cleanup<'_> {
         } else {
             end = end.and_then(|()| self.remove(None));
         }
-        let written = self.report.end(Instant::now());
+        let written = self.report.end(self.registry.now());
         self.outcome(end, over).and(written)
     }
 
@@ -174,16 +178,12 @@ impl Cleanup<'_> {
              is alive refreshes its entry meanwhile",
             words(wait)
         );
-        let until = Instant::now() + wait;
-        while Instant::now() < until {
+        let until = self.registry.now() + wait;
+        while self.registry.now() < until {
             self.registry.idle_until(until);
             self.go_on()?;
         }
-        if self.registry.session().is_none() {
-            let limit = self.registry.timeout();
-            self.registry.connect(limit)?;
-        }
-        Ok(())
+        Ok(self.registry.ensure_session()?)
     }
 
     /// Reads the bucket and removes what is stale: of the revisions that were
@@ -252,7 +252,7 @@ impl Cleanup<'_> {
                 .into_iter()
                 .chain(self.remover.deadline(&self.registry))
                 .min();
-            let deadline = deadline.unwrap_or_else(Instant::now);
+            let deadline = deadline.unwrap_or_else(|| self.registry.now());
             match self.registry.receive(SCANNING, deadline) {
                 Ok(arrival) => {
                     let before = (ready.len(), self.remover.under_way());
@@ -272,8 +272,8 @@ impl Cleanup<'_> {
                         fruitless = 0;
                     }
                 }
-                Err(RegistryError::Request(_, RequestError::TimedOut)) if self.remover.is_due() => {
-                }
+                Err(RegistryError::Request(_, RequestError::TimedOut))
+                    if self.remover.is_due(&self.registry) => {}
                 Err(error @ RegistryError::Request(_, RequestError::TimedOut))
                     if scan.may_replace_consumer(&self.registry) =>
                 {
@@ -301,8 +301,8 @@ impl Cleanup<'_> {
             self.ask_again();
             match self.registry.receive(REMOVING, deadline) {
                 Ok(arrival) => self.removed(arrival)?,
-                Err(RegistryError::Request(_, RequestError::TimedOut)) if self.remover.is_due() => {
-                }
+                Err(RegistryError::Request(_, RequestError::TimedOut))
+                    if self.remover.is_due(&self.registry) => {}
                 Err(RegistryError::Request(_, RequestError::TimedOut))
                     if self.remover.time_to_move(&self.registry).is_some() =>
                 {
@@ -343,7 +343,7 @@ impl Cleanup<'_> {
             error,
             RegistryError::Request(_, RequestError::Lost(_) | RequestError::TimedOut)
         );
-        if !can_go_on || self.signals.stopped() || fruitless > FRUITLESS_SESSIONS {
+        if !can_go_on || self.registry.stop_requested() || fruitless > FRUITLESS_SESSIONS {
             return Err(self.give_up(error));
         }
         let limit = self.registry.timeout();
@@ -454,8 +454,8 @@ impl Cleanup<'_> {
 
     /// Between two entries: whether to go on.
     fn go_on(&mut self) -> Result<(), End> {
-        self.report.tick(Instant::now());
-        if self.signals.stopped() {
+        self.report.tick(self.registry.now());
+        if self.registry.stop_requested() {
             return Err(End::Stopped);
         }
         if self.report.counts.failed >= MOST_FAILURES {

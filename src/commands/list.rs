@@ -57,7 +57,17 @@ pub fn run(
     out: &mut dyn Write,
     footer: Option<&mut dyn Write>,
 ) -> Result<(), Failure> {
-    let connector = Connector::new(settings);
+    over(options, Connector::new(settings), bucket, out, footer)
+}
+
+/// The same, over a connector whose waiter tells the time.
+pub fn over(
+    options: &ListOptions,
+    connector: Connector,
+    bucket: Bucket,
+    out: &mut dyn Write,
+    footer: Option<&mut dyn Write>,
+) -> Result<(), Failure> {
     let mut registry = Registry::connected(connector, bucket)?;
     let info = registry.info_anywhere()?;
     let info = registry.readable(info)?;

@@ -22,6 +22,8 @@ const SIDE_BY_SIDE: u32 = 4;
 /// is asked; after each that was silent the next one has twice as long, up to a limit.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
+/// Sessions that may end under one question: more than that are an outage.
+const SESSIONS_LOST: u32 = 3;
 /// Between two rounds in which each member said that the cluster has no leader:
 /// choosing one takes 4 to 10 s.
 const ELECTION_PAUSE: Duration = Duration::from_millis(250);
@@ -61,7 +63,8 @@ impl Registry {
 
     /// As `ask_all`, through one member of the cluster after the other: one that
     /// is cut off from the others lets clients in all the same and answers
-    /// nothing, or that there is no leader.
+    /// nothing, or that there is no leader. Where the session ends it is asked on
+    /// a fresh one.
     pub fn ask_anywhere<const N: usize>(
         &mut self,
         questions: &[(&'static str, Ask); N],
@@ -80,6 +83,7 @@ impl Registry {
         let mut worst = Doubt::Refuses;
         // Who says that there is no leader says more than who is silent afterwards.
         let mut said = None;
+        let mut sessions_lost = 0;
         loop {
             let is_last = self.connector.choices() < 2;
             let until = if is_last { deadline } else { deadline.min(self.now() + patience) };
@@ -92,8 +96,13 @@ impl Registry {
                 Some(said) if doubt == Doubt::Silent => (said, true),
                 _ => (answers, doubt != Doubt::Silent),
             };
-            let stopped = self.session.as_ref().is_some_and(Session::stop_requested);
-            if stopped || left.is_zero() || (is_last && doubt != Doubt::Leaderless) {
+            let is_lost = self.session().is_none();
+            sessions_lost += u32::from(is_lost);
+            if self.stop_requested()
+                || left.is_zero()
+                || (is_last && !is_lost && doubt != Doubt::Leaderless)
+                || sessions_lost > SESSIONS_LOST
+            {
                 return answers;
             }
             worst = worst.max(doubt);
@@ -110,11 +119,11 @@ impl Registry {
                 }
                 (members, worst) = (self.connector.choices(), Doubt::Refuses);
             }
-            if !is_last {
+            if !is_last || is_lost {
                 if self.move_on(left).is_err() {
                     return answers;
                 }
-                if doubt == Doubt::Silent {
+                if doubt == Doubt::Silent && !is_lost {
                     patience = patience.max(LONGEST_PATIENCE.min(patience * 2));
                 }
             }

@@ -87,6 +87,7 @@ impl Scan {
     /// Begins a scan of the newest revisions on the registry's session. `info`
     /// is the bucket's.
     pub fn begin(registry: &mut Registry, info: &StreamInfo) -> Result<Scan, RegistryError> {
+        registry.ensure_session()?;
         let (consumer, ask) = Scan::ask(registry)?;
         let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
         Scan::begun(registry, consumer, &answer?, info)
@@ -127,6 +128,7 @@ impl Scan {
         range: Option<RangeInclusive<u64>>,
     ) -> Result<Scan, RegistryError> {
         let first = range.as_ref().map_or(1, |range| *range.start());
+        registry.ensure_session()?;
         let session = session_of(registry)?.unique().to_owned();
         let (name, ask) = reading_from(registry, first, REMOVING_KEPT)?;
         let [answer] = registry.ask_anywhere(&[(SCANNING, ask)]);
@@ -388,6 +390,7 @@ impl Scan {
         registry: &mut Registry,
         deadline: Instant,
     ) -> Result<(), RegistryError> {
+        registry.ensure_session()?;
         // Not waited for: where it fails the server forgets it by itself.
         let request = requests::delete_consumer(registry.bucket(), &self.consumer);
         registry.send(SCANNING, &request).ok();

@@ -25,11 +25,12 @@ const REMAINDER: u64 = 4;
 /// What a cleanup is about.
 #[derive(Debug)]
 pub struct Sweep {
-    /// The registry's time by which it was judged, and the newest revision then.
+    /// The registry's time by which it was judged.
     now: Wall,
-    newest: u64,
     /// A store that was set back counts anew, and a number is another's then.
     numbering: u64,
+    /// The newest of each key.
+    read: Vec<u64>,
     targets: Vec<Target>,
 }
 
@@ -69,7 +70,6 @@ impl World {
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let bucket = Bucket::service_registry();
         let Some(stream) = self.cluster.jetstream.buckets.get(self.plan.stream()) else { return };
-        let newest = stream.last_seq;
         let is_last =
             |seq: u64, subject: &str| stream.last(subject).map(|one| one.seq) == Some(seq);
         let seqs: Vec<u64> = stream
@@ -85,7 +85,7 @@ impl World {
             spare_beating: true,
         };
         let mut targets = Vec::new();
-        for seq in seqs {
+        for &seq in &seqs {
             let publish = Publish {
                 subject: format!("$JS.API.STREAM.MSG.GET.{}", self.plan.stream()),
                 payload: json!({ "seq": seq }).to_string().into_bytes(),
@@ -104,7 +104,7 @@ impl World {
         let numbering = self.judge.numberings;
         self.after(
             rng.between(MILLI, 3 * SECOND),
-            Event::Sweep { sweep: Sweep { now, newest, numbering, targets } },
+            Event::Sweep { sweep: Sweep { now, numbering, read: seqs, targets } },
         );
     }
 
@@ -124,11 +124,10 @@ impl World {
                 self.somebody_stores(1, "NATS/1.0\r\nNats-TTL: 30s\r\n\r\n");
             }
             let before = standing(self);
-            // As it was asked for: a bucket with history and markers stretches it.
-            let asked = if target.key.ends_with(SOMEBODY) { 30 } else { self.plan.ttl as Wall };
             if let Some(last) =
                 before.as_ref().filter(|last| is_same && last.seq == target.revision)
-                && last.ttl.is_some_and(|ttl| last.at + ttl.min(asked) * 1_000_000_000 > sweep.now)
+                && let Some(asked) = last.ttl.and(last.asked_ttl())
+                && last.at + asked * 1_000_000_000 > sweep.now
             {
                 let words = format!("revision {} beats, and is to be removed", last.seq);
                 self.judge.violated(self.now, words);
@@ -155,7 +154,7 @@ impl World {
         let Some(stream) = self.cluster.jetstream.buckets.get(self.plan.stream()) else { return };
         let stays = stream.messages().find(|one| {
             is_same
-                && one.seq <= sweep.newest
+                && sweep.read.contains(&one.seq)
                 && !one.names_ttl()
                 && !one.is_marker()
                 && one.at <= sweep.now

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 
+use crate::consumers;
 use crate::judge::Writer;
 use crate::model::bucket::{Bucket, Change, Wall};
 use crate::model::session::Publish;
@@ -85,6 +86,14 @@ impl Server {
     }
 }
 
+/// Who has changed what is stored.
+#[derive(Clone, Copy)]
+enum By {
+    Agent(Writer),
+    Tool,
+    Anybody,
+}
+
 /// Who leads, as one member sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leader {
@@ -101,6 +110,8 @@ pub struct Cluster {
     /// Writes that wait for a quorum.
     pending: Vec<(ConnId, usize, Publish)>,
     elections: u64,
+    /// On which member each consumer is.
+    pub homes: BTreeMap<String, usize>,
     expiries: u64,
     expiry_at: Option<Micros>,
     /// What is stored is gone when the server ends.
@@ -134,6 +145,7 @@ impl Cluster {
             leader: Some(rng.below(plan.servers.len() as u64) as usize),
             pending: Vec::new(),
             elections: 0,
+            homes: BTreeMap::new(),
             expiries: 0,
             expiry_at: None,
             in_memory: plan.in_memory,
@@ -179,7 +191,7 @@ impl Cluster {
         self.wall(self.leader.unwrap_or(0), now)
     }
 
-    fn reaches(&self, one: usize, other: usize) -> bool {
+    pub fn reaches(&self, one: usize, other: usize) -> bool {
         let (a, b) = (&self.servers[one], &self.servers[other]);
         one == other || (a.runs() && b.runs() && a.parted == 0 && b.parted == 0)
     }
@@ -365,6 +377,13 @@ impl World {
     }
 
     fn take(&mut self, server: usize, conn: ConnId, slot: usize, publish: Publish) {
+        let is_tool = self.tools.is(slot);
+        if is_tool {
+            self.tool_asks();
+        }
+        if let Some(name) = consumers::pulled(&publish) {
+            return self.pull(server, conn, &publish, name);
+        }
         let is_call = publish.subject.starts_with("$JS.API.");
         let is_direct = publish.subject.starts_with("$JS.API.DIRECT.GET.");
         let leader = match self.cluster.leader_of(server) {
@@ -406,7 +425,11 @@ impl World {
         }
         let (answer, changes) = self.cluster.take(leader, &publish, now);
         let given_up = self.network.conns.get(&conn).is_none_or(|conn| conn.closed);
-        self.changed(&changes, Some(Writer { slot, conn, given_up }));
+        if let Some(name) = consumers::created(&publish) {
+            self.place_consumer(name, leader);
+        }
+        let by = if is_tool { By::Tool } else { By::Agent(Writer { slot, conn, given_up }) };
+        self.has_changed(&changes, by);
         if let Some(answer) = answer
             && that_answers(&self.cluster.servers[leader], &changes)
         {
@@ -466,7 +489,7 @@ impl World {
         answer
     }
 
-    fn reply(
+    pub fn reply(
         &mut self,
         server: usize,
         conn: ConnId,
@@ -511,6 +534,11 @@ impl World {
 
     /// The store has changed: the judge hears of it.
     pub fn changed(&mut self, changes: &[Change], by: Option<Writer>) {
+        self.has_changed(changes, by.map_or(By::Anybody, By::Agent));
+    }
+
+    fn has_changed(&mut self, changes: &[Change], who: By) {
+        let by = if let By::Agent(writer) = who { Some(writer) } else { None };
         let clock = self.cluster.registry_clock(self.now);
         let bucket = self.cluster.jetstream.buckets.get(self.plan.stream());
         let lies = |subject: &str| bucket.is_some_and(|bucket| bucket.has_endless(subject));
@@ -532,6 +560,19 @@ impl World {
                     self.judge.removed(self.now, stored, expired, stands(&stored.subject));
                 }
             }
+        }
+        let is_tool = matches!(who, By::Tool);
+        if is_tool {
+            self.judge.tally.cleaned += changes.len() as u64;
+        }
+        for (at, change) in changes.iter().enumerate() {
+            // What lay under another revision stood for nothing.
+            let is_over = |later: &Change| match (change, later) {
+                (Change::Purged(one), Change::Purged(later)) => one.subject == later.subject,
+                _ => false,
+            };
+            let stood = !changes[at + 1..].iter().any(is_over);
+            self.tools_see(change, is_tool && stood);
         }
         if self.trace && !changes.is_empty() {
             let words: Vec<String> = changes.iter().map(described).collect();
@@ -654,6 +695,7 @@ impl World {
 
     /// A server ends; `powered`: its kernel is there to close its connections.
     pub fn stop_server(&mut self, server: usize, powered: bool) {
+        self.cluster.homes.retain(|_, home| *home != server || !powered);
         self.member_leaves(server);
         let it = &mut self.cluster.servers[server];
         it.down += 1;
@@ -681,6 +723,7 @@ impl World {
             return;
         }
         it.powered = true;
+        self.cluster.homes.retain(|_, home| *home != server);
         self.member_returns(server);
         let it = &self.cluster.servers[server];
         let boot = it.boot;

@@ -268,6 +268,7 @@ impl World {
                     server.clock_off += by;
                 }
                 self.judge.clock_stepped(self.now);
+                self.tools_see_step();
                 self.cluster.forget_expiry();
                 self.plan_expiry();
                 false
@@ -448,7 +449,7 @@ impl World {
         }
     }
 
-    fn conns_of(&self, host: usize) -> Vec<u64> {
+    pub fn conns_of(&self, host: usize) -> Vec<u64> {
         let conns = self.network.conns.iter();
         conns
             .filter(|(_, conn)| conn.slot == host && conn.session.is_some())
@@ -514,8 +515,9 @@ impl World {
         let clock = self.cluster.registry_clock(self.now);
         self.judge.clock_is(self.now, clock);
         self.judge.store_lets_go(self.now, self.cluster.lets_go());
+        self.reconsider_tools();
         let mut changed = false;
-        for slot in 0..self.hosts.len() {
+        for slot in 0..self.plan.hosts.len() {
             let process = &self.processes[slot];
             let goes_on = process.alive
                 && !process.killed
@@ -561,7 +563,7 @@ impl World {
 
     /// The judge looks at what there is.
     pub fn look(&mut self) {
-        let open: Vec<usize> = (0..self.hosts.len())
+        let open: Vec<usize> = (0..self.plan.hosts.len())
             .map(|slot| {
                 let conns = self.network.conns.values();
                 let is_old = |conn: &Conn| conn.began + SETTLED < self.now;

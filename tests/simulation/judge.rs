@@ -108,6 +108,8 @@ pub struct Tally {
     pub expired: u64,
     /// Revisions that a cleanup removed.
     pub cleaned: u64,
+    /// How calls of tools ended.
+    pub tools: BTreeMap<String, u64>,
     pub agent_time: Micros,
 }
 
@@ -591,7 +593,7 @@ fn agent_newer(newest: Option<ConnId>, conn: ConnId) -> bool {
 }
 
 /// The stamp of a record, in nanoseconds since 1970.
-fn stamp_of(payload: &[u8]) -> Option<Wall> {
+pub fn stamp_of(payload: &[u8]) -> Option<Wall> {
     const NAME: &[u8] = b"\"lastHeartbeat\":\"";
     let at = memchr::memmem::find(payload, NAME)? + NAME.len();
     let text = std::str::from_utf8(payload.get(at..at + 26)?).ok()?;

@@ -7,6 +7,7 @@
 
 mod cleaner;
 mod cluster;
+mod consumers;
 mod days;
 mod faults;
 mod judge;
@@ -17,6 +18,7 @@ mod plan;
 mod rng;
 mod run;
 mod shrink;
+mod tools;
 mod world;
 
 use std::collections::BTreeMap;
@@ -306,6 +308,9 @@ fn add(sum: &mut Tally, one: &Tally) {
     sum.stored += one.stored;
     sum.expired += one.expired;
     sum.cleaned += one.cleaned;
+    for (name, count) in &one.tools {
+        *sum.tools.entry(name.clone()).or_default() += count;
+    }
     sum.agent_time += one.agent_time;
 }
 
@@ -324,6 +329,9 @@ fn report(tally: &Tally, events: u64, dials: u64, open: usize, took: Duration) {
     );
     let words: Vec<String> = faults.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("faults: {}", words.join(", "));
+    let words: Vec<String> =
+        tally.tools.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    println!("tools: {}", words.join(", "));
 }
 
 fn shown_number(runs: u64) -> String {

@@ -2,10 +2,11 @@
 """Breaks one mechanism of the agent after the other, in a copy of the sources,
 and tells with which seed the simulator's judge notices it within 1,000 runs.
 
-    python3 tests/simulation/mutants.py COPY
+    python3 tests/simulation/mutants.py COPY [WORD]
 
 COPY is a checkout of its own (`git worktree add COPY`), which is changed and
-put right again. Not part of the plain suite: each mutant is a build.
+put right again. With WORD only those whose name has it. Not part of the plain
+suite: each mutant is a build.
 """
 
 import os
@@ -105,6 +106,28 @@ MUTANTS = [
      "if place != self.place + 1 {", "if place < self.place {"),
     ("watch: the end is not waited for", PROGRESS,
      "seen >= end.last ||", "seen < u64::MAX || end.last == 0 ||"),
+    # Of the tools that run beside the agents.
+    ("tools: a purge is of a key and not of a revision", REQUESTS,
+     'format!("{{\\"filter\\":\\"$KV.{bucket}.{key}\\",\\"seq\\":{seq}}}")',
+     'format!("{{\\"filter\\":\\"$KV.{bucket}.{key}\\"}}").replace(&seq.to_string(), "")'),
+    ("tools: what is younger goes, too", "src/instance/staleness.rs",
+     "if age(record, now) > stale_after {", "if age(record, now) > stale_after / 4 {"),
+    ("tools: their own clock is trusted", "src/commands/cleanup.rs",
+     "let now = self.clock.time(self.registry.boot_clock());", "let now = self.registry.wall_clock();"),
+    ("tools: a key that is missing is not looked for", "src/commands/list.rs",
+     "summary.keys.count() as u64 >= scan.announced()", "summary.keys.count() as u64 <= scan.announced()"),
+    ("tools: a session that is lost ends a scan", "src/registry/scan.rs",
+     "self.count_restart(error)?;", "self.count_restart(error.clone())?;\n                if self.restarts > 0 { return Err(error); }"),
+    ("tools: a session that is lost ends a question", "src/registry/asking.rs",
+     "const SESSIONS_LOST: u32 = 3;", "const SESSIONS_LOST: u32 = 0;"),
+    ("tools: a session that is lost before a scan ends it", "src/registry.rs",
+     "None => self.connect(self.timeout()),", "None => Ok(()),"),
+    ("tools: a pull that is full is the last", "src/jetstream/pulls.rs",
+     "if delivery.pending == 0 || delivery.sequence >= self.until {",
+     "if delivery.pending == 0 || delivery.sequence >= self.until || self.under_way.is_empty() {"),
+    ("tools: what was delivered before is delivered again", "src/jetstream/pulls.rs",
+     "let is_new = delivery.sequence > self.last && delivery.sequence <= self.until;",
+     "let is_new = delivery.sequence <= self.until;"),
 ]
 
 
@@ -118,7 +141,8 @@ def main():
         chosen = dict(environment, **{what: str(number)})
         return subprocess.run(command, cwd=copy, env=chosen, capture_output=True, text=True, timeout=900)
 
-    for name, path, before, after in MUTANTS:
+    word = sys.argv[2] if len(sys.argv) > 2 else ""
+    for name, path, before, after in (one for one in MUTANTS if word in one[0]):
         file = copy / path
         text = file.read_text()
         if before not in text:

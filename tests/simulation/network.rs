@@ -25,6 +25,7 @@ pub type ConnId = u64;
 /// What was sent and is not acknowledged ends the connection of an agent after
 /// this time: it asks its kernel for that (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Micros = 2_500 * MILLI;
+const LONGEST_PIECE: usize = 48 << 10;
 /// Connections that one agent may have open at one time.
 const OPEN_LIMIT: usize = 66;
 
@@ -132,10 +133,12 @@ impl Network {
     pub fn new(plan: &Plan) -> Network {
         let (listener, address) = listener().expect("an abstract socket can be bound");
         let servers = plan.servers.len();
+        // One more for tools.
+        let hosts = plan.hosts.len() + 1;
         Network {
             conns: BTreeMap::new(),
             next: 0,
-            links: plan.hosts.iter().map(|_| vec![Link::default(); servers]).collect(),
+            links: vec![vec![Link::default(); servers]; hosts],
             listener,
             address,
             latency: plan.latency,
@@ -319,6 +322,11 @@ impl World {
     pub fn send(&mut self, id: ConnId, direction: Direction, bytes: Vec<u8>) {
         // Pieces are cut anywhere.
         let mut rest = bytes;
+        // A kernel takes no more at a time.
+        while rest.len() > LONGEST_PIECE {
+            let tail = rest.split_off(LONGEST_PIECE);
+            self.send_piece(id, direction, Piece::Bytes(mem::replace(&mut rest, tail)));
+        }
         while rest.len() > 1 && self.rng.one_in(8) {
             let tail = rest.split_off(1 + self.rng.below(rest.len() as u64 - 1) as usize);
             self.send_piece(id, direction, Piece::Bytes(mem::replace(&mut rest, tail)));

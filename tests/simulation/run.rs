@@ -21,6 +21,7 @@ use aegis_agent::system::systemd::Manager;
 use crate::judge::{Tally, Violation};
 use crate::outside::{Killed, Outside};
 use crate::plan::Plan;
+use crate::tools;
 use crate::world::{SLOTS, Shared, Turn, World};
 
 /// What a run came to.
@@ -96,7 +97,7 @@ thread_local! {
     static ATTENTION: RefCell<Option<Rc<Attention>>> = const { RefCell::new(None) };
 }
 
-fn base() -> Instant {
+pub fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
     #[allow(clippy::disallowed_methods)]
     *BASE.get_or_init(Instant::now)
@@ -108,10 +109,12 @@ fn live(shared: &Arc<Shared>, slot: usize) {
     world.end_wait(slot);
     let plan = world.plan.clone();
     let killed = world.processes[slot].killed;
+    let is_tool = world.tools.is(slot);
     drop(world);
-    let lived = match killed {
-        true => Ok(()),
-        false => catch_unwind(AssertUnwindSafe(|| agent(shared, slot, &plan))),
+    let lived = match (killed, is_tool) {
+        (true, _) => Ok(()),
+        (false, true) => catch_unwind(AssertUnwindSafe(|| tools::live(shared, slot))),
+        (false, false) => catch_unwind(AssertUnwindSafe(|| agent(shared, slot, &plan))),
     };
     let panicked = match lived {
         Err(cause) if !cause.is::<Killed>() => Some(PANIC.take().unwrap_or_default()),

@@ -15,6 +15,7 @@ use crate::judge::Judge;
 use crate::network::{ConnId, Direction, Network};
 use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::tools::Tools;
 
 /// Microseconds since the world began.
 pub type Micros = u64;
@@ -80,6 +81,15 @@ pub enum Event {
     Scan,
     Sweep {
         sweep: Sweep,
+    },
+    /// A tool is called, loses its connection, has to have ended.
+    CallTool,
+    OthersBeat,
+    CutTool {
+        call: u64,
+    },
+    ToolIsDue {
+        call: u64,
     },
     /// The judge looks.
     Look,
@@ -197,6 +207,7 @@ pub struct World {
     pub network: Network,
     pub cluster: Cluster,
     pub judge: Judge,
+    pub tools: Tools,
     pub rng: Rng,
     pub over: bool,
     pub trace: bool,
@@ -276,6 +287,9 @@ impl World {
             tells_wakeup: host.tells_wakeup,
             ..Host::default()
         });
+        let mut tools = Tools::new(&plan);
+        let hosts = hosts.chain(tools.slot.map(|_| tools.host()));
+        let first_call = tools.slot.map(|_| tools.pause());
         let mut world = World {
             now: 0,
             queue: BinaryHeap::new(),
@@ -287,6 +301,7 @@ impl World {
             network: Network::new(&plan),
             cluster: Cluster::new(&plan, &mut rng),
             judge: Judge::new(&plan),
+            tools,
             rng,
             over: false,
             trace,
@@ -309,6 +324,9 @@ impl World {
         }
         if let Some(at) = cleaner::first(world.plan.seed) {
             world.at(at, Event::Scan);
+        }
+        if let Some(at) = first_call {
+            world.at(at, Event::CallTool);
         }
         world.at(world.plan.length, Event::Over);
         world.reconsider();
@@ -373,6 +391,10 @@ impl World {
             Event::End { fault } => self.end(fault),
             Event::Scan => self.scan(),
             Event::Sweep { sweep } => self.sweep(&sweep),
+            Event::CallTool => self.call_tool(),
+            Event::OthersBeat => self.others_beat(),
+            Event::CutTool { call } => self.cut_tool(call),
+            Event::ToolIsDue { call } => self.tool_is_due(call),
             Event::Look => self.look(),
             Event::Over => {
                 self.over = true;
@@ -400,8 +422,10 @@ impl World {
         let life = self.processes[slot].life + 1;
         self.processes[slot] =
             Process { alive: true, waiting: Some(0), life, ..Process::default() };
-        self.say(|| format!("agent {slot} starts"));
-        self.judge.started(slot, self.now);
+        if !self.tools.is(slot) {
+            self.say(|| format!("agent {slot} starts"));
+            self.judge.started(slot, self.now);
+        }
         self.reconsider();
         (self.launch)(slot);
         self.wake(slot);
@@ -464,14 +488,14 @@ impl World {
         self.network.forget(slot);
         if let Some(words) = panicked {
             self.judge.violated(self.now, format!("agent {slot} panicked: {words}"));
-        } else if !killed {
+        } else if !killed && !self.tools.is(slot) {
             self.say(|| format!("agent {slot} has ended"));
             self.judge.ended(slot, self.now);
             self.look_at_the_dead();
         }
         self.reconsider();
         if !self.over
-            && let Some(pause) = self.plan.hosts[slot].restarts
+            && let Some(pause) = self.plan.hosts.get(slot).and_then(|host| host.restarts)
         {
             self.after(pause, Event::Start { slot });
         }

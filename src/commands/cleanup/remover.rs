@@ -7,9 +7,6 @@
 //! a bucket without a leader, or a silent member of the cluster: it does no harm
 //! twice.
 
-// A door: it reads the clock.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -82,15 +79,17 @@ enum Step {
 }
 
 impl Remover {
-    /// For the bucket of `info`; each request is waited for `timeout`.
-    pub fn new(info: &StreamInfo, timeout: Duration) -> Remover {
+    /// For the bucket of `info`; each request is waited for as long as `registry`
+    /// waits.
+    pub fn new(info: &StreamInfo, registry: &Registry) -> Remover {
+        let timeout = registry.timeout();
         Remover {
             history: info.history(),
             timeout,
             under_way: VecDeque::new(),
             leaderless: Vec::new(),
             again_at: None,
-            heard: Instant::now(),
+            heard: registry.now(),
             slowest: Duration::ZERO,
             is_silent: false,
             window: Window::new(timeout),
@@ -133,20 +132,20 @@ impl Remover {
     /// How long another member may take to let us in, if this one is silent and
     /// what is under way still has time.
     pub fn time_to_move(&self, registry: &Registry) -> Option<Duration> {
-        let now = Instant::now();
+        let now = registry.now();
         let left = (self.under_way.front()?.sent + self.timeout).saturating_duration_since(now);
         (self.silent_at(registry)? <= now && !left.is_zero()).then_some(left)
     }
 
     /// Whether those that wait for a leader are to be sent again.
-    pub fn is_due(&self) -> bool {
-        self.again_at.is_some_and(|at| Instant::now() >= at)
+    pub fn is_due(&self, registry: &Registry) -> bool {
+        self.again_at.is_some_and(|at| registry.now() >= at)
     }
 
     /// Sends them again, if they are due. Where the session is lost they wait for
     /// the next one.
     pub fn ask_again(&mut self, registry: &mut Registry, sink: &mut Sink<'_>) {
-        if !self.is_due() {
+        if !self.is_due(registry) {
             return;
         }
         self.again_at = None;
@@ -160,11 +159,11 @@ impl Remover {
     }
 
     /// Waits for a leader, if there is time for it; otherwise gives it back.
-    fn wait_for_leader(&mut self, one: UnderWay) -> Option<UnderWay> {
-        if one.sent.elapsed() + LEADER_PAUSE >= self.timeout {
+    fn wait_for_leader(&mut self, one: UnderWay, now: Instant) -> Option<UnderWay> {
+        if now.saturating_duration_since(one.sent) + LEADER_PAUSE >= self.timeout {
             return Some(one);
         }
-        self.again_at.get_or_insert_with(|| Instant::now() + LEADER_PAUSE);
+        self.again_at.get_or_insert(now + LEADER_PAUSE);
         // A leader that stepped down just then may have done it all the same.
         self.leaderless.push(UnderWay { in_doubt: true, ..one });
         None
@@ -217,7 +216,7 @@ impl Remover {
             sink(&target, Fate::Failed("it cannot be named in a purge".into()));
             return None;
         };
-        let sent = Instant::now();
+        let sent = registry.now();
         let token = registry.send(REMOVING, &request);
         let known = *token.as_ref().unwrap_or(&Token::numbered(0));
         let one = UnderWay { target, token: known, step, in_doubt, sent, asked: sent };
@@ -242,8 +241,9 @@ impl Remover {
         let Some(mut one) = self.under_way.remove(at) else {
             return Ok(());
         };
-        self.heard = Instant::now();
-        self.slowest = self.slowest.max(one.asked.elapsed());
+        let now = registry.now();
+        self.heard = now;
+        self.slowest = self.slowest.max(now.saturating_duration_since(one.asked));
         self.is_silent = false;
         let reply = answer.map(|message| match one.step {
             Step::Purge => replies::purged(message.data())
@@ -251,12 +251,12 @@ impl Remover {
             Step::Look => replies::revision_count(message.data()).map(after_look),
         });
         if is_leaderless(&reply) {
-            match self.wait_for_leader(one) {
+            match self.wait_for_leader(one, now) {
                 Some(given_back) => one = given_back,
                 None => return Ok(()),
             }
         }
-        self.window.answered(one.sent.elapsed());
+        self.window.answered(now.saturating_duration_since(one.sent));
         let reply = match reply {
             Ok(reply) => reply,
             // It meets every entry alike.
@@ -310,7 +310,7 @@ impl Remover {
         sink: &mut Sink<'_>,
     ) -> Result<(), RegistryError> {
         self.is_silent = true;
-        self.heard = Instant::now();
+        self.heard = registry.now();
         if has_moved { self.send_all(registry, sink, |one| one) } else { Ok(()) }
     }
 
@@ -323,10 +323,11 @@ impl Remover {
         time: impl Fn(UnderWay) -> UnderWay,
     ) -> Result<(), RegistryError> {
         let leaderless = std::mem::take(&mut self.leaderless);
+        let now = registry.now();
         let mut all_left = Ok(());
         for one in std::mem::take(&mut self.under_way).into_iter().chain(leaderless) {
             let UnderWay { target, sent, .. } = one;
-            if sent.elapsed() >= self.timeout {
+            if now.saturating_duration_since(sent) >= self.timeout {
                 sink(&target, Fate::Failed(RequestError::TimedOut.to_string()));
             } else if let Some((again, left)) =
                 self.begin(registry, target, Step::Purge, true, sink)

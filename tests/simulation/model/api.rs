@@ -1,7 +1,7 @@
 //! The JetStream of a server or a cluster: its API, and what it does with what
 //! is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
@@ -73,8 +73,12 @@ impl Circumstances<'_> {
 struct Consumer {
     stream: String,
     filter: Option<String>,
+    /// It delivers no older revisions of a key.
+    last_only: bool,
     /// Sequences still to be delivered.
-    left: Vec<u64>,
+    left: VecDeque<u64>,
+    /// What was stored later has not been looked at.
+    until: u64,
     delivered: u64,
 }
 
@@ -254,9 +258,10 @@ impl Jetstream {
                 && filter.as_ref().is_none_or(|filter| matches(filter, &stored.subject))
                 && (!last_only || bucket.last(&stored.subject).map(|s| s.seq) == Some(stored.seq))
         };
-        let left: Vec<u64> = bucket.messages().filter(wanted).map(|stored| stored.seq).collect();
+        let left: VecDeque<u64> =
+            bucket.messages().filter(wanted).map(|stored| stored.seq).collect();
         // It counts from before the first that it delivers.
-        let before = left.first().map_or(bucket.last_seq, |first| first - 1);
+        let before = left.front().map_or(bucket.last_seq, |first| first - 1);
         let is_new = !at.version.starts_with("2.11.") && !at.version.starts_with("2.12.");
         let floor = if is_new { before } else { 0 };
         let answer = Answer::json(&json!({
@@ -273,7 +278,9 @@ impl Jetstream {
             "num_pending": left.len(),
             "ts": format_time(at.now),
         }));
-        let consumer = Consumer { stream: stream.to_owned(), filter, left, delivered: 0 };
+        let until = bucket.last_seq;
+        let stream = stream.to_owned();
+        let consumer = Consumer { stream, filter, last_only, left, until, delivered: 0 };
         self.consumers.insert(name.to_owned(), consumer);
         answer
     }
@@ -281,12 +288,23 @@ impl Jetstream {
     fn pull(&mut self, name: &str, body: &Value) -> Option<Answer> {
         let consumer = self.consumers.get_mut(name)?;
         let bucket = self.buckets.get(&consumer.stream)?;
+        // What was stored meanwhile.
+        let newer = bucket.newer(consumer.until).filter(|stored| {
+            let filter = consumer.filter.as_ref();
+            filter.is_none_or(|filter| matches(filter, &stored.subject))
+        });
+        consumer.left.extend(newer.map(|stored| stored.seq));
+        consumer.until = bucket.last_seq;
         let batch = body["batch"].as_u64().unwrap_or(1) as usize;
         let mut answer = Answer::status("404 No Messages");
         while answer.delivered.len() < batch && !consumer.left.is_empty() {
-            let seq = consumer.left.remove(0);
+            let Some(seq) = consumer.left.pop_front() else { break };
             // What went meanwhile is not delivered.
             let Some(stored) = bucket.get(seq) else { continue };
+            let last = bucket.last(&stored.subject).map_or(seq, |last| last.seq);
+            if consumer.last_only && last != seq {
+                continue;
+            }
             consumer.delivered += 1;
             let reply = format!(
                 "$JS.ACK.{}.{name}.1.{seq}.{}.{}.{}",

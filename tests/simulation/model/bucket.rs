@@ -44,6 +44,16 @@ impl Stored {
         memchr::memmem::find(&self.headers, b"\r\nNats-TTL:").is_some()
     }
 
+    /// The TTL that it came with, in seconds: a bucket with history and markers
+    /// stretches it.
+    pub fn asked_ttl(&self) -> Option<i64> {
+        const NAME: &[u8] = b"\r\nNats-TTL: ";
+        let at = memchr::memmem::find(&self.headers, NAME)? + NAME.len();
+        let text = &self.headers[at..];
+        let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
+        std::str::from_utf8(&text[..end]).ok()?.parse().ok()
+    }
+
     /// Whether it stands for nothing.
     pub fn is_marker(&self) -> bool {
         let has = |name: &str| memchr::memmem::find(&self.headers, name.as_bytes()).is_some();
@@ -225,11 +235,14 @@ impl Bucket {
 
     /// Purges as the API does: everything that matches, before `seq`.
     pub fn purge(&mut self, filter: Option<&str>, seq: Option<u64>) -> Vec<Stored> {
+        let before = seq.unwrap_or(u64::MAX);
+        if let Some(subject) = filter.filter(|filter| !filter.contains(['*', '>'])) {
+            return self.remove_all(subject, before);
+        }
         let wanted = |subject: &String| filter.is_none_or(|filter| matches(filter, subject));
         let mut subjects: Vec<String> =
             self.subjects.keys().filter(|one| wanted(one)).cloned().collect();
         subjects.sort();
-        let before = seq.unwrap_or(u64::MAX);
         subjects.iter().flat_map(|subject| self.remove_all(subject, before)).collect()
     }
 
@@ -251,6 +264,16 @@ impl Bucket {
 
     pub fn get(&self, seq: u64) -> Option<&Stored> {
         self.messages.get(&seq)
+    }
+
+    /// What was stored after this revision.
+    pub fn newer(&self, than: u64) -> impl Iterator<Item = &Stored> {
+        self.messages.range(than + 1..).map(|(_, stored)| stored)
+    }
+
+    /// The newest revision of each subject.
+    pub fn newest(&self) -> impl Iterator<Item = &Stored> {
+        self.subjects.values().filter_map(|seqs| self.messages.get(seqs.back()?))
     }
 
     pub fn messages(&self) -> impl Iterator<Item = &Stored> {
