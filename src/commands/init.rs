@@ -426,6 +426,7 @@ mod tests {
             state: StreamState::default(),
             ts: None,
             leader: None,
+            majority_heard: Duration::ZERO,
             is_mirror: false,
         }
     }

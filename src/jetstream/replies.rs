@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -332,6 +333,9 @@ pub struct StreamInfo {
     pub ts: Option<OffsetDateTime>,
     /// The leader's name, in a cluster.
     pub leader: Option<String>,
+    /// How long ago the leader of a replicated stream last heard of so many members
+    /// as it needs to lead.
+    pub majority_heard: Duration,
     /// The stream is a mirror of another.
     pub is_mirror: bool,
 }
@@ -356,9 +360,23 @@ pub struct StreamState {
 
 /// Reads a reply of `STREAM.INFO`, `CREATE` or `UPDATE`.
 pub fn read_stream_info(data: &[u8]) -> Result<StreamInfo, ReplyError> {
-    #[derive(Deserialize)]
+    #[derive(Deserialize, Default)]
     struct Cluster {
         leader: Option<String>,
+        replicas: Option<Vec<Replica>>,
+    }
+    #[derive(Deserialize)]
+    struct Replica {
+        /// Nanoseconds since it was last heard of.
+        #[serde(default)]
+        active: u64,
+    }
+    /// With itself, more than half.
+    fn majority(replicas: Option<Vec<Replica>>) -> Duration {
+        let mut silences: Vec<u64> = replicas.iter().flatten().map(|one| one.active).collect();
+        silences.sort_unstable();
+        let others = silences.len().div_ceil(2);
+        Duration::from_nanos(others.checked_sub(1).map_or(0, |last| silences[last]))
     }
     #[derive(Deserialize)]
     struct Info {
@@ -373,12 +391,14 @@ pub fn read_stream_info(data: &[u8]) -> Result<StreamInfo, ReplyError> {
     if !info.config.is_object() {
         return Err(ReplyError::Unreadable("config is no object".into()));
     }
+    let cluster = info.cluster.unwrap_or_default();
     Ok(StreamInfo {
         is_mirror: info.mirror.is_some() || info.config.get("mirror").is_some_and(|m| !m.is_null()),
         config: info.config,
         state: info.state,
         ts: info.ts.and_then(|ts| parse_time(&ts)),
-        leader: info.cluster.and_then(|cluster| cluster.leader),
+        leader: cluster.leader,
+        majority_heard: majority(cluster.replicas),
     })
 }
 
@@ -452,4 +472,31 @@ pub fn read_consumer_info(data: &[u8]) -> Result<ConsumerInfo, ReplyError> {
         delivered: info.delivered.stream_seq,
         ts: info.ts.and_then(|ts| parse_time(&ts)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn majority_heard(replicas: &str) -> Duration {
+        let info = format!("{{\"config\":{{}},\"cluster\":{{\"leader\":\"n1\"{replicas}}}}}");
+        read_stream_info(info.as_bytes()).expect("a stream").majority_heard
+    }
+
+    #[test]
+    fn a_leader_needs_more_than_half_of_the_members_with_itself() {
+        let second = Duration::from_secs(1);
+        for (replicas, heard) in [
+            ("", 0),
+            (",\"replicas\":null", 0),
+            (",\"replicas\":[{\"active\":7000000000}]", 7),
+            (",\"replicas\":[{\"active\":7000000000},{\"active\":2000000000}]", 2),
+            (
+                ",\"replicas\":[{\"active\":7000000000},{},{\"active\":3000000000},{\"active\":9000000000}]",
+                3,
+            ),
+        ] {
+            assert_eq!(majority_heard(replicas), second * heard, "{replicas}");
+        }
+    }
 }

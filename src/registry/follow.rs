@@ -5,7 +5,8 @@
 //! it hands out *up to when* it has seen everything. It asks the stream where it
 //! ends (`STREAM.INFO`); once that revision has come, nothing that was stored
 //! before the answer is still on its way. The first such answer is therefore also
-//! the end of the state as it was.
+//! the end of the state as it was. Where a leader may not be one any more, it counts
+//! as an answer of the time when it was.
 //!
 //! A session that is silent for `SILENCE` is in doubt: a consumer that has
 //! nothing to deliver says so twice a second. A gap in the numbers of the
@@ -44,6 +45,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long the server keeps a consumer that nobody asks for messages.
 const KEPT: Duration = Duration::from_secs(30);
+/// A leader that is cut off from the others goes on telling where its stream ends
+/// (for 10 s: `lostQuorumInterval` in the server's `raft.go`), and they choose
+/// another one after 4 s at the soonest (`minElectionTimeout`). What it says when it
+/// has heard of no majority for longer than this is only true of then.
+const LEADS_ALONE: Duration = Duration::from_secs(3);
 /// What a server says of a consumer that it has no more, or is about to lose.
 const GONE: [&str; 3] = ["Consumer Deleted", "Leadership Change", "Server Shutdown"];
 
@@ -200,8 +206,9 @@ impl Follower {
         let failed = |error| RegistryError::Request(LOOKING, error);
         let message = answered(message).map_err(failed)?;
         let info: StreamInfo = registry.read_info(LOOKING, &message)?;
+        let in_doubt = info.majority_heard.saturating_sub(LEADS_ALONE);
         let end = End {
-            at: info.ts.ok_or(RegistryError::NoClock)?,
+            at: info.ts.ok_or(RegistryError::NoClock)? - in_doubt,
             messages: info.state.messages,
             last: info.state.last_seq,
             keys: info.state.num_subjects,

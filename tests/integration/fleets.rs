@@ -113,7 +113,7 @@ impl Fleet {
             let all = history.of(agent);
             let first = all.first().map_or(Micros::MAX, |first| first.at);
             let (absences, holes) = history.absences(agent);
-            unseen += holes;
+            unseen += holes.len();
             for (from, to) in absences {
                 let is_missing = from > first - LATE && to - from > LATE;
                 assert!(!is_missing, "h{agent} was missing for {} ms", (to - from) / 1_000);

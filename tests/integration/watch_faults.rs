@@ -355,6 +355,43 @@ fn the_name_server_is_silent_and_the_server_has_another_address() {
 
 // A cluster.
 
+/// A leader that is cut off from the others tells for 10 s more where its stream
+/// ends; they have another one after 4 s, to whom agents go on beating.
+#[test]
+fn beside_a_leader_that_is_cut_off_nobody_is_called_down() {
+    let cluster = Cluster::with_proxies("2.12.8");
+    Registry::at(&cluster.servers[0].url()).create(&json!({ "num_replicas": 3 }));
+    let url = |member: usize| cluster.servers[member % 3].url();
+    // Where they took too long to choose, the entry was away: another time.
+    let is_shown = (0..6).any(|round| {
+        let leader = cluster.leader("service_registry", 0);
+        let instance = format!("beats{round}");
+        let others = format!("{},{}", url(leader + 1), url(leader + 2));
+        let name = format!("--instance={instance}");
+        let _beats = aegis(&["run", "--service=orders-api", &name, "--ttl=9s", "--interval=1s"])
+            .arg("-s")
+            .arg(&others)
+            .spawn();
+        let (mut beside, mut truth) =
+            (Watcher::start(&url(leader), &[]), Watcher::start(&others, &[]));
+        for watcher in [&beside, &truth] {
+            watcher.wait_for(&format!("up {instance}"), secs(20));
+        }
+        cluster.partition(leader, Flow::Hold);
+        time_passes(secs(12));
+        let down = format!("down {instance} expired");
+        let told = [&beside, &truth].map(|watcher| watcher.words().contains(&down));
+        cluster.partition(leader, Flow::Forward);
+        truth.wait_for("synced", secs(20));
+        beside.stop();
+        truth.stop();
+        say(&format!("watch: its leader cut off, round {round}: called down {told:?}"));
+        assert!(!told[0] || told[1], "{:?}\n{:?}", beside.told(), truth.told());
+        !told[1]
+    });
+    assert!(is_shown, "the others never chose in time");
+}
+
 /// Each member in turn: the leader killed, frozen and cut off, another one a
 /// lame duck; then two at once.
 #[test]

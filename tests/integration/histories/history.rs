@@ -202,17 +202,17 @@ impl History {
     }
 
     /// When the entry was not there, or its TTL had run out and nothing has taken
-    /// it yet; and how many revisions were not seen.
-    pub fn absences(&self, agent: usize) -> (Vec<Span>, usize) {
+    /// it yet; and when that is not known, as revisions were not seen.
+    pub fn absences(&self, agent: usize) -> (Vec<Span>, Vec<Span>) {
         let ttl = self.agents[agent].ttl;
-        let (mut absent, mut holes) = (Vec::new(), 0);
+        let (mut absent, mut holes) = (Vec::new(), Vec::new());
         let (mut absent_from, mut last) = (self.from, None::<&Revision>);
         for revision in self.of(agent) {
             let (mut from, expected) = (absent_from, last.map_or(0, |last| last.seq));
             let mut to = revision.at;
             if revision.before != expected && revision.before != 0 {
                 // What was not seen may have kept it alive.
-                holes += 1;
+                holes.push((from, revision.at.max(revision.seen)));
                 from = revision.at;
             } else if revision.before != expected && from <= revision.seen {
                 // Without a quorum it was stored later than it is stamped.

@@ -192,7 +192,7 @@ fn entries(history: &History, agent: usize, must: &Timeline, verdict: &mut Verdi
     let instance = &history.agents[agent].instance;
     let (absences, holes) = history.absences(agent);
     verdict.count("revisions", history.of(agent).len());
-    verdict.count("revisions not seen", holes);
+    verdict.count("revisions not seen", holes.len());
     let seconds = |steps: usize| steps * STEP as usize / SECOND as usize;
     let had_to_be = must.must.iter().filter(|must| **must).count();
     verdict.count("seconds in which an entry had to be there", seconds(had_to_be));
@@ -298,8 +298,8 @@ fn cleanups(history: &History, verdict: &mut Verdict) {
 /// What a watcher told against what was.
 fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Verdict) {
     verdict.count("events told by watch", watched.told.len());
-    let absences: Vec<Vec<Span>> =
-        (0..history.agents.len()).map(|agent| history.absences(agent).0).collect();
+    let (absences, holes): (Vec<_>, Vec<_>) =
+        (0..history.agents.len()).map(|agent| history.absences(agent)).unzip();
     // When it said that it knows.
     let mut known: Vec<Span> = Vec::new();
     let mut up: BTreeSet<&str> = BTreeSet::new();
@@ -328,7 +328,9 @@ fn watcher(history: &History, number: usize, watched: &Watched, verdict: &mut Ve
                 let from = paused.min(knew.unwrap_or(told.at)) - 3 * SECOND;
                 let window = (from, told.at + STEP);
                 let lived = |life: &Life| touches(&[(life.from, life.to)], window);
-                if !touches(&absences[agent], window) && lives(history, agent).any(lived) {
+                let is_away = [&absences[agent], &holes[agent]];
+                let is_away = is_away.into_iter().any(|spans| touches(spans, window));
+                if !is_away && lives(history, agent).any(lived) {
                     let words = format!(
                         "watch {number}: {} is called down ({}) and was never away",
                         told.instance, told.reason

@@ -29,6 +29,7 @@ fn info(config: &Value) -> StreamInfo {
         state: crate::jetstream::replies::StreamState::default(),
         ts: None,
         leader: Some("n1".into()),
+        majority_heard: Duration::ZERO,
     }
 }
 
