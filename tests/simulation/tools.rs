@@ -40,8 +40,9 @@ const WELL: Micros = 12 * SECOND;
 const LONGEST: Micros = 90 * SECOND;
 /// The age from which a heartbeat is too old, less what a clock may be off.
 const TOO_OLD: Wall = 34_500_000_000;
-/// Entries beside those of the agents: none, one pull, and more than one.
-const OTHERS: [u64; 7] = [0, 0, 3, 999, 1_000, 1_001, 2_300];
+/// Entries beside those of the agents; seldom a full pull of them, or more than one.
+const FEW: [u64; 4] = [0, 3, 20, 60];
+const MANY: [u64; 4] = [999, 1_000, 1_001, 2_300];
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,8 @@ impl Tools {
     }
 
     fn others(&mut self) -> u64 {
-        *self.rng.pick(&OTHERS)
+        let numbers = if self.rng.one_in(8) { &MANY } else { &FEW };
+        *self.rng.pick(numbers)
     }
 }
 

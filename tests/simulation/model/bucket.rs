@@ -122,8 +122,9 @@ impl Bucket {
 
     /// Whether a value without a TTL lies under this key.
     pub fn has_endless(&self, subject: &str) -> bool {
-        let is = |one: &Stored| one.ttl.is_none() && one.subject == subject && !one.is_marker();
-        self.messages.values().any(is)
+        let is = |one: &Stored| one.ttl.is_none() && !one.is_marker();
+        let seqs = self.subjects.get(subject).into_iter().flatten();
+        seqs.filter_map(|seq| self.messages.get(seq)).any(is)
     }
 
     pub fn stream(&self) -> &str {
