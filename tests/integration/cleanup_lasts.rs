@@ -279,6 +279,42 @@ fn a_connection_that_is_cut_in_the_middle_costs_nothing() {
     assert_eq!(left(&mut registry), 0);
 }
 
+/// Once they are let in, at any byte: between two questions, in the middle of one,
+/// between the two readings of a cleanup.
+#[test]
+fn wherever_its_connection_is_cut_no_call_fails() {
+    /// What a client says of itself, and that it is there.
+    const LOGIN: u64 = 250;
+    let (server, mut registry) = any_bucket();
+    let proxy = Proxy::to(server.port());
+    let calls: [&[&str]; 3] = [&["list", "--json", "--all"], &["cleanup", "--json"], &["check"]];
+    for words in calls {
+        let mut call = |cut_after: Option<u64>| {
+            fill(&mut registry, 5);
+            if let Some(bytes) = cut_after {
+                proxy.cut_after(Direction::ToServer, usize::try_from(bytes).expect("few"));
+            }
+            let (before, dials) = (proxy.bytes(Direction::ToServer), proxy.accepted());
+            let output = aegis(words).arg("-s").arg(&proxy.url()).run();
+            let count = ["removed", "instances"].map(|name| match words[0] {
+                "check" => 0,
+                _ => array(&output, name),
+            });
+            let said = proxy.bytes(Direction::ToServer) - before;
+            (output.code, count, said, proxy.accepted() - dials, output)
+        };
+        let (code, count, all, dials, _) = call(None);
+        assert_eq!(dials, 1);
+        let mut again = 0;
+        for at in (LOGIN..all).step_by(60) {
+            let (code_then, count_then, _, dials, output) = call(Some(at));
+            assert_eq!((code_then, count_then), (code, count), "cut after {at}: {output:?}");
+            again += dials - 1;
+        }
+        assert!(again > 0, "{words:?} was never cut");
+    }
+}
+
 #[test]
 fn a_server_killed_in_the_middle_is_exit_75_and_the_next_run_finishes() {
     let (mut server, mut registry) = any_bucket();
