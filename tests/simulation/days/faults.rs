@@ -94,6 +94,7 @@ impl World {
             }
             10 | 11 => {
                 self.cut_all();
+                self.judge.interrupted(self.now);
                 "sessions cut"
             }
             12 => {

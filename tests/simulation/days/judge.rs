@@ -112,6 +112,16 @@ impl Judge {
         self.both = if both { Some(self.both.unwrap_or(now)) } else { None };
     }
 
+    /// All sessions are cut: whoever was just about to register begins anew.
+    pub fn interrupted(&mut self, now: Micros) {
+        let back = self.back();
+        for agent in &mut self.agents {
+            if agent.good.take().is_some_and(|since| now >= since + back) {
+                agent.proven_until = Some(now);
+            }
+        }
+    }
+
     /// The entry is not there at `now`, under the conditions of now.
     pub fn misses(&mut self, now: Micros) {
         for slot in 0..2 {
