@@ -59,6 +59,8 @@ pub struct Scan {
     consumer: String,
     reads: Reads,
     history: i64,
+    /// The bucket is in a cluster, and a consumer on any member of it.
+    is_clustered: bool,
     pulls: Pulls,
     /// Without an entry by then the server is silent.
     deadline: Instant,
@@ -158,6 +160,7 @@ impl Scan {
             consumer,
             reads,
             history: info.history(),
+            is_clustered: may_be_elsewhere(registry),
             pulls,
             deadline: registry.now() + registry.timeout(),
             heard: registry.now(),
@@ -234,8 +237,12 @@ impl Scan {
     }
 
     /// Without an entry by then something is wrong: with the consumer, or with
-    /// the server.
+    /// the server. Where that is alone they are one, and whoever is silent is
+    /// slow: what it has sent comes before anything that another consumer has.
     fn silent_at(&self, registry: &Registry) -> Instant {
+        if !self.is_clustered {
+            return self.deadline;
+        }
         self.deadline.min(self.heard + registry.patience(CONSUMER_PATIENCE))
     }
 
@@ -431,6 +438,12 @@ fn reading_from(
 /// The name of one of several consumers.
 fn numbered(name: &str, turn: u32) -> String {
     format!("{name}-{turn}")
+}
+
+/// Whether a consumer may be on another server than the one that we talk to.
+fn may_be_elsewhere(registry: &Registry) -> bool {
+    let cluster = registry.server().and_then(|server| server.cluster.as_ref());
+    cluster.is_some_and(|name| !name.is_empty()) || registry.bucket().domain().is_some()
 }
 
 /// How many messages the consumer has that was made.

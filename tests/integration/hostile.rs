@@ -345,12 +345,18 @@ fn acknowledgements_with_absurd_sequences_do_not_end_an_agent() {
 
 // Deliveries.
 
-/// `deliver` is called for each pull, with a count of pulls.
+/// `deliver` is called for each pull, with a count of pulls. The server is in a
+/// cluster: a consumer may be on another member.
 fn deliveries(
     pending: u64,
     deliver: impl Fn(&Asked, &mut dyn Write) -> Option<()> + Send + Sync + 'static,
 ) -> Hostile {
-    Hostile::start(move |asked, out| {
+    let greeting = |port: u16| {
+        let mut info = info(port);
+        info["cluster"] = "hostile".into();
+        format!("INFO {info} \r\n").into_bytes()
+    };
+    Hostile::greeting(greeting, move |asked, out| {
         if asked.is("$JS.API.CONSUMER.MSG") {
             deliver(asked, out)
         } else if asked.is("$JS.API.CONSUMER.") {

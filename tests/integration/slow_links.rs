@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::agent::{Invocation, Output};
 use crate::harness::fault::say;
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Direction, Flow, Proxy};
 use crate::harness::scene::{bucket, fill, together, verb};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{millis, secs};
+use crate::harness::{eventually, millis, secs, time_passes};
 
 const VERBS: [&str; 3] = ["cleanup", "check", "list"];
 const DELAYS_MS: [u64; 6] = [100, 240, 250, 260, 400, 800];
@@ -67,6 +67,29 @@ fn a_slow_link_fails_no_tool() {
     assert!(failed.is_empty(), "{} of {}: {failed:#?}", failed.len(), answers.len());
     // Seven exchanges of 1.6 s each at the slowest, and a busy machine.
     assert!(start.elapsed() < secs(25), "{:?}", start.elapsed());
+}
+
+/// A link that carries 64 kB a second stands still for some seconds, as does a machine
+/// with too much to do: the consumer is given up, and what it had to deliver is on
+/// the way before anything that its successor has.
+#[test]
+fn what_is_late_over_a_slow_link_is_waited_for() {
+    let (server, mut registry) = bucket(Setup::default());
+    fill(&mut registry, "alive", 1_500, 0);
+    let proxy = Proxy::to(server.port());
+    proxy.delay(millis(250));
+    let call = verb("list", &proxy.url()).within(secs(120));
+    let run = std::thread::spawn(move || call.run());
+    eventually(secs(20), "it is read", || match proxy.bytes(Direction::ToClient) {
+        bytes if bytes > 10_000 => Ok(()),
+        bytes => Err(format!("{bytes} bytes")),
+    });
+    proxy.set_one(Direction::ToClient, Flow::Hold);
+    time_passes(millis(3_800));
+    proxy.set_one(Direction::ToClient, Flow::Forward);
+    let output = run.join().expect("it ends");
+    assert!(!has_failed(&output), "{output:?}");
+    assert!(output.took > secs(7), "{:?}: the link was not slow", output.took);
 }
 
 /// Threads that do nothing but take the processor, until dropped.
