@@ -34,9 +34,14 @@ pub struct Sweep {
     targets: Vec<Target>,
 }
 
+/// Whether there are cleanups in this run, and tools.
+pub fn is_there(seed: u64) -> bool {
+    seed % ONE_IN == REMAINDER
+}
+
 /// When the first cleanup comes, if there is one in this run.
 pub fn first(seed: u64) -> Option<Micros> {
-    (seed % ONE_IN == REMAINDER).then(|| Rng::new(seed, 9).below(60 * SECOND))
+    is_there(seed).then(|| Rng::new(seed, 9).below(60 * SECOND))
 }
 
 /// An instance that is none of the agents.

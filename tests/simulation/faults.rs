@@ -246,10 +246,7 @@ impl World {
             }
             Kind::ResetConnections { host } => {
                 self.judge.interrupted(host, self.now);
-                for id in self.conns_of(host) {
-                    self.server_closes(id);
-                    self.reset(id);
-                }
+                self.reset_connections(host);
                 false
             }
             Kind::DropConnections { host } => {
@@ -449,7 +446,14 @@ impl World {
         }
     }
 
-    pub fn conns_of(&self, host: usize) -> Vec<u64> {
+    pub fn reset_connections(&mut self, slot: usize) {
+        for id in self.conns_of(slot) {
+            self.server_closes(id);
+            self.reset(id);
+        }
+    }
+
+    fn conns_of(&self, host: usize) -> Vec<u64> {
         let conns = self.network.conns.iter();
         conns
             .filter(|(_, conn)| conn.slot == host && conn.session.is_some())

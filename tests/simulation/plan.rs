@@ -47,11 +47,20 @@ pub struct Plan {
 /// these remainders: none of the named ones does, which stay as they were.
 const LATER: [u64; 2] = [1, 6];
 
+/// The settings of every call: none.
+pub const ENV_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/agent.env");
+
 pub const VERSIONS: [&str; 3] = ["2.11.11", "2.12.8", "2.15.1"];
 
 impl Plan {
     pub fn stream(&self) -> &'static str {
         "KV_service_registry"
+    }
+
+    /// All servers, as the value of an option.
+    pub fn urls(&self) -> String {
+        let urls: Vec<String> = (1..=self.servers.len()).map(|n| format!("10.0.0.{n}")).collect();
+        urls.join(",")
     }
 
     /// The subject under which an agent's entry is stored.

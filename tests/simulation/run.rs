@@ -20,7 +20,7 @@ use aegis_agent::system::systemd::Manager;
 
 use crate::judge::{Tally, Violation};
 use crate::outside::{Killed, Outside};
-use crate::plan::Plan;
+use crate::plan::{ENV_FILE, Plan};
 use crate::tools;
 use crate::world::{SLOTS, Shared, Turn, World};
 
@@ -147,7 +147,6 @@ fn agent(shared: &Arc<Shared>, slot: usize, plan: &Plan) {
 
 /// The call that the agent of a slot is started with.
 fn invocation(plan: &Plan, slot: usize) -> Result<Invocation, Failure> {
-    let servers: Vec<String> = (1..=plan.servers.len()).map(|n| format!("10.0.0.{n}")).collect();
     let words = [
         "run",
         "--service",
@@ -155,13 +154,13 @@ fn invocation(plan: &Plan, slot: usize) -> Result<Invocation, Failure> {
         "--instance",
         &plan.hosts[slot].instance,
         "--nats-url",
-        &servers.join(","),
+        &plan.urls(),
         "--ttl",
         &format!("{}s", plan.ttl),
         "--interval",
         &format!("{}s", plan.interval),
         "--env-file",
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/agent.env"),
+        ENV_FILE,
     ];
     let args: Vec<OsString> = words.iter().map(OsString::from).collect();
     match cli::parse(&args, &|_| None, &|| None) {

@@ -20,19 +20,16 @@ use aegis_agent::error::Failure;
 use aegis_agent::nats::Connector;
 use serde_json::Value;
 
+use crate::cleaner;
 use crate::judge::stamp_of;
 use crate::model::bucket::{Change, Stored, Wall};
 use crate::model::session::Publish;
 use crate::outside::Outside;
-use crate::plan::Plan;
+use crate::plan::{ENV_FILE, Plan};
 use crate::rng::Rng;
 use crate::run::base;
 use crate::world::{Event, Host, MILLI, Micros, SECOND, Shared, World};
 
-/// One run in so many has them.
-const ONE_IN: u64 = 8;
-/// Those whose seed leaves this remainder: none of the named ones.
-const REMAINDER: u64 = 4;
 /// Where all has been well for so long, a tool does what it is called for.
 const WELL: Micros = 12 * SECOND;
 /// Whatever happens: connecting, three exchanges, and a scan that is told of other
@@ -84,7 +81,7 @@ pub struct Tools {
 
 impl Tools {
     pub fn new(plan: &Plan) -> Tools {
-        let has_tools = plan.seed % ONE_IN == REMAINDER;
+        let has_tools = cleaner::is_there(plan.seed);
         Tools {
             slot: has_tools.then_some(plan.hosts.len()),
             call: None,
@@ -125,8 +122,6 @@ impl World {
             self.others_register(count);
         }
         let tool = if self.tools.rng.one_in(2) { Tool::List } else { Tool::Cleanup };
-        let servers: Vec<String> =
-            (1..=self.plan.servers.len()).map(|n| format!("10.0.0.{n}")).collect();
         let more: &[&str] = match tool {
             Tool::List => &["list", "--json", "--all"],
             Tool::Cleanup => match self.tools.rng.below(4) {
@@ -136,8 +131,7 @@ impl World {
                 _ => &["cleanup"],
             },
         };
-        let env = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simulation/agent.env");
-        let words = ["--nats-url", &servers.join(","), "--env-file", env];
+        let words = ["--nats-url", &self.plan.urls(), "--env-file", ENV_FILE];
         let words: Vec<String> = more.iter().chain(&words).map(|word| (*word).to_owned()).collect();
         let stream = self.cluster.jetstream.buckets.get(self.plan.stream());
         let stood = stream.map(|bucket| {
@@ -219,10 +213,7 @@ impl World {
         let Some(under_way) = &mut self.tools.call else { return };
         // Before that there is nothing to go on with.
         under_way.is_well &= under_way.asks;
-        for id in self.conns_of(slot) {
-            self.server_closes(id);
-            self.reset(id);
-        }
+        self.reset_connections(slot);
     }
 
     /// It has to have ended by now.
@@ -272,8 +263,8 @@ impl World {
         let Some(call) = &mut self.tools.call else { return };
         let stored = match change {
             Change::Stored(seq) => {
-                let buckets = self.cluster.jetstream.buckets.values();
-                let found = buckets.filter_map(|bucket| bucket.get(*seq)).next();
+                let mut buckets = self.cluster.jetstream.buckets.values();
+                let found = buckets.find_map(|bucket| bucket.get(*seq));
                 if let Some(stored) = found {
                     call.changed.insert(stored.subject.clone());
                     if stored.is_marker() {
