@@ -369,11 +369,12 @@ pub fn read_stream_info(data: &[u8]) -> Result<StreamInfo, ReplyError> {
     struct Replica {
         /// Nanoseconds since it was last heard of.
         #[serde(default)]
-        active: u64,
+        active: i64,
     }
     /// With itself, more than half.
     fn majority(replicas: Option<Vec<Replica>>) -> Duration {
-        let mut silences: Vec<u64> = replicas.iter().flatten().map(|one| one.active).collect();
+        let silence = |one: &Replica| u64::try_from(one.active).unwrap_or(0);
+        let mut silences: Vec<u64> = replicas.iter().flatten().map(silence).collect();
         silences.sort_unstable();
         let others = silences.len().div_ceil(2);
         Duration::from_nanos(others.checked_sub(1).map_or(0, |last| silences[last]))
@@ -489,6 +490,7 @@ mod tests {
         for (replicas, heard) in [
             ("", 0),
             (",\"replicas\":null", 0),
+            (",\"replicas\":[{\"active\":-1}]", 0),
             (",\"replicas\":[{\"active\":7000000000}]", 7),
             (",\"replicas\":[{\"active\":7000000000},{\"active\":2000000000}]", 2),
             (

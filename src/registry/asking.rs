@@ -22,7 +22,8 @@ const SIDE_BY_SIDE: u32 = 4;
 /// is asked; after each that was silent the next one has twice as long, up to a limit.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(700);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(5);
-/// Sessions that may end under one question: more than that are an outage.
+/// Sessions with a server that is alone that may end under one question: more than
+/// that are an outage.
 const SESSIONS_LOST: u32 = 3;
 /// Between two rounds in which each member said that the cluster has no leader:
 /// choosing one takes 4 to 10 s.
@@ -98,11 +99,11 @@ impl Registry {
             };
             let is_lost = self.session().is_none();
             sessions_lost += u32::from(is_lost);
-            if self.stop_requested()
-                || left.is_zero()
-                || (is_last && !is_lost && doubt != Doubt::Leaderless)
-                || sessions_lost > SESSIONS_LOST
-            {
+            let is_final = match is_lost {
+                true => sessions_lost > SESSIONS_LOST,
+                false => doubt != Doubt::Leaderless,
+            };
+            if self.stop_requested() || left.is_zero() || (is_last && is_final) {
                 return answers;
             }
             worst = worst.max(doubt);
