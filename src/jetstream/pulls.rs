@@ -8,15 +8,26 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use super::stored::Delivery;
 use crate::nats::Token;
 
-/// Messages of one pull, at most.
-const FULL_BATCH: usize = 1_000;
-/// Bytes of one pull: a server cuts off whoever has more than 64 MB to take
-/// (`max_pending`).
-const PULL_BYTES: usize = 2 << 20;
+/// Messages of the first pulls.
+pub const BATCH: usize = 1_000;
+/// Messages of one pull on a slow link, and on a quick one: each pull costs the
+/// server a stop, and what one asked for keeps every other answer waiting.
+const LEAST_BATCH: usize = 250;
+/// The same, where a reader takes them as they come.
+pub const LARGEST_BATCH: usize = 8_000;
+/// A pull that was sent so soon after the one before makes the next one twice as
+/// large, and one so late half as large: a server closes the connection of
+/// whoever does not take what it writes within 10 s (`write_deadline`).
+const SOON: Duration = Duration::from_millis(500);
+const LATE: Duration = Duration::from_secs(2);
+/// Bytes of one pull for each of its messages: a server cuts off whoever has more
+/// than 64 MB to take (`max_pending`).
+const BYTES_PER_MESSAGE: usize = 1 << 10;
 /// Pulls that end without a message in a row, while the server says that there
 /// is more: one or two are honest, when entries expire meanwhile.
 const FRUITLESS_PULLS: u32 = 20;
@@ -69,6 +80,11 @@ struct Pull {
 #[derive(Debug)]
 pub struct Pulls {
     under_way: VecDeque<Pull>,
+    /// Messages of the next pull, and of any.
+    batch: usize,
+    largest: usize,
+    /// When the last pull was sent.
+    asked: Option<Instant>,
     /// Sequence of the last message that this consumer delivered.
     seen: u64,
     /// Sequence of the last message that was of interest.
@@ -85,11 +101,15 @@ pub struct Pulls {
 }
 
 impl Pulls {
-    /// A scan of what lies in `range`, over a consumer with `pending` messages.
-    pub fn over(range: RangeInclusive<u64>, pending: u64) -> Pulls {
+    /// A scan of what lies in `range`, over a consumer with `pending` messages,
+    /// with pulls of at most `largest`.
+    pub fn over(range: RangeInclusive<u64>, pending: u64, largest: usize) -> Pulls {
         let last = range.start().saturating_sub(1);
         Pulls {
             under_way: VecDeque::new(),
+            batch: BATCH,
+            largest,
+            asked: None,
             seen: last,
             last,
             until: *range.end(),
@@ -104,6 +124,7 @@ impl Pulls {
     /// again what was delivered before.
     pub fn restart(&mut self, pending: u64) {
         self.under_way.clear();
+        self.asked = None;
         self.seen = 0;
         self.fruitless = 0;
         self.oversized = false;
@@ -139,13 +160,18 @@ impl Pulls {
             Some(pull) if self.under_way.len() == 1 => pull.left * 2 <= pull.batch,
             _ => false,
         };
-        let next = NextPull { batch: FULL_BATCH, max_bytes: Some(PULL_BYTES) };
-        (idle || is_half_read).then_some(next)
+        let max_bytes = Some(self.batch * BYTES_PER_MESSAGE);
+        (idle || is_half_read).then_some(NextPull { batch: self.batch, max_bytes })
     }
 
     /// A pull was sent.
-    pub fn sent(&mut self, token: Token, pull: NextPull) {
+    pub fn sent(&mut self, token: Token, pull: NextPull, now: Instant) {
         self.oversized = false;
+        match self.asked.replace(now).map(|asked| now.saturating_duration_since(asked)) {
+            Some(took) if took < SOON => self.batch = (self.batch * 2).min(self.largest),
+            Some(took) if took > LATE => self.batch = (self.batch / 2).max(LEAST_BATCH),
+            _ => {}
+        }
         self.under_way.push_back(Pull {
             token,
             batch: pull.batch,
@@ -248,21 +274,30 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::disallowed_methods)]
+    fn base() -> Instant {
+        Instant::now()
+    }
+
+    fn over(range: RangeInclusive<u64>, pending: u64) -> Pulls {
+        Pulls::over(range, pending, LARGEST_BATCH)
+    }
+
     fn delivery(sequence: u64, pending: u64) -> Delivery {
         Delivery { sequence, place: sequence, stored: OffsetDateTime::UNIX_EPOCH, pending }
     }
 
     fn pull(pulls: &mut Pulls, token: u64) -> NextPull {
         let next = pulls.due().expect("one is due");
-        pulls.sent(Token::numbered(token), next);
+        pulls.sent(Token::numbered(token), next, base());
         next
     }
 
     #[test]
     fn the_next_pull_is_due_when_half_of_the_last_has_come() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 2_000);
-        assert_eq!(pull(&mut pulls, 1).batch, FULL_BATCH);
-        for sequence in 1..FULL_BATCH as u64 / 2 {
+        let mut pulls = over(1..=u64::MAX, 2_000);
+        assert_eq!(pull(&mut pulls, 1).batch, BATCH);
+        for sequence in 1..BATCH as u64 / 2 {
             assert_eq!(pulls.delivered(&delivery(sequence, 2_000 - sequence)), Ok(true));
             assert_eq!(pulls.due(), None, "after {sequence}");
         }
@@ -272,23 +307,50 @@ mod tests {
     }
 
     #[test]
+    fn a_quick_link_gets_larger_pulls_and_a_slow_one_smaller() {
+        let mut pulls = over(1..=u64::MAX, 1_000_000);
+        let mut now = base();
+        let mut batches = |between: Duration, pulls: &mut Pulls| -> Vec<usize> {
+            let mut batches = Vec::new();
+            for turn in 0..6 {
+                pulls.under_way.clear();
+                let next = pulls.due().expect("one is due");
+                assert_eq!(next.max_bytes, Some(next.batch << 10));
+                batches.push(next.batch);
+                now += between;
+                pulls.sent(Token::numbered(turn), next, now);
+            }
+            batches
+        };
+        let quick = Duration::from_millis(100);
+        assert_eq!(batches(quick, &mut pulls), [1_000, 1_000, 2_000, 4_000, 8_000, 8_000]);
+        let fair = Duration::from_secs(1);
+        assert_eq!(batches(fair, &mut pulls), [8_000; 6]);
+        let slow = Duration::from_secs(3);
+        assert_eq!(batches(slow, &mut pulls), [8_000, 4_000, 2_000, 1_000, 500, 250]);
+        assert_eq!(batches(slow, &mut pulls), [250; 6]);
+        let mut steady = Pulls::over(1..=u64::MAX, 1_000_000, BATCH);
+        assert_eq!(batches(quick, &mut steady), [1_000; 6]);
+    }
+
+    #[test]
     fn it_is_finished_with_the_last_message_or_after_what_matters() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        let mut pulls = over(1..=u64::MAX, 2);
         pull(&mut pulls, 1);
         pulls.delivered(&delivery(7, 1)).unwrap();
         assert!(!pulls.is_finished());
         assert_eq!(pulls.delivered(&delivery(9, 0)), Ok(true));
         assert!(pulls.is_finished() && pulls.due().is_none());
-        let mut pulls = Pulls::over(5..=8, 9);
+        let mut pulls = over(5..=8, 9);
         pull(&mut pulls, 1);
         assert_eq!(pulls.delivered(&delivery(9, 4)), Ok(false));
         assert!(pulls.is_finished());
-        assert!(Pulls::over(1..=9, 0).is_finished());
+        assert!(over(1..=9, 0).is_finished());
     }
 
     #[test]
     fn after_a_restart_nothing_comes_twice() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 3);
+        let mut pulls = over(1..=u64::MAX, 3);
         pull(&mut pulls, 1);
         assert_eq!(pulls.delivered(&delivery(1, 2)), Ok(true));
         assert_eq!(pulls.delivered(&delivery(2, 1)), Ok(true));
@@ -301,29 +363,29 @@ mod tests {
 
     #[test]
     fn a_record_larger_than_a_pull_is_asked_for_alone() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        let mut pulls = over(1..=u64::MAX, 2);
         pull(&mut pulls, 1);
         let (token, status) = (Token::numbered(1), Some(409));
         pulls.ended(token, status, "Message Size Exceeds MaxBytes").unwrap();
         assert_eq!(pull(&mut pulls, 2), NextPull { batch: 1, max_bytes: None });
         assert_eq!(pulls.due(), None);
         pulls.delivered(&delivery(1, 1)).unwrap();
-        assert_eq!(pull(&mut pulls, 3).batch, FULL_BATCH);
+        assert!(pull(&mut pulls, 3).batch >= BATCH);
     }
 
     #[test]
     fn a_server_that_contradicts_itself_ends_it() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 2);
+        let mut pulls = over(1..=u64::MAX, 2);
         pull(&mut pulls, 1);
         pulls.delivered(&delivery(5, 1)).unwrap();
         assert!(pulls.delivered(&delivery(5, 1)).is_err());
 
-        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        let mut pulls = over(1..=u64::MAX, 1);
         let most = DELIVERIES_PER_ENTRY + MORE_DELIVERIES;
         let taken = (1..).find(|at| pulls.delivered(&delivery(*at, 1)).is_err());
         assert_eq!(taken, Some(most + 1));
 
-        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        let mut pulls = over(1..=u64::MAX, 1);
         let ended = (1..).find(|token| {
             pull(&mut pulls, *token);
             pulls.ended(Token::numbered(*token), Some(408), "Request Timeout").is_err()
@@ -340,7 +402,7 @@ mod tests {
             (409, "Batch Completed", Ended::Early),
             (408, "Request Timeout", Ended::Early),
         ] {
-            let mut pulls = Pulls::over(1..=u64::MAX, 1);
+            let mut pulls = over(1..=u64::MAX, 1);
             pull(&mut pulls, 1);
             assert_eq!(pulls.ended(Token::numbered(1), Some(status), text), Ok(ended));
         }
@@ -348,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_status_for_somebody_else_is_nothing() {
-        let mut pulls = Pulls::over(1..=u64::MAX, 1);
+        let mut pulls = over(1..=u64::MAX, 1);
         pull(&mut pulls, 1);
         assert_eq!(pulls.ended(Token::numbered(9), Some(500), "?"), Ok(Ended::Early));
         assert!(pulls.is_under_way(Token::numbered(1)) && !pulls.is_finished());

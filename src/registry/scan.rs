@@ -16,7 +16,7 @@ use super::Registry;
 use super::asking::{Answer, Ask};
 use super::failure::RegistryError;
 use crate::instance::entry::Entry;
-use crate::jetstream::pulls::{Contradiction, Ended, Pulls};
+use crate::jetstream::pulls::{self, Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
 use crate::nats::{Arrival, RequestError, Session};
@@ -116,7 +116,7 @@ impl Scan {
         let pending = made(registry, answer)?;
         let is_replicated = info.number("num_replicas") > 1;
         let leader_last = if is_replicated { info.state.last_seq } else { 0 };
-        let pulls = Pulls::over(1..=u64::MAX, pending);
+        let pulls = Pulls::over(1..=u64::MAX, pending, pulls::LARGEST_BATCH);
         let consumer = numbered(&name, answer.turn);
         let scan = Scan::over(registry, consumer, Reads::Newest, info, pulls);
         Ok(Scan { leader_last, announced: pending, ..scan })
@@ -144,7 +144,7 @@ impl Scan {
         let is_replicated = info.number("num_replicas") > 1;
         let leader_last = if is_replicated { *range.end() } else { 0 };
         let consumer = numbered(&name, answer.turn);
-        let pulls = Pulls::over(range, pending);
+        let pulls = Pulls::over(range, pending, pulls::BATCH);
         Ok(Scan { leader_last, ..Scan::over(registry, consumer, Reads::Every, info, pulls) })
     }
 
@@ -274,13 +274,14 @@ impl Scan {
         let request = requests::pull(registry.bucket(), &self.consumer, next.batch, next.max_bytes);
         match registry.send(SCANNING, &request) {
             Ok(token) => {
+                let now = registry.now();
                 if !self.pulls.are_under_way() {
-                    self.heard = registry.now();
+                    self.heard = now;
                     if !self.replaced {
-                        self.deadline = self.heard + registry.timeout();
+                        self.deadline = now + registry.timeout();
                     }
                 }
-                self.pulls.sent(token, next);
+                self.pulls.sent(token, next, now);
             }
             // What came before the session ended is still to be had.
             Err(RegistryError::Request(_, RequestError::Lost(_))) => {}
