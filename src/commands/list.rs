@@ -147,7 +147,9 @@ impl Summary {
         options: &ListOptions,
         now: OffsetDateTime,
     ) -> (Fate, Option<(Record, Vec<Reason>)>) {
-        let record = match entry.instance() {
+        let shows_metadata = options.json || options.wide || !options.filter.meta.is_empty();
+        let found = if shows_metadata { entry.instance() } else { entry.instance_to_judge() };
+        let record = match found {
             None => return (Fate::Other, None),
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {

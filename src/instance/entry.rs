@@ -76,6 +76,19 @@ impl Entry {
     /// The instance record in it. `None` for what is no instance: a
     /// delete marker, a service definition.
     pub fn instance(&self) -> Option<Result<Record, Unreadable>> {
+        self.read_by(record::read)
+    }
+
+    /// The same, without metadata where they say nothing of its state: see
+    /// [`record::read_to_judge`].
+    pub fn instance_to_judge(&self) -> Option<Result<Record, Unreadable>> {
+        self.read_by(record::read_to_judge)
+    }
+
+    fn read_by(
+        &self,
+        read: fn(&str, &[u8]) -> Result<Record, record::Unreadable>,
+    ) -> Option<Result<Record, Unreadable>> {
         if self.is_deleted() || !record::is_instance_key(&self.key) {
             return None;
         }
@@ -84,7 +97,7 @@ impl Entry {
         if !bucket::key_is_safe(&self.key) {
             return Some(Err(unreadable("its key is not valid".to_owned())));
         }
-        Some(record::read(&self.key, &self.value).map_err(|why| unreadable(why.to_string())))
+        Some(read(&self.key, &self.value).map_err(|why| unreadable(why.to_string())))
     }
 }
 

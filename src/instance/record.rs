@@ -6,6 +6,7 @@
 //! with a reason, never a panic: anyone may write to the bucket. Whether an
 //! instance is stale is for `staleness` to say. *Pure*.
 
+mod fields;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +16,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use self::fields::{Field, Fields, Given, Metadata};
 use crate::text::printable::clipped;
 use crate::text::time::{format_time, parse_time};
+
+/// Most records fit into so many bytes.
+const LIKELY_SIZE: usize = 512;
 
 /// What every instance key starts with; the next character tells the layout.
 const PREFIX: &str = "service-instances";
@@ -217,7 +220,8 @@ impl Record {
             sticky_active_group: Option<&'a str>,
             metadata: &'a Map<String, Value>,
         }
-        serde_json::to_vec(&Fields {
+        let mut json = Vec::with_capacity(LIKELY_SIZE);
+        let fields = Fields {
             service_name: &self.service_name,
             instance_id: &self.instance_id,
             version: &self.version,
@@ -225,8 +229,10 @@ impl Record {
             last_heartbeat: format_time(self.last_heartbeat),
             sticky_active_group: self.sticky_active_group.as_deref(),
             metadata: &self.metadata,
-        })
-        .expect("text and JSON values under text keys always serialise")
+        };
+        serde_json::to_writer(&mut json, &fields)
+            .expect("text and JSON values under text keys always serialise");
+        json
     }
 }
 
@@ -292,10 +298,24 @@ impl Error for Unreadable {}
 /// A null field counts as missing, and so does an empty name; of a field given
 /// twice the last counts, and camelCase beats snake_case.
 pub fn read(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
+    read_fields(key, value, Metadata::Kept)
+}
+
+/// The same for whoever judges many, without the metadata of an instance unless
+/// it may drain: half of the work.
+pub fn read_to_judge(key: &str, value: &[u8]) -> Result<Record, Unreadable> {
+    match read_fields(key, value, Metadata::Forgotten) {
+        Ok(record) if record.status != Status::Standby => Ok(record),
+        // What is wrong is said with what stands there.
+        _ => read(key, value),
+    }
+}
+
+fn read_fields(key: &str, value: &[u8], metadata: Metadata) -> Result<Record, Unreadable> {
     if value.is_empty() {
         return Err(Unreadable::Empty);
     }
-    let mut fields = Fields::read(value)?;
+    let mut fields = Fields::read(value, metadata)?;
     let key_names = || names_in_key(key);
     let service_name = fields
         .name(Field::ServiceName)?
@@ -345,200 +365,4 @@ fn field_error(field: Field, value: &Value, wrong: &'static str) -> Unreadable {
         other => other.to_string(),
     };
     Unreadable::Field(field.as_str(), excerpt, wrong)
-}
-
-/// A field that a reader knows.
-#[derive(Clone, Copy)]
-enum Field {
-    ServiceName,
-    InstanceId,
-    Version,
-    Status,
-    LastHeartbeat,
-    StickyActiveGroup,
-    Metadata,
-}
-
-impl Field {
-    /// The field of that name, and which of its two spellings it is: camelCase
-    /// is the first.
-    fn read(name: &str) -> Option<(Field, usize)> {
-        Some(match name {
-            "serviceName" => (Field::ServiceName, 0),
-            "service_name" => (Field::ServiceName, 1),
-            "instanceId" => (Field::InstanceId, 0),
-            "instance_id" => (Field::InstanceId, 1),
-            "version" => (Field::Version, 0),
-            "status" => (Field::Status, 0),
-            "lastHeartbeat" => (Field::LastHeartbeat, 0),
-            "last_heartbeat" => (Field::LastHeartbeat, 1),
-            "stickyActiveGroup" => (Field::StickyActiveGroup, 0),
-            "sticky_active_group" => (Field::StickyActiveGroup, 1),
-            "metadata" => (Field::Metadata, 0),
-            _ => return None,
-        })
-    }
-
-    /// The spelling that is written.
-    fn as_str(self) -> &'static str {
-        match self {
-            Field::ServiceName => "serviceName",
-            Field::InstanceId => "instanceId",
-            Field::Version => "version",
-            Field::Status => "status",
-            Field::LastHeartbeat => "lastHeartbeat",
-            Field::StickyActiveGroup => "stickyActiveGroup",
-            Field::Metadata => "metadata",
-        }
-    }
-}
-
-/// The values of the known fields in both spellings, nothing where there is
-/// none or null. Not a derived struct: that refuses a field that is given twice or in
-/// both spellings. Not a `Value` either: unknown fields would be kept, whatever
-/// their size.
-#[derive(Default)]
-struct Fields<'de>([[Option<Given<'de>>; 2]; 7]);
-
-/// The value of a field that is not null. Text is what almost all are, and it
-/// stays where it stands in the message unless something in it is escaped.
-enum Given<'de> {
-    Text(Cow<'de, str>),
-    Other(Value),
-}
-
-impl Given<'_> {
-    fn into_value(self) -> Value {
-        match self {
-            Given::Text(text) => Value::String(text.into()),
-            Given::Other(value) => value,
-        }
-    }
-}
-
-impl<'de> Fields<'de> {
-    fn read(json: &'de [u8]) -> Result<Fields<'de>, Unreadable> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let fields = deserializer
-            .deserialize_map(FieldsVisitor)
-            .and_then(|fields| deserializer.end().map(|()| fields));
-        fields.map_err(|error| match error.classify() {
-            // Keys and values take any JSON, so only the outermost type can
-            // be the wrong one.
-            serde_json::error::Category::Data => Unreadable::NotAnObject,
-            _ => Unreadable::NotJson(clipped(&error.to_string(), 120)),
-        })
-    }
-
-    fn take(&mut self, field: Field) -> Option<Given<'de>> {
-        let [camel, snake] = &mut self.0[field as usize];
-        camel.take().or_else(|| snake.take())
-    }
-
-    fn text(
-        &mut self,
-        field: Field,
-        wrong: &'static str,
-    ) -> Result<Option<Cow<'de, str>>, Unreadable> {
-        match self.take(field) {
-            None => Ok(None),
-            Some(Given::Text(text)) => Ok(Some(text)),
-            Some(Given::Other(other)) => Err(field_error(field, &other, wrong)),
-        }
-    }
-
-    fn name(&mut self, field: Field) -> Result<Option<String>, Unreadable> {
-        let name = self.text(field, "not text")?;
-        Ok(name.filter(|name| !name.is_empty()).map(Cow::into_owned))
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(Slot(slot)) = map.next_key()? {
-            match slot {
-                Some((field, spelling)) => fields.0[field as usize][spelling] = map.next_value()?,
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(fields)
-    }
-}
-
-impl<'de> Deserialize<'de> for Given<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Given<'de>, D::Error> {
-        struct GivenVisitor;
-        impl<'de> Visitor<'de> for GivenVisitor {
-            type Value = Given<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any JSON")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Given<'de>, E> {
-                Ok(Given::Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Given<'de>, E> {
-                Ok(Given::Text(Cow::Owned(text.to_owned())))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Given<'de>, E> {
-                Ok(Given::Other(value.into()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Given<'de>, E> {
-                Ok(Given::Other(value.into()))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Given<'de>, E> {
-                Ok(Given::Other(value.into()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Given<'de>, E> {
-                Ok(Given::Other(value.into()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Given<'de>, A::Error> {
-                Value::deserialize(SeqAccessDeserializer::new(seq)).map(Given::Other)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Given<'de>, A::Error> {
-                Value::deserialize(MapAccessDeserializer::new(map)).map(Given::Other)
-            }
-        }
-        deserializer.deserialize_any(GivenVisitor)
-    }
-}
-
-/// Which field the name of a field is of, and in which spelling.
-struct Slot(Option<(Field, usize)>);
-
-impl<'de> Deserialize<'de> for Slot {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Slot, D::Error> {
-        struct SlotVisitor;
-        impl Visitor<'_> for SlotVisitor {
-            type Value = Slot;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of a field")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<Slot, E> {
-                Ok(Slot(Field::read(name)))
-            }
-        }
-        deserializer.deserialize_str(SlotVisitor)
-    }
 }

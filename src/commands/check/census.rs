@@ -78,7 +78,7 @@ impl Census {
     /// Counts one entry among those that are alive, as of `now` in registry
     /// time, if it is.
     pub fn call(&mut self, entry: &Entry, now: OffsetDateTime, roll: Roll<'_>) {
-        let Some(Ok(record)) = entry.instance() else { return };
+        let Some(Ok(record)) = entry.instance_to_judge() else { return };
         let service = &record.service_name;
         if !self.alive.contains_key(service) {
             let is_wanted = roll.wanted.iter().any(|one| one.service.as_str() == service);
@@ -97,7 +97,7 @@ impl Census {
     }
 
     fn count_legacy(&mut self, entry: &Entry, now: OffsetDateTime) {
-        let service = match entry.instance() {
+        let service = match entry.instance_to_judge() {
             Some(Ok(record)) => record.service_name,
             _ => names_in_key(&entry.key).map_or("unreadable", |(service, _)| service).to_owned(),
         };

@@ -100,7 +100,7 @@ impl Target {
 impl Selection {
     /// Judges an entry at `now`, the registry's clock.
     pub fn judge(&self, entry: Entry, now: OffsetDateTime) -> Choice {
-        let record = match entry.instance() {
+        let record = match entry.instance_to_judge() {
             None => return Choice::NotOurs,
             Some(Ok(record)) => record,
             Some(Err(unreadable)) => {

@@ -331,6 +331,32 @@ fn every_unreadable_value_says_why() {
 }
 
 #[test]
+fn whoever_judges_is_spared_the_metadata_and_nothing_else() {
+    let judged = |json: &str| read_to_judge(KEY, json.as_bytes());
+    assert_eq!(judged(GOLDEN), Ok(Record { metadata: Map::new(), ..record() }));
+    let standby = GOLDEN.replace("ACTIVE", "STANDBY");
+    assert_eq!(judged(&standby), Ok(Record { status: Status::Standby, ..record() }));
+    let levels = |open: &str, close: &str| [open.repeat(200), close.repeat(200)].concat();
+    for metadata in [
+        "5",
+        "null",
+        "[{}]",
+        "{\"a\":1e999}",
+        "{\"a\":\"\\ud800\"}",
+        "{\"\\ud800\":1}",
+        "{1:2}",
+        "{\"a\":tru}",
+        &levels("[", "]"),
+        &levels("{\"a\":", "}"),
+    ] {
+        let json = GOLDEN.replace(r#"{"host":"host-1","pid":"4711"}"#, metadata);
+        assert_eq!(judged(&json), read_text(&json), "{metadata}");
+    }
+    // A metadata with a value that is no object is an error, read or not.
+    assert!(read_text(&GOLDEN.replace(r#"{"host":"host-1","pid":"4711"}"#, "5")).is_err());
+}
+
+#[test]
 fn reasons_are_short_and_safe_to_print() {
     let json =
         format!(r#"{{"version":"1","lastHeartbeat":"\u001b]0;{}"}}"#, "\u{202e}".repeat(100_000));
@@ -430,7 +456,13 @@ fn no_damage_to_a_record_makes_the_reader_panic() {
                 }
             }
         }
-        match read(KEY, &bytes) {
+        let found = read(KEY, &bytes);
+        let to_judge = found.clone().map(|record| match record.status {
+            Status::Standby => record,
+            _ => Record { metadata: Map::new(), ..record },
+        });
+        assert_eq!(read_to_judge(KEY, &bytes), to_judge, "{}", String::from_utf8_lossy(&bytes));
+        match found {
             Ok(_) => readable += 1,
             Err(_) => {
                 why(KEY, &bytes);
