@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of NATS or of the registry; every other room may use it.
 
+pub mod digits;
 pub mod duration;
 pub mod printable;
 pub mod prometheus;

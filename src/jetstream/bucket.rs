@@ -54,8 +54,8 @@ impl Bucket {
     /// `$JS.hub.API.STREAM.INFO.KV_x`.
     pub fn api(&self, call: &str) -> String {
         match &self.domain {
-            Some(domain) => format!("$JS.{domain}.API.{call}"),
-            None => format!("$JS.API.{call}"),
+            Some(domain) => ["$JS.", domain, ".API.", call].concat(),
+            None => ["$JS.API.", call].concat(),
         }
     }
 
@@ -64,20 +64,20 @@ impl Bucket {
     /// `server/jetstream_api.go`). The key must have been validated.
     pub fn put_subject(&self, key: &str) -> String {
         match &self.domain {
-            Some(domain) => format!("$JS.{domain}.API.{}", self.subject(key)),
+            Some(domain) => ["$JS.", domain, ".API.", &self.subject(key)].concat(),
             None => self.subject(key),
         }
     }
 
     /// The JetStream stream that the bucket is.
     pub fn stream(&self) -> String {
-        format!("KV_{}", self.name)
+        ["KV_", &self.name].concat()
     }
 
     /// The subject under which the values of a key are stored. The key must
     /// have been validated: see [`key_is_safe`].
     pub fn subject(&self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.name)
+        ["$KV.", &self.name, ".", key].concat()
     }
 
     /// The key of a subject, if the subject belongs to this bucket.
@@ -157,8 +157,19 @@ impl NewBucket {
 /// (ADR-8), no dot at either end and no two in a row. A key `*` or `>` can be
 /// *stored*, and as a filter it would take other keys with it.
 pub fn key_is_safe(key: &str) -> bool {
-    key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'/' | b'_' | b'=' | b'.'))
-        && key.split('.').all(|token| !token.is_empty())
+    let mut before = b'.';
+    for byte in key.bytes() {
+        let fits = match byte {
+            b'.' => before != b'.',
+            b'-' | b'/' | b'_' | b'=' => true,
+            _ => byte.is_ascii_alphanumeric(),
+        };
+        if !fits {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'.'
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ pub fn get_last(bucket: &Bucket, key: &str) -> Request {
 /// permission for it names the key.
 pub fn direct_get(bucket: &Bucket, key: &str) -> Request {
     let (stream, subject) = (bucket.stream(), bucket.subject(key));
-    ask(bucket, &format!("DIRECT.GET.{stream}.{subject}"))
+    ask(bucket, &["DIRECT.GET.", &stream, ".", &subject].concat())
 }
 
 fn get_message(bucket: &Bucket, body: &Value) -> Request {
@@ -166,8 +166,10 @@ fn get_message(bucket: &Bucket, body: &Value) -> Request {
 pub fn purge(bucket: &Bucket, key: &str, revision: u64) -> Option<Request> {
     let seq = revision.checked_add(1).filter(|seq| *seq > 1 && key_is_safe(key))?;
     // By hand, because there are many: nothing in a safe key needs escaping.
-    let body = format!("{{\"filter\":\"$KV.{bucket}.{key}\",\"seq\":{seq}}}");
-    Some(Request::new(bucket.api(&format!("STREAM.PURGE.KV_{bucket}")), body))
+    let name = bucket.as_str();
+    let (filter, seq) = ([r#"{"filter":"$KV."#, name, ".", key].concat(), seq.to_string());
+    let body = [&filter, r#"","seq":"#, &seq, "}"].concat();
+    Some(Request::new(bucket.api(&["STREAM.PURGE.KV_", name].concat()), body))
 }
 
 /// An ephemeral consumer over the newest revision of each key, in memory, that

@@ -65,8 +65,15 @@ fn from_nanos(nanos: u64) -> Option<OffsetDateTime> {
 /// appends its own after whatever the publisher put there, so the last of a
 /// name counts. `None` where they are missing.
 pub fn direct_origin(headers: Headers<'_>) -> Option<(u64, OffsetDateTime)> {
-    let revision = headers.last("Nats-Sequence")?.parse().ok()?;
-    Some((revision, parse_time(headers.last("Nats-Time-Stamp")?)?))
+    let (mut revision, mut at) = (None, None);
+    for (name, value) in headers.iter() {
+        match name {
+            b"Nats-Sequence" => revision = Some(value),
+            b"Nats-Time-Stamp" => at = Some(value),
+            _ => {}
+        }
+    }
+    Some((decimal(revision?)?, parse_time(std::str::from_utf8(at?).ok()?)?))
 }
 
 /// A stored message as `STREAM.MSG.GET` gives it: safe to read whatever bytes

@@ -103,7 +103,12 @@ impl Connector {
 
     /// How many servers there are to choose from.
     pub fn choices(&self) -> usize {
-        self.servers().len()
+        let (listed, members) = (&self.settings.servers, self.members.borrow());
+        let is_new = |(at, member): &(usize, &ServerAddress)| {
+            let before = listed.iter().chain(&members[..*at]);
+            !before.into_iter().any(|server| server.is_at(member))
+        };
+        listed.len() + members.iter().enumerate().filter(is_new).count()
     }
 
     /// The clocks, the network, and the wait.

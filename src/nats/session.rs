@@ -185,7 +185,8 @@ impl Session {
         }
         self.last_token += 1;
         let token = Token(self.last_token);
-        wire::publish(&mut self.out, request, &format!("{}.{}", self.inbox, self.last_token));
+        let reply = [&self.inbox, ".", &self.last_token.to_string()].concat();
+        wire::publish(&mut self.out, request, &reply);
         if self.unanswered.len() == REMEMBERED {
             self.unanswered.pop_front();
         }

@@ -298,7 +298,10 @@ impl Incoming {
 
     /// The subject as text; bytes that are not UTF-8 become U+FFFD.
     pub fn subject_text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.subject())
+        match std::str::from_utf8(self.subject()) {
+            Ok(subject) => Cow::Borrowed(subject),
+            Err(_) => String::from_utf8_lossy(self.subject()),
+        }
     }
 
     /// The reply subject; a consumer's deliveries carry `$JS.ACK...` here.
@@ -459,15 +462,15 @@ const VERSION: &[u8] = b"NATS/1.0\r\n";
 /// Appends a publication of `request` that is to be answered at `reply`.
 pub fn publish(out: &mut Vec<u8>, request: &Request, reply: &str) {
     let Request { subject, headers, payload } = request;
-    let size = request.size();
+    let size = request.size().to_string();
     if headers.is_empty() {
-        push(out, format_args!("PUB {subject} {reply} {size}\r\n"));
+        push(out, &["PUB ", subject, " ", reply, " ", &size, "\r\n"]);
     } else {
-        let header_size = request.headers_size();
-        push(out, format_args!("HPUB {subject} {reply} {header_size} {size}\r\n"));
+        let header_size = request.headers_size().to_string();
+        push(out, &["HPUB ", subject, " ", reply, " ", &header_size, " ", &size, "\r\n"]);
         out.extend_from_slice(VERSION);
         for (name, value) in headers {
-            push(out, format_args!("{name}: {value}\r\n"));
+            push(out, &[name, ": ", value, "\r\n"]);
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -477,7 +480,7 @@ pub fn publish(out: &mut Vec<u8>, request: &Request, reply: &str) {
 
 /// Appends a subscription to `subject` under the number `sid`.
 pub fn subscribe(out: &mut Vec<u8>, subject: &str, sid: u64) {
-    push(out, format_args!("SUB {subject} {sid}\r\n"));
+    push(out, &["SUB ", subject, " ", &sid.to_string(), "\r\n"]);
 }
 
 /// Asks whether the server is there, and has read all that was sent before.
@@ -485,10 +488,11 @@ pub const PING: &[u8] = b"PING\r\n";
 /// The answer to the server's `PING`.
 pub const PONG: &[u8] = b"PONG\r\n";
 
-fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    use std::io::Write;
-    // Writing to a Vec cannot fail.
-    out.write_fmt(text).ok();
+fn push(out: &mut Vec<u8>, parts: &[&str]) {
+    out.reserve(parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use super::digits;
+
 /// Go counts nanoseconds in an `i64`, and so does the server with a TTL:
 /// 292 years. Nothing longer is read here, so sums of a few cannot overflow.
 const LONGEST_NANOS: u128 = i64::MAX as u128;
@@ -77,18 +79,29 @@ pub fn parse_go(text: &str) -> Result<Duration, ParseError> {
 /// A measured duration for people, never longer than it is: `310us`, `4.2ms`,
 /// `850ms`, `9.7s`, `30s`, `2m05s`, `3h12m`, `41d`.
 pub fn words(d: Duration) -> String {
-    let (secs, micros) = (d.as_secs(), d.subsec_micros());
+    let (secs, micros) = (d.as_secs(), u64::from(d.subsec_micros()));
     match secs {
         0 if d.is_zero() => "0s".to_owned(),
-        0 if micros < 1_000 => format!("{micros}us"),
-        0 if micros < 10_000 => format!("{}.{}ms", micros / 1_000, micros / 100 % 10),
-        0 => format!("{}ms", micros / 1_000),
-        1..60 if d.subsec_nanos() == 0 => format!("{secs}s"),
-        1..60 => format!("{secs}.{}s", d.subsec_millis() / 100),
-        60..3600 => format!("{}m{:02}s", secs / 60, secs % 60),
-        3600..172_800 => format!("{}h{:02}m", secs / 3600, secs / 60 % 60),
-        _ => format!("{}d", secs / 86_400),
+        0 if micros < 1_000 => spelled(&[(micros, "us")], 1),
+        0 if micros < 10_000 => spelled(&[(micros / 1_000, "."), (micros / 100 % 10, "ms")], 1),
+        0 => spelled(&[(micros / 1_000, "ms")], 1),
+        1..60 if d.subsec_nanos() == 0 => spelled(&[(secs, "s")], 1),
+        1..60 => spelled(&[(secs, "."), (micros / 100_000, "s")], 1),
+        60..3600 => spelled(&[(secs / 60, "m"), (secs % 60, "s")], 2),
+        3600..172_800 => spelled(&[(secs / 3600, "h"), (secs / 60 % 60, "m")], 2),
+        _ => spelled(&[(secs / 86_400, "d")], 1),
     }
+}
+
+/// Numbers with what stands after each, the ones after the first with `width`
+/// digits at least.
+fn spelled(parts: &[(u64, &str)], width: usize) -> String {
+    let mut text = String::with_capacity(8);
+    for (place, (number, after)) in parts.iter().enumerate() {
+        digits::push(&mut text, *number, if place == 0 { 1 } else { width });
+        text.push_str(after);
+    }
+    text
 }
 
 /// A difference with its sign, in [`words`], to the nearest tenth of a second

@@ -6,6 +6,8 @@
 
 use time::{Date, Month, OffsetDateTime, SignedDuration, Time, UtcOffset};
 
+use super::digits;
+
 /// A time for people: UTC, to the second, with its zone: `2026-11-23T09:37:31Z`.
 pub fn format_time_to_second(t: OffsetDateTime) -> String {
     let text = format_time(t);
@@ -18,16 +20,24 @@ pub fn format_time(t: OffsetDateTime) -> String {
     // The one case without an answer is a local time at the very end of the
     // calendar whose UTC is beyond it.
     let t = t.checked_to_offset(UtcOffset::UTC).unwrap_or_else(|| t.replace_offset(UtcOffset::UTC));
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
-        t.year(),
-        u8::from(t.month()),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.microsecond()
-    )
+    let mut text = String::with_capacity(32);
+    if t.year() < 0 {
+        text.push('-');
+    }
+    digits::push(&mut text, t.year().unsigned_abs().into(), if t.year() < 0 { 3 } else { 4 });
+    for (before, number) in [
+        ('-', u8::from(t.month())),
+        ('-', t.day()),
+        ('T', t.hour()),
+        (':', t.minute()),
+        (':', t.second()),
+    ] {
+        text.push(before);
+        digits::push(&mut text, number.into(), 2);
+    }
+    text.push('.');
+    digits::push(&mut text, t.microsecond().into(), 6);
+    text + "+00:00"
 }
 
 /// Reads `2026-11-23T09:37:31`, `T` or a space in the middle, any number of
