@@ -97,10 +97,11 @@ fn read_anew(args: &[OsString]) -> Result<Invocation, Failure> {
 fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCode, Failure> {
     let Invocation { settings, bucket, verb, verbose, unconnected } = invocation;
     let loud = verbose || io::stdout().is_terminal();
-    let mut out = BufWriter::new(io::stdout().lock());
+    // Not for `run`, which says little and stays.
+    let buffered = || BufWriter::new(io::stdout().lock());
     match verb {
         Verb::Run(options) => {
-            let host = host_name().unwrap_or_default();
+            let (host, mut out) = (host_name().unwrap_or_default(), io::stdout().lock());
             commands::run::run(*options, settings, bucket, &host, anew, &mut out)?;
         }
         Verb::List(options) => {
@@ -108,19 +109,20 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
             // What counts is no part of what a pipe is given.
             let footer: Option<&mut dyn Write> =
                 if io::stdout().is_terminal() { None } else { Some(&mut stderr) };
-            commands::list::run(&options, settings, bucket, &mut out, footer)?;
+            commands::list::run(&options, settings, bucket, &mut buffered(), footer)?;
         }
         Verb::Watch(options) => commands::watch::run(options, settings, bucket, unconnected)?,
-        Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut out)?,
+        Verb::Init(options) => commands::init::run(&options, settings, bucket, &mut buffered())?,
         Verb::Check(options) => {
-            let code = commands::check::run(&options, settings, bucket, unconnected, &mut out)?;
+            let out = &mut buffered();
+            let code = commands::check::run(&options, settings, bucket, unconnected, out)?;
             return Ok(ExitCode::from(code));
         }
         Verb::Cleanup(options) => {
             let mut stderr = io::stderr();
             let progress: Option<&mut dyn Write> =
                 if is_terminal() { Some(&mut stderr) } else { None };
-            let console = Console { out: &mut out, loud, progress };
+            let console = Console { out: &mut buffered(), loud, progress };
             commands::cleanup::run(options, settings, bucket, console)?;
         }
     }
