@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-const BATCH: usize = 1_000;
+const BATCH: usize = 8_000;
 /// Purges under way.
 const WINDOW: usize = 256;
 const LIMIT: Duration = Duration::from_secs(600);

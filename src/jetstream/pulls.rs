@@ -14,11 +14,11 @@ use super::stored::Delivery;
 use crate::nats::Token;
 
 /// Messages of the first pulls.
-pub const BATCH: usize = 1_000;
+const BATCH: usize = 1_000;
 /// Messages of one pull on a slow link, and on a quick one: each pull costs the
 /// server a stop, and what one asked for keeps every other answer waiting.
-const LEAST_BATCH: usize = 250;
-/// The same, where a reader takes them as they come.
+pub const SMALLEST_BATCH: usize = 250;
+/// The same, where nobody waits for other answers.
 pub const LARGEST_BATCH: usize = 8_000;
 /// A pull that was sent so soon after the one before makes the next one twice as
 /// large, and one so late half as large: a server closes the connection of
@@ -107,7 +107,7 @@ impl Pulls {
         let last = range.start().saturating_sub(1);
         Pulls {
             under_way: VecDeque::new(),
-            batch: BATCH,
+            batch: BATCH.min(largest),
             largest,
             asked: None,
             seen: last,
@@ -169,7 +169,7 @@ impl Pulls {
         self.oversized = false;
         match self.asked.replace(now).map(|asked| now.saturating_duration_since(asked)) {
             Some(took) if took < SOON => self.batch = (self.batch * 2).min(self.largest),
-            Some(took) if took > LATE => self.batch = (self.batch / 2).max(LEAST_BATCH),
+            Some(took) if took > LATE => self.batch = (self.batch / 2).max(SMALLEST_BATCH),
             _ => {}
         }
         self.under_way.push_back(Pull {
@@ -329,8 +329,8 @@ mod tests {
         let slow = Duration::from_secs(3);
         assert_eq!(batches(slow, &mut pulls), [8_000, 4_000, 2_000, 1_000, 500, 250]);
         assert_eq!(batches(slow, &mut pulls), [250; 6]);
-        let mut steady = Pulls::over(1..=u64::MAX, 1_000_000, BATCH);
-        assert_eq!(batches(quick, &mut steady), [1_000; 6]);
+        let mut steady = Pulls::over(1..=u64::MAX, 1_000_000, SMALLEST_BATCH);
+        assert_eq!(batches(quick, &mut steady), [250; 6]);
     }
 
     #[test]

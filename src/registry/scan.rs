@@ -144,7 +144,7 @@ impl Scan {
         let is_replicated = info.number("num_replicas") > 1;
         let leader_last = if is_replicated { *range.end() } else { 0 };
         let consumer = numbered(&name, answer.turn);
-        let pulls = Pulls::over(range, pending, pulls::BATCH);
+        let pulls = Pulls::over(range, pending, pulls::SMALLEST_BATCH);
         Ok(Scan { leader_last, ..Scan::over(registry, consumer, Reads::Every, info, pulls) })
     }
 
