@@ -16,6 +16,8 @@ use aegis_agent::system::{systemd, textwriter};
 
 /// `check` says UNKNOWN where the other verbs say what is wrong with the call.
 const CHECK_UNKNOWN: u8 = 3;
+/// What a pipe holds: so much of an answer is written at a time.
+const PIPE_SIZE: usize = 64 << 10;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
@@ -98,7 +100,7 @@ fn run(invocation: Invocation, anew: &commands::run::Anew<'_>) -> Result<ExitCod
     let Invocation { settings, bucket, verb, verbose, unconnected } = invocation;
     let loud = verbose || io::stdout().is_terminal();
     // Not for `run`, which says little and stays.
-    let buffered = || BufWriter::new(io::stdout().lock());
+    let buffered = || BufWriter::with_capacity(PIPE_SIZE, io::stdout().lock());
     match verb {
         Verb::Run(options) => {
             let (host, mut out) = (host_name().unwrap_or_default(), io::stdout().lock());

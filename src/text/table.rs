@@ -63,7 +63,7 @@ impl Table {
         for (column, cell) in cells.into_iter().enumerate() {
             let cell = cell.as_ref();
             let cell = clip(cell, WIDEST_CELL);
-            let width = cell.chars().count();
+            let width = width(&cell);
             self.is_optional_used |= self.optional == Some(column) && width > 0;
             match self.widths.get_mut(column) {
                 Some(widest) => *widest = width.max(*widest),
@@ -105,7 +105,7 @@ impl Table {
                     line.push_str("  ");
                 }
                 let is_right = self.right_aligned.get(column).copied().unwrap_or(false);
-                let padding = self.widths[column].saturating_sub(cell.chars().count());
+                let padding = self.widths[column].saturating_sub(width(cell));
                 let (before, after) = if is_right { (padding, 0) } else { (0, padding) };
                 pad(&mut line, before);
                 line.push_str(cell);
@@ -127,6 +127,11 @@ fn cells(row: &str) -> impl Iterator<Item = &str> {
         rest = &after[END.len_utf8()..];
         Some(cell)
     })
+}
+
+/// In characters.
+fn width(cell: &str) -> usize {
+    if cell.is_ascii() { cell.len() } else { cell.chars().count() }
 }
 
 fn pad(line: &mut String, width: usize) {

@@ -45,7 +45,8 @@ pub fn format_time(t: OffsetDateTime) -> String {
 /// `+05:30`, `+0530`, `+05` or nothing, which means UTC. The result is in UTC.
 pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
     let mut rest = text.as_bytes();
-    let year = i32::try_from(take_number(&mut rest, 4)?).ok()?;
+    let (century, year) = (take_two_digits(&mut rest)?, take_two_digits(&mut rest)?);
+    let year = i32::from(century) * 100 + i32::from(year);
     take_byte(&mut rest, b"-")?;
     let month = take_two_digits(&mut rest)?;
     take_byte(&mut rest, b"-")?;
@@ -66,7 +67,11 @@ pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
     }
     let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
     let time = Time::from_hms_nano(hour, minute, second, nanosecond).ok()?;
-    OffsetDateTime::new_utc(date, time).checked_sub(SignedDuration::seconds(offset_secs))
+    let at = OffsetDateTime::new_utc(date, time);
+    if offset_secs == 0 {
+        return Some(at);
+    }
+    at.checked_sub(SignedDuration::seconds(offset_secs))
 }
 
 fn take_byte(rest: &mut &[u8], one_of: &[u8]) -> Option<u8> {
@@ -78,31 +83,27 @@ fn take_byte(rest: &mut &[u8], one_of: &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-fn take_number(rest: &mut &[u8], digits: usize) -> Option<u32> {
-    let (taken, after) = rest.split_at_checked(digits)?;
-    let mut number = 0;
-    for byte in taken {
-        if !byte.is_ascii_digit() {
-            return None;
-        }
-        number = number * 10 + u32::from(byte - b'0');
+fn take_digit(rest: &mut &[u8]) -> Option<u8> {
+    let (first, after) = rest.split_first()?;
+    let digit = first.wrapping_sub(b'0');
+    if digit > 9 {
+        return None;
     }
     *rest = after;
-    Some(number)
+    Some(digit)
 }
 
 fn take_two_digits(rest: &mut &[u8]) -> Option<u8> {
-    u8::try_from(take_number(rest, 2)?).ok()
+    Some(take_digit(rest)? * 10 + take_digit(rest)?)
 }
 
 /// At least one digit, as nanoseconds.
 fn take_fraction(rest: &mut &[u8]) -> Option<u32> {
-    let mut nanosecond = 0;
     let mut weight = 100_000_000;
-    nanosecond += weight * take_number(rest, 1)?;
-    while let Some(digit) = take_number(rest, 1) {
+    let mut nanosecond = weight * u32::from(take_digit(rest)?);
+    while let Some(digit) = take_digit(rest) {
         weight /= 10;
-        nanosecond += weight * digit;
+        nanosecond += weight * u32::from(digit);
     }
     Some(nanosecond)
 }
