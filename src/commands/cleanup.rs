@@ -245,7 +245,7 @@ impl Cleanup<'_> {
                 continue;
             }
             if ready.len() < READY_LIMIT {
-                scan.pull(&mut self.registry)?;
+                scan.pull(&mut self.registry, !self.remover.is_idle())?;
             }
             let deadline = scan
                 .deadline(&self.registry)

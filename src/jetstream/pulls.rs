@@ -13,13 +13,9 @@ use std::time::{Duration, Instant};
 use super::stored::Delivery;
 use crate::nats::Token;
 
-/// Messages of the first pulls.
-const BATCH: usize = 1_000;
-/// Messages of one pull on a slow link, and on a quick one: each pull costs the
-/// server a stop, and what one asked for keeps every other answer waiting.
-pub const SMALLEST_BATCH: usize = 250;
-/// The same, where nobody waits for other answers.
-pub const LARGEST_BATCH: usize = 8_000;
+/// Messages of one pull on a slow link, and while other answers are waited for,
+/// which come behind what was asked for.
+const SMALLEST_BATCH: usize = 250;
 /// A pull that was sent so soon after the one before makes the next one twice as
 /// large, and one so late half as large: a server closes the connection of
 /// whoever does not take what it writes within 10 s (`write_deadline`).
@@ -47,6 +43,21 @@ impl fmt::Display for Contradiction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// How many messages are asked for at a time: first, and at most. Each pull costs
+/// the server a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batches {
+    first: usize,
+    largest: usize,
+}
+
+impl Batches {
+    /// For whoever only reads.
+    pub const READING: Batches = Batches { first: 1_000, largest: 8_000 };
+    /// For whoever keeps what it reads until there is room for a request.
+    pub const REMOVING: Batches = Batches { first: SMALLEST_BATCH, largest: 1_000 };
 }
 
 /// How a pull ended.
@@ -102,13 +113,13 @@ pub struct Pulls {
 
 impl Pulls {
     /// A scan of what lies in `range`, over a consumer with `pending` messages,
-    /// with pulls of at most `largest`.
-    pub fn over(range: RangeInclusive<u64>, pending: u64, largest: usize) -> Pulls {
+    /// in such batches.
+    pub fn over(range: RangeInclusive<u64>, pending: u64, batches: Batches) -> Pulls {
         let last = range.start().saturating_sub(1);
         Pulls {
             under_way: VecDeque::new(),
-            batch: BATCH.min(largest),
-            largest,
+            batch: batches.first,
+            largest: batches.largest,
             asked: None,
             seen: last,
             last,
@@ -142,13 +153,14 @@ impl Pulls {
         self.last
     }
 
-    /// The pull to send now, if one is due.
+    /// The pull to send now, if one is due; a small one while `others_wait` for
+    /// their answers.
     ///
     /// The next one is sent when half of the only one under way has arrived:
     /// the server has sent the other half by then, and earlier it turns down a
     /// second one that may not wait (408). For the same reason one for a
     /// single, large message goes alone.
-    pub fn due(&self) -> Option<NextPull> {
+    pub fn due(&self, others_wait: bool) -> Option<NextPull> {
         if self.finished {
             return None;
         }
@@ -160,8 +172,9 @@ impl Pulls {
             Some(pull) if self.under_way.len() == 1 => pull.left * 2 <= pull.batch,
             _ => false,
         };
-        let max_bytes = Some(self.batch * BYTES_PER_MESSAGE);
-        (idle || is_half_read).then_some(NextPull { batch: self.batch, max_bytes })
+        let batch = if others_wait { self.batch.min(SMALLEST_BATCH) } else { self.batch };
+        let max_bytes = Some(batch * BYTES_PER_MESSAGE);
+        (idle || is_half_read).then_some(NextPull { batch, max_bytes })
     }
 
     /// A pull was sent.
@@ -280,7 +293,7 @@ mod tests {
     }
 
     fn over(range: RangeInclusive<u64>, pending: u64) -> Pulls {
-        Pulls::over(range, pending, LARGEST_BATCH)
+        Pulls::over(range, pending, Batches::READING)
     }
 
     fn delivery(sequence: u64, pending: u64) -> Delivery {
@@ -288,7 +301,7 @@ mod tests {
     }
 
     fn pull(pulls: &mut Pulls, token: u64) -> NextPull {
-        let next = pulls.due().expect("one is due");
+        let next = pulls.due(false).expect("one is due");
         pulls.sent(Token::numbered(token), next, base());
         next
     }
@@ -296,14 +309,14 @@ mod tests {
     #[test]
     fn the_next_pull_is_due_when_half_of_the_last_has_come() {
         let mut pulls = over(1..=u64::MAX, 2_000);
-        assert_eq!(pull(&mut pulls, 1).batch, BATCH);
-        for sequence in 1..BATCH as u64 / 2 {
+        assert_eq!(pull(&mut pulls, 1).batch, Batches::READING.first);
+        for sequence in 1..Batches::READING.first as u64 / 2 {
             assert_eq!(pulls.delivered(&delivery(sequence, 2_000 - sequence)), Ok(true));
-            assert_eq!(pulls.due(), None, "after {sequence}");
+            assert_eq!(pulls.due(false), None, "after {sequence}");
         }
         pulls.delivered(&delivery(500, 1_500)).unwrap();
         pull(&mut pulls, 2);
-        assert_eq!(pulls.due(), None);
+        assert_eq!(pulls.due(false), None);
     }
 
     #[test]
@@ -314,7 +327,7 @@ mod tests {
             let mut batches = Vec::new();
             for turn in 0..6 {
                 pulls.under_way.clear();
-                let next = pulls.due().expect("one is due");
+                let next = pulls.due(false).expect("one is due");
                 assert_eq!(next.max_bytes, Some(next.batch << 10));
                 batches.push(next.batch);
                 now += between;
@@ -329,8 +342,10 @@ mod tests {
         let slow = Duration::from_secs(3);
         assert_eq!(batches(slow, &mut pulls), [8_000, 4_000, 2_000, 1_000, 500, 250]);
         assert_eq!(batches(slow, &mut pulls), [250; 6]);
-        let mut steady = Pulls::over(1..=u64::MAX, 1_000_000, SMALLEST_BATCH);
-        assert_eq!(batches(quick, &mut steady), [250; 6]);
+        let mut removing = Pulls::over(1..=u64::MAX, 1_000_000, Batches::REMOVING);
+        assert_eq!(batches(quick, &mut removing), [250, 250, 500, 1_000, 1_000, 1_000]);
+        removing.under_way.clear();
+        assert_eq!(removing.due(true).map(|next| next.batch), Some(250));
     }
 
     #[test]
@@ -340,7 +355,7 @@ mod tests {
         pulls.delivered(&delivery(7, 1)).unwrap();
         assert!(!pulls.is_finished());
         assert_eq!(pulls.delivered(&delivery(9, 0)), Ok(true));
-        assert!(pulls.is_finished() && pulls.due().is_none());
+        assert!(pulls.is_finished() && pulls.due(false).is_none());
         let mut pulls = over(5..=8, 9);
         pull(&mut pulls, 1);
         assert_eq!(pulls.delivered(&delivery(9, 4)), Ok(false));
@@ -368,9 +383,9 @@ mod tests {
         let (token, status) = (Token::numbered(1), Some(409));
         pulls.ended(token, status, "Message Size Exceeds MaxBytes").unwrap();
         assert_eq!(pull(&mut pulls, 2), NextPull { batch: 1, max_bytes: None });
-        assert_eq!(pulls.due(), None);
+        assert_eq!(pulls.due(false), None);
         pulls.delivered(&delivery(1, 1)).unwrap();
-        assert!(pull(&mut pulls, 3).batch >= BATCH);
+        assert!(pull(&mut pulls, 3).batch >= Batches::READING.first);
     }
 
     #[test]

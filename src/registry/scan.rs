@@ -16,7 +16,7 @@ use super::Registry;
 use super::asking::{Answer, Ask};
 use super::failure::RegistryError;
 use crate::instance::entry::Entry;
-use crate::jetstream::pulls::{self, Contradiction, Ended, Pulls};
+use crate::jetstream::pulls::{Batches, Contradiction, Ended, Pulls};
 use crate::jetstream::replies::{self, ReplyError, StreamInfo};
 use crate::jetstream::{requests, stored};
 use crate::nats::{Arrival, RequestError, Session};
@@ -116,7 +116,7 @@ impl Scan {
         let pending = made(registry, answer)?;
         let is_replicated = info.number("num_replicas") > 1;
         let leader_last = if is_replicated { info.state.last_seq } else { 0 };
-        let pulls = Pulls::over(1..=u64::MAX, pending, pulls::LARGEST_BATCH);
+        let pulls = Pulls::over(1..=u64::MAX, pending, Batches::READING);
         let consumer = numbered(&name, answer.turn);
         let scan = Scan::over(registry, consumer, Reads::Newest, info, pulls);
         Ok(Scan { leader_last, announced: pending, ..scan })
@@ -144,7 +144,7 @@ impl Scan {
         let is_replicated = info.number("num_replicas") > 1;
         let leader_last = if is_replicated { *range.end() } else { 0 };
         let consumer = numbered(&name, answer.turn);
-        let pulls = Pulls::over(range, pending, pulls::SMALLEST_BATCH);
+        let pulls = Pulls::over(range, pending, Batches::REMOVING);
         Ok(Scan { leader_last, ..Scan::over(registry, consumer, Reads::Every, info, pulls) })
     }
 
@@ -227,7 +227,7 @@ impl Scan {
     }
 
     fn step(&mut self, registry: &mut Registry) -> Result<Option<Entry>, RegistryError> {
-        self.pull(registry)?;
+        self.pull(registry, false)?;
         let arrival = registry.receive(SCANNING, self.silent_at(registry))?;
         let entry = self.take(registry, arrival)?;
         if entry.is_none() && registry.now() >= self.deadline {
@@ -268,9 +268,14 @@ impl Scan {
         self.pulls.are_under_way() && now >= self.silent_at(registry) && now < self.deadline
     }
 
-    /// Asks for more, where that is due.
-    pub fn pull(&mut self, registry: &mut Registry) -> Result<(), RegistryError> {
-        let Some(next) = self.pulls.due() else { return Ok(()) };
+    /// Asks for more, where that is due; for less while `others_wait` for answers
+    /// on this session.
+    pub fn pull(
+        &mut self,
+        registry: &mut Registry,
+        others_wait: bool,
+    ) -> Result<(), RegistryError> {
+        let Some(next) = self.pulls.due(others_wait) else { return Ok(()) };
         let request = requests::pull(registry.bucket(), &self.consumer, next.batch, next.max_bytes);
         match registry.send(SCANNING, &request) {
             Ok(token) => {
