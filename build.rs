@@ -1,12 +1,35 @@
-//! Tells the program which commit it is built from: `AEGIS_COMMIT`, or what git
-//! says, or nothing.
+//! Tells the program which commit it is built from (`AEGIS_COMMIT`, or what git
+//! says, or nothing), and the linker how to lay it out.
 
+// Cargo reads what it prints.
+#![allow(clippy::print_stdout)]
+
+use std::env;
 use std::process::Command;
+
+/// Linkers that know no `SECTIONS`: they are left alone, since `link.ld` changes
+/// nothing but places.
+const OTHER_LINKERS: [&str; 3] = ["mold", "gold", "wild"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=AEGIS_COMMIT");
-    let commit = std::env::var("AEGIS_COMMIT").ok().or_else(of_git);
+    let commit = env::var("AEGIS_COMMIT").ok().or_else(of_git);
     println!("cargo::rustc-env=AEGIS_COMMIT={}", commit.unwrap_or_default());
+    lay_out();
+}
+
+/// Puts the code that a running agent does not need behind the code that it does,
+/// in a release.
+fn lay_out() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=packaging/link.ld");
+    let of = |name: &str| env::var(name).unwrap_or_default();
+    let flags = of("CARGO_ENCODED_RUSTFLAGS");
+    let is_known = !OTHER_LINKERS.iter().any(|other| flags.contains(other));
+    if of("CARGO_CFG_TARGET_OS") == "linux" && of("OPT_LEVEL") == "s" && is_known {
+        let script = format!("{}/packaging/link.ld", of("CARGO_MANIFEST_DIR"));
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{script}");
+    }
 }
 
 fn of_git() -> Option<String> {

@@ -425,6 +425,15 @@ fn every_option_of_a_verb_has_a_variable_that_its_help_names() {
     assert!(seen >= 30, "{seen}");
 }
 
+/// The commit of this clone, if it is one.
+fn checked_out() -> Option<String> {
+    let here = env!("CARGO_MANIFEST_DIR");
+    let words = ["-C", here, "rev-parse", "--short=12", "HEAD"];
+    let is_clone = Path::new(here).join(".git").exists();
+    let output = is_clone.then(|| std::process::Command::new("git").args(words).output())?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 #[test]
 fn help_and_version_may_be_asked_for_as_verbs() {
     let printed = |args: &str| match call(args, &[]) {
@@ -436,7 +445,10 @@ fn help_and_version_may_be_asked_for_as_verbs() {
         assert_eq!(printed(&format!("help {verb}")), printed(&format!("{verb} --help")), "{verb}");
     }
     assert_eq!(printed("--version"), format!("aegis-agent {}\n", env!("CARGO_PKG_VERSION")));
-    assert!(printed("version").starts_with(printed("--version").trim_end()));
+    let commit = std::env::var("AEGIS_COMMIT").ok().or_else(checked_out);
+    let commit = commit.map_or(String::new(), |commit| format!(" (commit {commit})"));
+    let expected = format!("aegis-agent {}{commit}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(printed("version"), expected);
     for (args, words) in [
         ("help lits", "did you mean list?"),
         ("help list run", "help takes one verb"),
