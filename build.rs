@@ -24,9 +24,15 @@ fn lay_out() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=packaging/link.ld");
     let of = |name: &str| env::var(name).unwrap_or_default();
-    let flags = of("CARGO_ENCODED_RUSTFLAGS");
-    let is_known = !OTHER_LINKERS.iter().any(|other| flags.contains(other));
-    if of("CARGO_CFG_TARGET_OS") == "linux" && of("OPT_LEVEL") == "s" && is_known {
+    // Only what names a linker: other flags have paths in them, of any name.
+    let (linker, flags) = (of("RUSTC_LINKER"), of("CARGO_ENCODED_RUSTFLAGS"));
+    let in_flags = flags.split('\x1f').filter_map(|flag| {
+        flag.split_once("fuse-ld=").or_else(|| flag.split_once("linker=")).map(|(_, name)| name)
+    });
+    let file = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut named = in_flags.chain([linker.as_str()]).map(file);
+    let is_other = named.any(|name| OTHER_LINKERS.iter().any(|other| name.contains(other)));
+    if of("CARGO_CFG_TARGET_OS") == "linux" && of("OPT_LEVEL") == "s" && !is_other {
         let script = format!("{}/packaging/link.ld", of("CARGO_MANIFEST_DIR"));
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{script}");
     }
